@@ -1,0 +1,2 @@
+//! Hydra, the function runtime.
+fn main() {}
