@@ -35,16 +35,13 @@ def main(descriptor):
         _settle_shared_state()
         while (frame := control.receive()) is not None:
             kind, payload = frame
+            if kind not in (OPEN, CLOSE):
+                raise ProtocolError(f"a frame of kind {kind:#x} came on the control channel")
             order = jsontext.parse(payload.decode())
             if kind == OPEN:
                 _open(control, isolates, order)
-            elif kind == CLOSE:
-                isolate = isolates.get(order["isolate"])
-                if isolate:
-                    isolate.hang_up()
-            else:
-                status = EX_PROTOCOL
-                break
+            elif isolate := isolates.get(order["isolate"]):
+                isolate.hang_up()
     except ProtocolError:
         status = EX_PROTOCOL
     except OSError:

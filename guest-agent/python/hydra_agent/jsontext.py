@@ -16,6 +16,9 @@ def parse(text):
         value, end = _scan(text, 0)
     except StopIteration:
         raise ValueError("not JSON") from None
+    except SystemError:
+        # Until 3.12 the scanner takes its exception from `json.decoder`, and sets none if that was never imported.
+        raise ValueError("not JSON") from None
     if end != len(text):
         raise ValueError("not JSON: more text follows the value")
     return value
