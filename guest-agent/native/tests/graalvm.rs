@@ -40,6 +40,7 @@ fn graalvm_isolates_are_made_invoked_and_torn_down() {
     agent.channel.expect(HELLO);
     load(&mut agent.channel, code.path());
     assert_eq!(agent.channel.invoke("string-join((1 to 5) ! string(.), '-')"), "1-2-3-4-5");
+    assert!(agent.channel.invoke("1 +").starts_with("error"));
     assert_eq!(agent.channel.invoke("replace('größer', 'ö', 'oe')"), "groeßer");
     let (status, ..) = agent.end();
     assert_eq!(status.code(), Some(0));
