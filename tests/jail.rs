@@ -526,3 +526,54 @@ public class Main { public static void main(String[] a) throws Exception {
     jail.arguments = vec!["-cp".into(), world.path("agent").into(), "Main".into()];
     assert_eq!(output_of(&world, &jail).await, "child file 500");
 }
+
+/// Prints how long a jail takes, beside a bare process: `cargo test --test jail -- --ignored --nocapture measure`.
+#[tokio::test]
+#[ignore = "measures, and asserts nothing about time"]
+async fn measure() {
+    const RUNS: usize = 30;
+    let world = World::new();
+    let median = |mut times: Vec<Duration>| {
+        times.sort();
+        times[times.len() / 2]
+    };
+    drop(world.start(&world.jail()).await);
+    let mut bare = Vec::new();
+    let [mut spawned, mut greeted, mut assigned, mut measured, mut ended] = [const { Vec::new() }; 5];
+    for _ in 0..RUNS {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let begin = Instant::now();
+        let mut process = std::process::Command::new("/usr/bin/python3")
+            .arg("-u")
+            .arg(world.path("agent/agent.py"))
+            .arg("0")
+            .env_clear()
+            .stdin(std::os::fd::OwnedFd::from(theirs))
+            .spawn()
+            .expect("it starts");
+        let mut hello = String::new();
+        BufReader::new(ours).read_line(&mut hello).expect("a greeting");
+        bare.push(begin.elapsed());
+        process.wait().expect("reaped");
+
+        let begin = Instant::now();
+        let mut jailed = world.jail().spawn(world.dir.path()).await.expect("the jail starts");
+        spawned.push(begin.elapsed());
+        let mut channel = BufReader::new(jailed.take_channel());
+        channel.read_line(&mut hello).expect("a greeting");
+        greeted.push(begin.elapsed());
+        let begin = Instant::now();
+        jailed.assign(&world.path("store/one"), &Limits { memory_mib: 64 }).await.expect("assigned");
+        assigned.push(begin.elapsed());
+        let begin = Instant::now();
+        jailed.memory().expect("measured");
+        measured.push(begin.elapsed());
+        let begin = Instant::now();
+        jailed.kill();
+        jailed.wait().await.expect("ended");
+        ended.push(begin.elapsed());
+    }
+    println!("bare process until its greeting {:?}", median(bare));
+    println!("jail: spawn {:?}, until the greeting {:?}", median(spawned), median(greeted));
+    println!("assign {:?}, memory {:?}, end {:?}", median(assigned), median(measured), median(ended));
+}

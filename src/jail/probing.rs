@@ -11,6 +11,9 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 
+/// What is tried in a process of its own.
+type Trial = fn() -> io::Result<()>;
+
 /// Tries all layers but cgroups, which Hydra itself prepares. `host_id`: an ID that Hydra may give to a jail.
 pub fn try_all(host_id: Option<u32>) -> Layers {
     let mut layers = Layers::default();
@@ -22,7 +25,7 @@ pub fn try_all(host_id: Option<u32>) -> Layers {
     let with = |given: &[Layer]| -> Vec<Layer> {
         given.iter().copied().chain(has_user.then_some(Layer::User)).collect()
     };
-    let namespaces: [(Layer, &[Layer], fn() -> io::Result<()>); 6] = [
+    let namespaces: [(Layer, &[Layer], Trial); 6] = [
         (Layer::Mount, &[Layer::Mount], root::try_enter),
         (Layer::Pid, &[Layer::Pid], is_first),
         (Layer::Proc, &[Layer::Mount, Layer::Pid], root::try_proc),
