@@ -1,0 +1,59 @@
+//! Host users for jails: as root, each jail gets an ID that owns nothing on the host and that no other jail has.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The user and group ID of an agent inside a user namespace. Not 0, so that executing a program gives no
+/// capabilities.
+pub const INSIDE: u32 = 1000;
+
+/// The first ID of a range that systemd's table of user IDs leaves unassigned (1,879,048,192 to 2,147,352,575).
+const FIRST: u32 = 0x7000_0000;
+/// How many IDs are used in turn.
+const COUNT: u32 = 0x1_0000;
+/// `nobody`: used where the range is not mapped, as in a container with a user namespace of its own.
+const NOBODY: u32 = 65534;
+
+/// A host ID for one more jail; `None` if Hydra is not root, and so cannot give another.
+pub fn unprivileged() -> Option<u32> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    if !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    let maps = ["/proc/self/uid_map", "/proc/self/gid_map"]
+        .map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    let mapped = |first, last| maps.iter().all(|map| covers(map, first, last));
+    if mapped(FIRST, FIRST + COUNT - 1) {
+        Some(FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT)
+    } else {
+        mapped(NOBODY, NOBODY).then_some(NOBODY)
+    }
+}
+
+/// Whether one line of an ID map (`inside outside count`) covers the IDs from `first` to `last`.
+fn covers(map: &str, first: u32, last: u32) -> bool {
+    map.lines().any(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+        match (numbers.next(), numbers.next(), numbers.next()) {
+            (Some(Ok(inside)), Some(Ok(_)), Some(Ok(count))) => {
+                inside <= first.into() && u64::from(last) < inside + count
+            }
+            _ => false,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn id_maps() {
+        let host = "         0          0 4294967295\n";
+        assert!(covers(host, FIRST, FIRST + COUNT - 1));
+        let rootless = "         0       1000          1\n         1     100000      65536\n";
+        assert!(covers(rootless, NOBODY, NOBODY));
+        assert!(!covers(rootless, FIRST, FIRST));
+        assert!(!covers(rootless, 0, 1));
+        assert!(!covers("", 0, 0));
+    }
+}
