@@ -1,0 +1,3 @@
+'use strict';
+
+exports.main = ({ name = 'world' }) => ({ message: `Hello, ${name}!` });

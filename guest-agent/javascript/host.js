@@ -1,0 +1,98 @@
+// The language host: opens and closes isolates, each a worker thread with a function channel of its own.
+'use strict';
+
+const path = require('path');
+const { Worker } = require('worker_threads');
+const { Channel, EXIT } = require('./channel.js');
+const { KIND } = require('./frames.js');
+
+// What the new generation of an isolate's heap may grow to: V8's own default of 48 MiB is meant for one heap a process.
+const MAX_YOUNG_MIB = 24;
+
+/** Serves the control channel on descriptor `fd`. */
+function serveHost(fd) {
+  const isolates = new Map();
+  const channel = new Channel({ fd }, {
+    kinds: [KIND.OPEN, KIND.CLOSE],
+    onOpen: () => {
+      const runtime = `Node.js ${process.versions.node}`;
+      channel.send(KIND.HELLO, JSON.stringify({ protocol: 1, language: 'javascript', runtime }));
+    },
+    onFrame: (kind, text) => {
+      const { isolate, ...options } = JSON.parse(text);
+      if (kind === KIND.OPEN) {
+        open(isolate, options);
+      } else {
+        isolates.get(isolate)?.close();
+      }
+    },
+    onEnd: (error) => process.exit(error === null ? 0 : EXIT.protocol),
+  });
+
+  function open(id, options) {
+    const onClosed = (reason, outOfMemory) => {
+      isolates.delete(id);
+      channel.send(KIND.CLOSED, JSON.stringify({ isolate: id, reason, outOfMemory }));
+    };
+    if (isolates.has(id)) {
+      // Not an isolate of its own: `CLOSED` would be taken for the end of the one that is open.
+      process.stderr.write(`isolate ${id} is open already\n`);
+      return;
+    }
+    try {
+      isolates.set(id, new Isolate(options, onClosed));
+    } catch (error) {
+      onClosed(`the worker could not be made: ${error.message}`, false);
+    }
+  }
+}
+
+class Isolate {
+  #worker;
+  #end = null; // why it was ended, if it did not end by itself
+  #error = null;
+
+  constructor({ socket, token, memory }, onClosed) {
+    this.#worker = new Worker(path.join(__dirname, 'isolate.js'), {
+      argv: [],
+      execArgv: [],
+      workerData: { socket, token },
+      // Both are replaced in the worker: nothing is to be passed through the host's own streams.
+      stdout: true,
+      stderr: true,
+      trackUnmanagedFds: false,
+      resourceLimits: {
+        maxOldGenerationSizeMb: memory,
+        maxYoungGenerationSizeMb: memory === undefined ? MAX_YOUNG_MIB : Math.max(1, Math.min(MAX_YOUNG_MIB, memory / 4)),
+      },
+    });
+    this.#worker.on('message', (message) => {
+      this.#end ??= String(message?.end);
+    });
+    this.#worker.on('error', (error) => {
+      this.#error = error;
+    });
+    this.#worker.on('exit', (code) => onClosed(...this.#reason(code)));
+  }
+
+  /** Ends the isolate, whatever it is doing. */
+  close() {
+    this.#end ??= 'closed';
+    this.#worker.terminate();
+  }
+
+  #reason(code) {
+    if (this.#error?.code === 'ERR_WORKER_OUT_OF_MEMORY') {
+      return ['the isolate ran out of memory', true];
+    }
+    if (this.#end !== null) {
+      return [this.#end, false];
+    }
+    if (this.#error !== null) {
+      return [`${this.#error?.message ?? this.#error}`, false];
+    }
+    return [`the function ended its isolate with status ${code}`, false];
+  }
+}
+
+module.exports = { serveHost };

@@ -1,0 +1,174 @@
+// A function channel: loads one function, invokes it, answers. The same in a process, a microVM and a worker.
+'use strict';
+
+const { Channel } = require('./channel.js');
+const { describe, describeAsText } = require('./errors.js');
+const { KIND, MAX_PAYLOAD_BYTES } = require('./frames.js');
+const { captureOutput } = require('./output.js');
+
+/** Serves the function channel `where` (see `Channel`); `token` in host mode. `onEnd` as `Channel` has it. */
+function serveFunction(where, { token, onEnd }) {
+  new Session(where, token, onEnd);
+}
+
+class Session {
+  #channel;
+  #flushOutput;
+  #function = null;
+  #name = '';
+  #tmpDir = '';
+  #maxResult = MAX_PAYLOAD_BYTES;
+  #loadError = null;
+  #waiting = null; // the INVOKE that came while the function was being loaded
+  // Invocations are numbered; `#current` is the one under way, or 0. What comes from an earlier one (it was answered
+  // with an uncaught error, and its promise is settled later) is dropped.
+  #started = 0;
+  #current = 0;
+
+  constructor(where, token, onEnd) {
+    this.#channel = new Channel(where, {
+      kinds: [KIND.LOAD, KIND.INVOKE],
+      onFrame: (kind, text) => (kind === KIND.INVOKE ? this.#invoke(text) : this.#load(JSON.parse(text))),
+      onEnd,
+      onOpen: () => this.#hello(token),
+    });
+    this.#flushOutput = captureOutput((fd, text) => this.#channel.send(KIND.LOG, text, { prefix: fd, wait: true }));
+    process.on('uncaughtException', (error) => this.#uncaught(error));
+    process.on('unhandledRejection', (reason) => this.#uncaught(reason));
+    process.on('exit', this.#flushOutput);
+  }
+
+  #hello(token) {
+    const runtime = `Node.js ${process.versions.node}`;
+    this.#channel.send(KIND.HELLO, JSON.stringify({ protocol: 1, language: 'javascript', runtime, token }));
+  }
+
+  async #load({ name, code, entryPoint, tmpDir, maxResult }) {
+    this.#name = name;
+    this.#tmpDir = tmpDir;
+    this.#maxResult = Math.min(maxResult ?? MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES);
+    try {
+      this.#function = await require('./loader.js').loadFunction(code, entryPoint ?? null);
+    } catch (error) {
+      this.#loadError = error;
+    }
+    this.#flushOutput();
+    if (this.#loadError === null) {
+      this.#channel.send(KIND.LOADED, '');
+    } else {
+      this.#channel.send(KIND.LOAD_FAILED, describe(this.#loadError));
+    }
+    if (this.#waiting !== null) {
+      const text = this.#waiting;
+      this.#waiting = null;
+      this.#invoke(text);
+    }
+  }
+
+  #invoke(text) {
+    const call = this.#function;
+    if (call === null && this.#loadError === null) {
+      this.#waiting = text;
+      return;
+    }
+    const id = ++this.#started;
+    this.#current = id;
+    if (call === null) {
+      this.#raised(id, this.#loadError);
+      return;
+    }
+    let value;
+    try {
+      value = call(parseArguments(text, this.#tmpDir));
+      if (isThenable(value)) {
+        // A promise is asked directly, which saves turns of the microtask queue.
+        const promise = value instanceof Promise ? value : Promise.resolve(value);
+        promise.then((result) => this.#returned(id, result), (error) => this.#raised(id, error));
+        return;
+      }
+    } catch (error) {
+      this.#raised(id, error);
+      return;
+    }
+    this.#returned(id, value);
+  }
+
+  #returned(id, value) {
+    if (id !== this.#current) {
+      return;
+    }
+    let text;
+    if (typeof value === 'string') {
+      text = value;
+    } else {
+      try {
+        text = value === undefined ? 'null' : JSON.stringify(value);
+      } catch (error) {
+        this.#refused(id, 'InvalidResult', `the result cannot be written as JSON: ${error?.message}`);
+        return;
+      }
+      if (text === undefined) {
+        this.#refused(id, 'InvalidResult', `the result cannot be written as JSON: it is a ${typeof value}`);
+        return;
+      }
+    }
+    // Counting bytes is needed only where the text could be too long.
+    if (text.length * 3 > this.#maxResult) {
+      const bytes = Buffer.byteLength(text);
+      if (bytes > this.#maxResult) {
+        this.#refused(id, 'ResultTooLarge', `the result has ${bytes} bytes, and at most ${this.#maxResult} are allowed`);
+        return;
+      }
+    }
+    this.#answer(KIND.RESULT, text);
+  }
+
+  #raised(id, error) {
+    if (id === this.#current) {
+      this.#answer(KIND.RAISED, describe(error));
+    }
+  }
+
+  #refused(id, type, message) {
+    if (id === this.#current) {
+      this.#answer(KIND.RAISED, JSON.stringify({ message, type, stack: '' }));
+    }
+  }
+
+  #answer(kind, text) {
+    this.#current = 0;
+    this.#flushOutput();
+    this.#channel.send(kind, text);
+  }
+
+  /** An error that no code of the function caught: it is that of the invocation under way, if there is one. */
+  #uncaught(error) {
+    if (this.#current !== 0) {
+      this.#raised(this.#current, error);
+    } else {
+      process.stderr.write(`${this.#name}: uncaught outside of an invocation: ${describeAsText(error)}\n`);
+    }
+  }
+}
+
+function parseArguments(text, tmpDir) {
+  if (text === '') {
+    return { tmpDir };
+  }
+  let value;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return text;
+  }
+  if (value !== null && typeof value === 'object' && !Array.isArray(value)) {
+    value.tmpDir = tmpDir;
+  }
+  return value;
+}
+
+function isThenable(value) {
+  return value !== null && (typeof value === 'object' || typeof value === 'function') && typeof value.then === 'function';
+}
+
+module.exports = { serveFunction };

@@ -1,0 +1,1 @@
+"""The Python agent. Every isolate imports `function` and what it needs, so these modules import little."""

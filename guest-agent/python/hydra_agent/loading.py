@@ -1,0 +1,89 @@
+"""From a function's code and entry point to the Python function to call."""
+
+import sys
+
+from .errors import EntryPointError
+
+DEFAULT_MODULE = "main"
+DEFAULT_FUNCTION = "main"
+
+
+def load(code, entry_point):
+    """Imports the module that `entry_point` names from `code`, a `.py` file or a directory, and returns its function.
+
+    Without an entry point: `main` in the file's module, or in the directory's module `main`.
+    Whatever the module raises while it is imported comes through.
+    """
+    directory, own_module = _locate(code)
+    if entry_point:
+        module_name, _, function_name = entry_point.rpartition(".")
+        if not module_name or not function_name:
+            raise EntryPointError(
+                f"the entry point must be written module.function, such as {own_module}.{DEFAULT_FUNCTION}, and is {entry_point!r}"
+            )
+    else:
+        module_name, function_name = own_module, DEFAULT_FUNCTION
+
+    sys.path.insert(0, directory)
+    module = _import(module_name, directory)
+    function = getattr(module, function_name, None)
+    if callable(function):
+        return function
+    if function is None:
+        raise EntryPointError(f"module {module_name!r} has no function {function_name!r}; {_functions_of(module)}")
+    raise EntryPointError(
+        f"{module_name}.{function_name} is not a function but of type {type(function).__name__}; {_functions_of(module)}"
+    )
+
+
+def _locate(code):
+    """The directory to import from, and the module that is meant if none is named."""
+    if code.endswith(".py"):
+        directory, _, file = code.rpartition("/")
+        return directory, file[:-3]
+    return code, DEFAULT_MODULE
+
+
+def _import(name, directory):
+    try:
+        __import__(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")) and not _is_there(error.name, directory):
+            raise EntryPointError(
+                f"there is no module {error.name!r} in the function's code; {_modules_in(directory)}"
+            ) from None
+        raise
+    return sys.modules[name]
+
+
+def _is_there(name, directory):
+    """Whether the entry point's own module exists, so that something that it imports is what is missing."""
+    import os.path
+
+    path = os.path.join(directory, *name.split("."))
+    return os.path.exists(path + ".py") or os.path.isdir(path)
+
+
+def _modules_in(directory):
+    import os
+
+    try:
+        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+    except OSError as error:
+        return f"its directory cannot be read: {error.strerror}"
+    files = [entry.name[:-3] for entry in entries if entry.name.endswith(".py")]
+    # A directory full of bundled packages would hide the answer.
+    names = files or [entry.name for entry in entries if entry.is_dir() and entry.name.isidentifier()]
+    return "it holds " + _list(names) if names else "it holds no Python module"
+
+
+def _functions_of(module):
+    names = [
+        name for name, value in vars(module).items()
+        if not name.startswith("_") and callable(value) and getattr(value, "__module__", None) == module.__name__
+    ]
+    return "it has " + _list(names) if names else "it has no functions"
+
+
+def _list(names, most=12):
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
