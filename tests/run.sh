@@ -143,12 +143,12 @@ provide_cargo_deny() {
 
 test_python() {
     needs python || return
-    (cd "$root/guest-agent/python" && quietly "Python tests" python3 -m unittest discover -s tests -t .)
+    (cd "$root/guest-agent/python" && quietly "Python tests" python3 -m unittest discover -s tests)
 }
 
 test_javascript() {
     needs javascript || return
-    (cd "$root/guest-agent/javascript" && quietly "JavaScript tests" node --test tests/)
+    (cd "$root/guest-agent/javascript" && quietly "JavaScript tests" node --test tests/*.test.js)
 }
 
 test_java() {
