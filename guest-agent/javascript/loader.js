@@ -17,8 +17,9 @@ class EntryPointError extends Error {
 
 /** The function that `entryPoint` (`module.export`, or null for the default) names in `code`, a file or a directory. */
 async function loadFunction(code, entryPoint) {
+  const isDirectory = fs.statSync(code).isDirectory();
   const root = fs.realpathSync(code);
-  const { file, exportPath } = fs.statSync(root).isDirectory()
+  const { file, exportPath } = isDirectory
     ? findInDirectory(root, entryPoint)
     : { file: root, exportPath: entryPoint === null ? DEFAULT_EXPORT_PATH : [entryPoint.slice(entryPoint.lastIndexOf('.') + 1)] };
   const { exports, topLevel } = await loadModule(file, root, exportPath[0]);

@@ -4,7 +4,7 @@
 const fs = require('fs');
 const path = require('path');
 const vm = require('vm');
-const { Module, builtinModules, createRequire } = require('module');
+const { Module, createRequire } = require('module');
 const { pathToFileURL } = require('url');
 
 const IDENTIFIER = /^[A-Za-z_$][\w$]*$/;
@@ -17,7 +17,7 @@ const ES_SYNTAX = /Cannot use import statement|Unexpected token 'export'|Cannot 
 async function loadModule(file, root, name) {
   const type = path.extname(file) === '.js' ? packageType(file, root) : path.extname(file);
   if (type === 'module' || type === '.mjs') {
-    return { exports: await import(pathToFileURL(file).href) };
+    return { exports: await importFile(file) };
   }
   if (!['commonjs', 'unknown', '.cjs'].includes(type)) {
     return { exports: createRequire(file)(file) }; // an addon, say: Node knows what to do with it
@@ -54,39 +54,49 @@ function compile(source, file, name) {
   const module = new Module(file);
   module.filename = file;
   module.paths = require.resolve.paths('x') ?? [];
-  const options = { filename: file, importModuleDynamically: importer(file, require) };
+  const loader = vm.constants?.USE_MAIN_CONTEXT_DEFAULT_LOADER;
+  const options = { filename: file, importModuleDynamically: loader };
   const parameters = ['exports', 'require', 'module', '__filename', '__dirname'];
-  const wanted = IDENTIFIER.test(name) ? `\n;return typeof ${name} === 'function' ? ${name} : undefined` : '';
+  let text = IDENTIFIER.test(name) ? `${source}\n;return typeof ${name} === 'function' ? ${name} : undefined` : source;
   let body;
   try {
-    body = vm.compileFunction(source + wanted, parameters, options);
+    body = vm.compileFunction(text, parameters, options);
   } catch {
-    body = vm.compileFunction(source, parameters, options); // the error, if it is one, then shows nothing of ours
+    text = source; // the error, if it is one, then shows nothing of ours
+    body = vm.compileFunction(text, parameters, options);
   }
   return () => {
     require.cache[file] = module; // for modules that require this one in turn
-    const topLevel = body.call(module.exports, module.exports, require, module, file, path.dirname(file));
+    // Node 18 has no such loader: there only its own way of compiling serves `import()`.
+    const topLevel = loader === undefined
+      ? module._compile(text, file)
+      : body.call(module.exports, module.exports, require, module, file, path.dirname(file));
     module.loaded = true;
     return { exports: module.exports, topLevel };
   };
 }
 
-/** What serves `import()` in a CommonJS module. */
-function importer(file, require) {
-  // Node 18 has no such constant.
-  return vm.constants?.USE_MAIN_CONTEXT_DEFAULT_LOADER ?? ((specifier) => {
-    if (/^\.{0,2}\//.test(specifier)) {
-      return import(new URL(specifier, pathToFileURL(file)).href);
+/** Imports an ES module. Node keeps the place of a syntax error to itself until the error is shown: this adds it. */
+async function importFile(file) {
+  try {
+    return await import(pathToFileURL(file).href);
+  } catch (error) {
+    if (error instanceof SyntaxError && String(error.stack).startsWith('SyntaxError')) {
+      const plain = error.stack;
+      try {
+        vm.runInNewContext('throw error', { error }, { filename: 'rethrown' });
+      } catch {
+        error.stack = error.stack.startsWith('rethrown') ? plain : error.stack;
+      }
     }
-    const isUrl = /^[a-z]+:/.test(specifier);
-    return import(isUrl || builtinModules.includes(specifier) ? specifier : pathToFileURL(require.resolve(specifier)).href);
-  });
+    throw error;
+  }
 }
 
 /** Imports a `.js` that is an ES module though no package.json says so. */
 async function importUndeclared(file, root, source) {
   try {
-    return await import(pathToFileURL(file).href); // newer Nodes look at the syntax
+    return await importFile(file); // newer Nodes look at the syntax
   } catch (error) {
     if (file !== root || !(error instanceof SyntaxError) || !ES_SYNTAX.test(error.message)) {
       throw error;

@@ -1,0 +1,139 @@
+package hydra.agent;
+
+import java.lang.invoke.MethodHandle;
+import java.lang.invoke.MethodHandles;
+import java.lang.invoke.MethodType;
+import java.lang.reflect.Constructor;
+import java.lang.reflect.InvocationTargetException;
+import java.lang.reflect.Method;
+import java.lang.reflect.Modifier;
+import java.util.Map;
+
+/** A function's method: found by the registered name, called with one argument. */
+final class EntryPoint {
+    /** What the method wants; of several methods of one name, the first kind here is taken. */
+    enum Takes { MAP, STRING, OBJECT }
+
+    private static final String SHAPES = "write one as public static Map main(Map), String main(String) or Object main(Object)";
+
+    final Takes takes;
+    /** Of type {@code (Object)Object}. */
+    private final MethodHandle handle;
+
+    private EntryPoint(Takes takes, MethodHandle handle) {
+        this.takes = takes;
+        this.handle = handle;
+    }
+
+    Object call(Object argument) throws Throwable {
+        return (Object) handle.invokeExact(argument);
+    }
+
+    /** Finds {@code name}, a class or {@code class.method}; null asks for the code's main class. */
+    static EntryPoint find(CodeLoader loader, String name) throws LoadException {
+        String className = name;
+        String methodName = "main";
+        if (className == null || className.isEmpty()) {
+            className = loader.defaultClass();
+            if (className == null) {
+                throw new LoadException(ClassNotFoundException.class,
+                        "entryPoint is missing and no jar names a Main-Class; " + loader.describeClasses());
+            }
+        }
+        Class<?> type = load(loader, className);
+        int dot = className.lastIndexOf('.');
+        if (type == null && dot > 0) {
+            type = load(loader, className.substring(0, dot));
+            methodName = className.substring(dot + 1);
+        }
+        if (type == null) {
+            throw new LoadException(ClassNotFoundException.class,
+                    "there is no class " + className + "; " + loader.describeClasses());
+        }
+        Method method = method(type, methodName);
+        return bind(type, method);
+    }
+
+    /** The class, initialised, or null if there is none of this name. */
+    private static Class<?> load(CodeLoader loader, String name) throws LoadException {
+        try {
+            return Class.forName(name, true, loader);
+        } catch (ClassNotFoundException e) {
+            return null;
+        } catch (ExceptionInInitializerError e) {
+            Throwable cause = e.getCause() == null ? e : e.getCause();
+            throw new LoadException("the class " + name + " could not be initialised: " + cause, e);
+        } catch (UnsupportedClassVersionError e) {
+            throw new LoadException("the class " + name + " was compiled for a newer Java than " + System.getProperty("java.version")
+                    + "; compile it with --release " + Runtime.version().feature() + ": " + e.getMessage(), e);
+        } catch (NoClassDefFoundError e) {
+            throw new LoadException("the class " + name + " cannot be loaded, as a class is not where it should be: " + e.getMessage(), e);
+        } catch (LinkageError e) {
+            throw new LoadException("the class " + name + " cannot be loaded: " + e, e);
+        }
+    }
+
+    private static Method method(Class<?> type, String name) throws LoadException {
+        Method best = null;
+        boolean javaMain = false;
+        for (Class<?> at = type; at != null && at != Object.class; at = at.getSuperclass()) {
+            for (Method method : at.getDeclaredMethods()) {
+                if (!method.getName().equals(name) || method.isSynthetic() || Modifier.isPrivate(method.getModifiers())) {
+                    continue;
+                }
+                javaMain |= method.getParameterCount() == 1 && method.getParameterTypes()[0] == String[].class;
+                Takes takes = takes(method);
+                if (takes != null && (best == null || takes.compareTo(takes(best)) < 0)) {
+                    best = method;
+                }
+            }
+        }
+        if (best != null) {
+            return best;
+        }
+        String what = javaMain
+                ? " has only a " + name + "(String[]), which is how a program starts and has no result; "
+                : " has no method " + name + " of one argument that is a Map, a String or an Object; ";
+        throw new LoadException(NoSuchMethodException.class, "the class " + type.getName() + what + SHAPES);
+    }
+
+    private static Takes takes(Method method) {
+        if (method.getParameterCount() != 1) {
+            return null;
+        }
+        Class<?> parameter = method.getParameterTypes()[0];
+        if (parameter == Map.class) {
+            return Takes.MAP;
+        }
+        if (parameter == String.class) {
+            return Takes.STRING;
+        }
+        return parameter == Object.class ? Takes.OBJECT : null;
+    }
+
+    private static EntryPoint bind(Class<?> type, Method method) throws LoadException {
+        try {
+            method.setAccessible(true);
+            MethodHandle handle = MethodHandles.lookup().unreflect(method);
+            if (!Modifier.isStatic(method.getModifiers())) {
+                handle = handle.bindTo(instance(type));
+            }
+            return new EntryPoint(takes(method), handle.asType(MethodType.genericMethodType(1)));
+        } catch (IllegalAccessException e) {
+            throw new LoadException("cannot call " + type.getName() + "." + method.getName() + ": " + e.getMessage(), e);
+        }
+    }
+
+    private static Object instance(Class<?> type) throws LoadException, IllegalAccessException {
+        try {
+            Constructor<?> constructor = type.getDeclaredConstructor();
+            constructor.setAccessible(true);
+            return constructor.newInstance();
+        } catch (NoSuchMethodException | InstantiationException e) {
+            throw new LoadException(NoSuchMethodException.class, "the class " + type.getName()
+                    + " cannot be made with a constructor without arguments; add one, or make the method static");
+        } catch (InvocationTargetException e) {
+            throw new LoadException("the constructor of " + type.getName() + " threw " + e.getCause(), e.getCause());
+        }
+    }
+}
