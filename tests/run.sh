@@ -1,0 +1,182 @@
+#!/usr/bin/env bash
+# The steps of `./hydra test`: each with a title and its time, all of them even where one fails, and a summary.
+set -euo pipefail
+root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
+# shellcheck source=builder/steps.sh
+source "$root/builder/steps.sh"
+# shellcheck source=builder/tools.sh
+source "$root/builder/tools.sh"
+
+# The version that deny.toml is written for.
+readonly cargo_deny_version=0.20.2
+
+# Each step: what it checks. They run in this order.
+readonly steps=(fmt clippy shell dependencies python javascript java rust demo)
+declare -rA titles=(
+    [fmt]="the Rust code is formatted (rustfmt)"
+    [clippy]="the Rust code has no warnings (clippy)"
+    [shell]="the shell scripts have no warnings (shellcheck)"
+    [dependencies]="the crates' licences and sources are as deny.toml allows (cargo-deny)"
+    [advisories]="no crate has a known hole (cargo-deny; fetches the RustSec database from github.com; only when named)"
+    [python]="the Python agent's tests"
+    [javascript]="the JavaScript agent's tests"
+    [java]="the Java agent's tests"
+    [rust]="the Rust unit and end-to-end tests"
+    [demo]="the demo"
+)
+
+main() {
+    local wanted=("$@") step
+    for step in "$@"; do
+        case $step in
+            -h | --help | help)
+                help
+                exit
+                ;;
+        esac
+        if [[ -z ${titles[$step]:-} ]]; then
+            say "there is no step '$step'; ./hydra test --help lists them"
+            exit 2
+        fi
+    done
+    ((${#wanted[@]})) || wanted=("${steps[@]}")
+    export CARGO_TARGET_DIR="$root/target"
+    cd "$root"
+    require_rust
+    require c
+    for step in "${wanted[@]}"; do run "$step"; done
+    summarise
+}
+
+help() {
+    local step
+    echo "Usage: ./hydra test [STEP…]"
+    echo
+    for step in "${steps[@]}" advisories; do printf '  %-13s %s\n' "$step" "${titles[$step]}"; done
+    echo
+    echo "A step whose tools are missing and cannot be installed is skipped; with HYDRA_REQUIRE_ALL=1 that is a failure."
+}
+
+summary=()
+failures=0
+
+# A step is a function: 0 is passed, 77 is skipped with the reason in `skipped_because`, anything else is failed.
+run() { # STEP
+    local step=$1 status=0 started=$SECONDS outcome
+    skipped_because=""
+    say "test $step: ${titles[$step]}"
+    "test_$step" || status=$?
+    case $status in
+        0) outcome=passed ;;
+        77)
+            outcome="skipped: $skipped_because"
+            if [[ ${HYDRA_REQUIRE_ALL:-} == 1 ]]; then
+                outcome="FAILED, not to be skipped: $skipped_because"
+                failures=$((failures + 1))
+            fi
+            ;;
+        *)
+            outcome=FAILED
+            failures=$((failures + 1))
+            ;;
+    esac
+    summary+=("$(printf '%-13s %4d s  %s' "$step" $((SECONDS - started)) "$outcome")")
+}
+
+summarise() {
+    printf '%s\n' "${summary[@]}"
+    if ((failures)); then
+        echo "$failures of ${#summary[@]} steps failed"
+        exit 1
+    fi
+}
+
+skip() {
+    skipped_because=$1
+    return 77
+}
+
+# TOOL… Skips the step where one cannot be had.
+needs() {
+    local tool
+    provide "$@" && return
+    for tool in "$@"; do has "$tool" || skip "$(describe "$tool") is missing; as root: $(install_command "$tool")" || return; done
+}
+
+test_fmt() { quietly "rustfmt" cargo fmt --all --check; }
+
+test_clippy() { quietly "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings; }
+
+test_shell() {
+    needs shellcheck || return
+    local scripts
+    mapfile -t scripts < <(shell_scripts)
+    quietly "shellcheck" shellcheck --external-sources "${scripts[@]}"
+}
+
+# By their first line or name, so that none is forgotten.
+shell_scripts() {
+    grep -rlIE --exclude-dir={target,node_modules,.git} '^#!.*\b(bash|sh)$' "$root"
+    find "$root/builder" -name '*.sh' ! -perm -u+x
+}
+
+test_dependencies() {
+    provide_cargo_deny || return
+    quietly "cargo-deny" "$root/target/tools/bin/cargo-deny" check licenses bans sources
+}
+
+test_advisories() {
+    provide_cargo_deny || return
+    quietly "cargo-deny, advisories" "$root/target/tools/bin/cargo-deny" check advisories
+}
+
+# Without optimisation: it takes a minute to build and runs for two seconds.
+provide_cargo_deny() {
+    local deny="$root/target/tools/bin/cargo-deny"
+    [[ -x $deny && $("$deny" --version) == "cargo-deny $cargo_deny_version" ]] && return
+    # A folder of its own: the workspace's build does not have to be done again after it.
+    CARGO_TARGET_DIR="$root/target/tools/build" quietly "building cargo-deny" cargo install cargo-deny \
+        --version "$cargo_deny_version" --locked --force --profile dev --config profile.dev.debug=0 --root "$root/target/tools" ||
+        return
+    rm -rf "$root/target/tools/build"
+}
+
+test_python() {
+    needs python || return
+    (cd "$root/guest-agent/python" && quietly "Python tests" python3 -m unittest discover -s tests)
+}
+
+test_javascript() {
+    needs javascript || return
+    (cd "$root/guest-agent/javascript" && quietly "JavaScript tests" node --test tests/*.test.js)
+}
+
+test_java() {
+    needs java || return
+    quietly "Java tests" "$root/guest-agent/java/tests/run.sh"
+}
+
+# The end-to-end tests use the agents and the examples as they are built for use.
+test_rust() {
+    local lacking=()
+    provide_runtimes
+    provide_example_tools
+    provide curl ab || lacking+=("curl or ab ($(install_command curl ab))")
+    "$root/build.sh" --debug && quietly "building the example functions" "$root/examples/build.sh" &&
+        cargo_test || return
+    lacking+=("${!left_out[@]}")
+    ((${#lacking[@]} == 0)) || skip "passed, but without ${lacking[*]}"
+}
+
+cargo_test() {
+    if cargo nextest --version >/dev/null 2>&1; then
+        quietly "Rust tests" cargo nextest run --workspace --locked --no-tests=pass &&
+            quietly "Rust documentation tests" cargo test --workspace --locked --doc
+    else
+        quietly "Rust tests" cargo test --workspace --locked
+    fi
+}
+
+test_demo() { "$root/hydra" demo; }
+
+main "$@"
