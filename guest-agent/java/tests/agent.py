@@ -12,13 +12,8 @@ LOAD, INVOKE, OPEN, CLOSE = 0x81, 0x82, 0x91, 0x92
 JAVA = os.environ.get("HYDRA_TEST_JAVA", "java")
 #: Where build.sh put the agent.
 AGENT = os.environ["HYDRA_TEST_AGENT"]
-#: The flags of the README's table. A silent agent is part of what is tested: it must print nothing of its own.
-COMMON = [
-    "-Xshare:auto", f"-XX:SharedArchiveFile={AGENT}/hydra-agent.jsa", "-Xlog:disable", "-Xrs", "-XX:+UseSerialGC",
-    "-XX:-UsePerfData", "-XX:+DisableAttachMechanism", "-Xss1m", "-Dfile.encoding=UTF-8",
-]
-FUNCTION = COMMON + ["-XX:TieredStopAtLevel=1", "-XX:ReservedCodeCacheSize=32m", "-Xms8m"]
-HOST = COMMON + ["-XX:ReservedCodeCacheSize=64m", "-Xms16m"]
+with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "flags.json"), encoding="utf-8") as file:
+    FLAGS = json.load(file)["flags"]
 TIMEOUT = 20
 
 
@@ -87,12 +82,13 @@ class Channel:
 
 
 class Process:
-    def __init__(self, mode, flags):
+    def __init__(self, mode, heap, flags):
+        flags = [flag.format(agent=AGENT, heap=heap) for flag in FLAGS["both"] + FLAGS[mode]] + list(flags)
         ours, theirs = socket.socketpair()
         self.stray = tempfile.TemporaryFile()
         with theirs:
             self.process = subprocess.Popen(
-                [JAVA, *flags, "-cp", f"{AGENT}/hydra-agent.jar", "hydra.agent.Main", mode, str(theirs.fileno())],
+                [JAVA, *flags, "-cp", f"{AGENT}/hydra-agent.jar", "hydra.agent.Main", f"--{mode}", str(theirs.fileno())],
                 env={"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"}, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
                 stdout=self.stray, stderr=self.stray)
         self.channel = Channel(ours)
@@ -118,14 +114,14 @@ class Process:
 
 
 class FunctionAgent(Process):
-    def __init__(self, memory=128, flags=()):
-        super().__init__("--function", [*FUNCTION, f"-Xmx{memory}m", *flags])
+    def __init__(self, heap=128, flags=()):
+        super().__init__("function", heap, flags)
         self.hello = json.loads(self.channel.expect(HELLO))
 
 
 class HostAgent(Process):
-    def __init__(self, memory=256, flags=()):
-        super().__init__("--host", [*HOST, f"-Xmx{memory}m", *flags])
+    def __init__(self, heap=256, flags=()):
+        super().__init__("host", heap, flags)
         self.directory = tempfile.TemporaryDirectory()
         self.path = os.path.join(self.directory.name, "agents.sock")
         self.listener = socket.socket(socket.AF_UNIX)

@@ -1,15 +1,16 @@
 package hydra.agent;
 
-import java.lang.invoke.MethodHandle;
-import java.lang.invoke.MethodHandles;
-import java.lang.invoke.MethodType;
 import java.lang.reflect.Constructor;
 import java.lang.reflect.InvocationTargetException;
 import java.lang.reflect.Method;
 import java.lang.reflect.Modifier;
 import java.util.Map;
 
-/** A function's method: found by the registered name, called with one argument. */
+/**
+ * A function's method: found by the registered name, called with one argument. It is called by core reflection, not by a method
+ * handle: the first handle of a process costs 10 ms, in which the JVM generates its adapters, the first reflective call
+ * microseconds; once warm, both are a direct call.
+ */
 final class EntryPoint {
     /** What the method wants; of several methods of one name, the first kind here is taken. */
     enum Takes { MAP, STRING, OBJECT }
@@ -17,16 +18,27 @@ final class EntryPoint {
     private static final String SHAPES = "write one as public static Map main(Map), String main(String) or Object main(Object)";
 
     final Takes takes;
-    /** Of type {@code (Object)Object}. */
-    private final MethodHandle handle;
+    private final Method method;
+    /** What an instance method is called on; null for a static one. */
+    private final Object receiver;
+    private final Object[] arguments = new Object[1];
 
-    private EntryPoint(Takes takes, MethodHandle handle) {
+    private EntryPoint(Takes takes, Method method, Object receiver) {
         this.takes = takes;
-        this.handle = handle;
+        this.method = method;
+        this.receiver = receiver;
     }
 
+    /** Calls the method, and throws what it throws. */
     Object call(Object argument) throws Throwable {
-        return (Object) handle.invokeExact(argument);
+        arguments[0] = argument;
+        try {
+            return method.invoke(receiver, arguments);
+        } catch (InvocationTargetException e) {
+            throw e.getCause();
+        } finally {
+            arguments[0] = null;
+        }
     }
 
     /** Finds {@code name}, a class or {@code class.method}; null asks for the code's main class. */
@@ -114,12 +126,9 @@ final class EntryPoint {
     private static EntryPoint bind(Class<?> type, Method method) throws LoadException {
         try {
             method.setAccessible(true);
-            MethodHandle handle = MethodHandles.lookup().unreflect(method);
-            if (!Modifier.isStatic(method.getModifiers())) {
-                handle = handle.bindTo(instance(type));
-            }
-            return new EntryPoint(takes(method), handle.asType(MethodType.genericMethodType(1)));
-        } catch (IllegalAccessException e) {
+            Object receiver = Modifier.isStatic(method.getModifiers()) ? null : instance(type);
+            return new EntryPoint(takes(method), method, receiver);
+        } catch (IllegalAccessException | RuntimeException e) {
             throw new LoadException("cannot call " + type.getName() + "." + method.getName() + ": " + e.getMessage(), e);
         }
     }

@@ -1,12 +1,14 @@
 package hydra.agent;
 
 import java.io.IOException;
+import java.net.StandardProtocolFamily;
+import java.nio.channels.SocketChannel;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 
 /** The language host: makes and ends isolates as the control channel asks. */
-final class Host {
+final class Host implements Isolate.Listener {
     private final Channel control;
     private final Map<Long, Isolate> isolates = new ConcurrentHashMap<>();
 
@@ -16,10 +18,12 @@ final class Host {
 
     /** Runs until the control channel ends. */
     void serve() throws IOException {
-        System.setOut(new IsolateStream(System.out, Output::out));
-        System.setErr(new IsolateStream(System.err, Output::err));
+        System.setOut(new IsolateStream(System.out, false));
+        System.setErr(new IsolateStream(System.err, true));
         Runtime.getRuntime().addShutdownHook(new ExitGuard(isolates.values()));
         FunctionChannel.sendHello(control, null);
+        // The first Unix socket of a JVM takes 20 ms to set up: rather now, while Hydra reads the HELLO, than at the first OPEN.
+        SocketChannel.open(StandardProtocolFamily.UNIX).close();
         for (int kind = control.receive(); kind >= 0; kind = control.receive()) {
             Map<?, ?> request = FunctionChannel.receivedObject(control);
             if (!(request.get("isolate") instanceof Long id)) {
@@ -38,7 +42,7 @@ final class Host {
         if (!(request.get("socket") instanceof String socket && request.get("token") instanceof String token)) {
             throw new ProtocolException("received an OPEN without a socket or a token");
         }
-        Isolate isolate = new Isolate(id, socket, token, this::ended);
+        Isolate isolate = new Isolate(id, socket, token, this);
         if (isolates.putIfAbsent(id, isolate) != null) {
             throw new ProtocolException("received an OPEN for isolate " + id + ", which is open");
         }
@@ -58,7 +62,8 @@ final class Host {
     }
 
     /** An isolate's own thread calls this once its channel is closed. */
-    private void ended(Isolate isolate, String reason, boolean outOfMemory) {
+    @Override
+    public void ended(Isolate isolate, String reason, boolean outOfMemory) {
         // The entry goes first: Hydra may use the number anew when it reads CLOSED.
         if (!isolates.remove(isolate.id(), isolate)) {
             return;

@@ -68,7 +68,12 @@ final class Isolate extends ThreadGroup {
     }
 
     void start() {
-        thread = new Thread(this, this::run, getName());
+        thread = new Thread(this, getName()) {
+            @Override
+            public void run() {
+                Isolate.this.run();
+            }
+        };
         thread.setDaemon(true);
         // Not the agent's loader, which the control thread has: a function must not find the agent.
         thread.setContextClassLoader(ClassLoader.getPlatformClassLoader());

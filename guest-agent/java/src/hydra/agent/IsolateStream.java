@@ -2,7 +2,6 @@ package hydra.agent;
 
 import java.io.PrintStream;
 import java.util.Locale;
-import java.util.function.Function;
 
 /**
  * {@code System.out} or {@code System.err} of a language host: hands every call to the stream of the calling thread's isolate.
@@ -10,19 +9,22 @@ import java.util.function.Function;
  */
 final class IsolateStream extends PrintStream {
     private final PrintStream process;
-    private final Function<Output, PrintStream> choose;
+    private final boolean err;
 
-    /** {@code process} takes what no isolate prints. */
-    IsolateStream(PrintStream process, Function<Output, PrintStream> choose) {
+    /** {@code process} takes what no isolate prints; {@code err} is true for {@code System.err}. */
+    IsolateStream(PrintStream process, boolean err) {
         super(process, false);
         this.process = process;
-        this.choose = choose;
+        this.err = err;
     }
 
     private PrintStream target() {
         Isolate isolate = Isolate.current();
         Output output = isolate == null ? null : isolate.output();
-        return output == null ? process : choose.apply(output);
+        if (output == null) {
+            return process;
+        }
+        return err ? output.err() : output.out();
     }
 
     @Override public void write(int b) { target().write(b); }
