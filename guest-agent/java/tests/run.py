@@ -6,7 +6,7 @@ import unittest
 
 os.chdir(os.path.dirname(os.path.abspath(__file__)))
 before = re.fullmatch(r"(\d+) passed, (\d+) failed", sys.argv[1])
-names = sys.argv[2:] or ["test_function", "test_host"]
+names = sys.argv[2:] or ["test_function", "test_host", "test_examples"]
 result = unittest.TextTestRunner(verbosity=1).run(unittest.defaultTestLoader.loadTestsFromNames(names))
 wrong = {str(test.id()).split(" ")[0] for test, _ in result.failures + result.errors}
 passed = result.testsRun - len(wrong) + (int(before[1]) if before else 0)

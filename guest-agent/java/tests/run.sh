@@ -23,6 +23,8 @@ cp "$build/functions/Program.class" "$build/newer/Program.class"
 printf '\x00\xff' | dd of="$build/newer/Program.class" bs=1 seek=6 conv=notrunc status=none
 cp "$build/newer/Program.class" "$build/newer.class"
 
+../../../examples/java/build.sh "$work/examples"
+
 mkdir "$work/json"
 javac --release 17 -cp "$work/agent/hydra-agent.jar" -d "$work/json" JsonTest.java
 if (($# == 0)); then
@@ -34,4 +36,5 @@ echo "JSON: ${json:0:4000}"
 
 python=python3
 [[ ! -x /usr/bin/python3 ]] || python=/usr/bin/python3
-HYDRA_TEST_AGENT=$work/agent HYDRA_TEST_FUNCTIONS=$build PYTHONDONTWRITEBYTECODE=1 "$python" run.py "${json##*$'\n'}" "$@"
+HYDRA_TEST_AGENT=$work/agent HYDRA_TEST_FUNCTIONS=$build HYDRA_TEST_EXAMPLES=$work/examples \
+    PYTHONDONTWRITEBYTECODE=1 "$python" run.py "${json##*$'\n'}" "$@"
