@@ -1,1 +1,2 @@
 //! Hydra.
+pub mod function;
