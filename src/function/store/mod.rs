@@ -195,3 +195,6 @@ fn source_url(text: &str) -> Result<Url, CodeError> {
     url.set_fragment(None);
     Ok(url)
 }
+
+#[cfg(test)]
+mod tests;
