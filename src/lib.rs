@@ -1,2 +1,3 @@
 //! Hydra.
+pub mod function;
 pub mod jail;

@@ -1,0 +1,2 @@
+//! What a function is, and where its code comes from.
+pub mod store;

@@ -1,0 +1,309 @@
+//! The store on disk: what lies where, what is complete, who uses it, what is removed.
+//!
+//! ```text
+//! APP_DIR/lock                       locked by the one Hydra that uses APP_DIR; holds its process id
+//! APP_DIR/code/index.json            what each URL gave last, see `index`
+//! APP_DIR/code/partial/              what is being written; emptied at start
+//! APP_DIR/code/DIGEST/VARIANT/root/  the code, without write permission; VARIANT is `tree` or `file-NAME`
+//! APP_DIR/code/DIGEST/VARIANT/bytes  its size in bytes, decimal
+//! ```
+//! A variant is written in `partial`, synced and renamed, so whatever has its place is complete. Several variants
+//! are the same bytes under several names.
+use super::{
+    StoreError,
+    index::{Index, Source},
+    staged::Staged,
+};
+use nix::fcntl::{Flock, FlockArg};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+/// Keeps the code of one digest from being removed.
+#[derive(Debug)]
+pub(super) struct Lease {
+    digest: String,
+}
+
+impl Lease {
+    pub(super) fn digest(&self) -> &str {
+        &self.digest
+    }
+}
+
+pub(super) struct Shelf {
+    folder: PathBuf,
+    cache_bytes: u64,
+    state: Mutex<State>,
+    /// Held while the index is written, so that an older one never replaces a newer one.
+    saving: Mutex<()>,
+    _lock: Flock<File>,
+}
+
+struct State {
+    index: Index,
+    /// Sizes in bytes by variant, by digest.
+    held: HashMap<String, BTreeMap<String, u64>>,
+    leases: HashMap<String, Weak<Lease>>,
+}
+
+impl Shelf {
+    /// Opens the store in `app_dir`, which is created if need be. What a crashed run left half-written is removed.
+    pub(super) fn open(app_dir: &Path, cache_bytes: u64) -> Result<Shelf, StoreError> {
+        let failed = |doing, path: &Path| {
+            let path = path.to_owned();
+            move |source| StoreError::Io { doing, path, source }
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(app_dir).map_err(failed("create", app_dir))?;
+        let mode = fs::metadata(app_dir).map_err(failed("read", app_dir))?.mode();
+        // In a folder with the sticky bit, as /tmp has, others cannot rename what is ours.
+        if mode & 0o1002 == 0o0002 {
+            let reason =
+                "every user can change it; remove that permission (chmod o-w) or choose another app_dir";
+            return Err(StoreError::Unsafe { path: app_dir.into(), reason });
+        }
+        let lock = lock(app_dir)?;
+        let folder = app_dir.join("code");
+        let partial = folder.join("partial");
+        own_folder(&folder)?;
+        remove_tree(&partial).map_err(failed("empty", &partial))?;
+        own_folder(&partial)?;
+        let held = scan(&folder).map_err(failed("read", &folder))?;
+        let mut index = Index::load(&folder);
+        index.retain(|source| {
+            held.get(&source.digest).is_some_and(|variants| variants.contains_key(&source.variant()))
+        });
+        let state = Mutex::new(State { index, held, leases: HashMap::new() });
+        Ok(Shelf { folder, cache_bytes, state, saving: Mutex::new(()), _lock: lock })
+    }
+
+    /// Where half-written files belong.
+    pub(super) fn partial(&self) -> PathBuf {
+        self.folder.join("partial")
+    }
+
+    /// The folder of a variant's code.
+    pub(super) fn root(&self, lease: &Lease, variant: &str) -> PathBuf {
+        self.folder.join(&lease.digest).join(variant).join("root")
+    }
+
+    /// What a URL gave last, if it is still there.
+    pub(super) fn known(&self, url: &str) -> Option<(Source, Arc<Lease>)> {
+        let mut state = self.state();
+        let source = state.index.get(url)?.clone();
+        let lease = self.find_in(&mut state, &source.digest, &source.variant())?;
+        Some((source, lease))
+    }
+
+    /// The complete code of a digest.
+    pub(super) fn find(&self, digest: &str, variant: &str) -> Option<Arc<Lease>> {
+        self.find_in(&mut self.state(), digest, variant)
+    }
+
+    fn find_in(&self, state: &mut State, digest: &str, variant: &str) -> Option<Arc<Lease>> {
+        state.held.get(digest)?.get(variant)?;
+        // Someone may have tidied up by hand.
+        if !self.folder.join(digest).join(variant).join("root").is_dir() {
+            state.held.get_mut(digest)?.remove(variant);
+            return None;
+        }
+        Some(state.lease(digest))
+    }
+
+    /// Gives a variant, complete in `staged/root`, its place. If it has one already, that one stays.
+    pub(super) fn place(
+        &self,
+        digest: &str,
+        variant: &str,
+        staged: Staged,
+        bytes: u64,
+    ) -> io::Result<Arc<Lease>> {
+        let mut size = File::create_new(staged.path().join("bytes"))?;
+        size.write_all(bytes.to_string().as_bytes())?;
+        // One call for all files of a tree, instead of a journal commit for each.
+        nix::unistd::syncfs(&size)?;
+        let home = self.folder.join(digest);
+        let lease = {
+            let mut state = self.state();
+            if let Some(lease) = self.find_in(&mut state, digest, variant) {
+                return Ok(lease);
+            }
+            match DirBuilder::new().mode(0o700).create(&home) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+            let target = home.join(variant);
+            remove_tree(&target)?;
+            fs::rename(staged.path(), &target)?;
+            state.held.entry(digest.into()).or_default().insert(variant.into(), bytes);
+            state.lease(digest)
+        };
+        File::open(&home)?.sync_all()?;
+        File::open(&self.folder)?.sync_all()?;
+        Ok(lease)
+    }
+
+    /// Notes what a URL gave, and writes the index.
+    pub(super) fn remember(&self, url: &str, source: Source) -> io::Result<()> {
+        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = {
+            let mut state = self.state();
+            state.index.put(url, source);
+            state.index.text()
+        };
+        Index::write(&self.folder, &self.partial(), &text)
+    }
+
+    /// Removes what nobody uses, the least recently used first, until the rest is within the bound.
+    pub(super) fn evict(&self) -> io::Result<()> {
+        let mut removed = Vec::new();
+        {
+            let mut state = self.state();
+            let mut total: u64 = state.held.values().flat_map(BTreeMap::values).sum();
+            for digest in state.unused() {
+                if total <= self.cache_bytes {
+                    break;
+                }
+                let grave = Staged::new(&self.partial())?;
+                fs::rename(self.folder.join(&digest), grave.path().join("code"))?;
+                total -= state.held.remove(&digest).iter().flat_map(BTreeMap::values).sum::<u64>();
+                state.index.retain(|source| source.digest != digest);
+                tracing::debug!(digest, "removed unused code from the store");
+                removed.push(grave);
+            }
+            if total > self.cache_bytes {
+                tracing::warn!(
+                    bytes = total,
+                    limit = self.cache_bytes,
+                    "code in use exceeds the store's limit"
+                );
+            }
+        }
+        // Deleting takes its time; the state is free meanwhile.
+        drop(removed);
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change leaves the state whole, a panic in between included.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn lease(&mut self, digest: &str) -> Arc<Lease> {
+        self.index.touch(digest);
+        if let Some(lease) = self.leases.get(digest).and_then(Weak::upgrade) {
+            return lease;
+        }
+        self.leases.retain(|_, lease| lease.strong_count() > 0);
+        let lease = Arc::new(Lease { digest: digest.into() });
+        self.leases.insert(digest.into(), Arc::downgrade(&lease));
+        lease
+    }
+
+    /// Digests that nobody holds, the least recently used first.
+    fn unused(&self) -> Vec<String> {
+        let is_unused =
+            |digest: &&String| self.leases.get(*digest).is_none_or(|lease| lease.strong_count() == 0);
+        let mut unused: Vec<String> = self.held.keys().filter(is_unused).cloned().collect();
+        unused.sort_by_key(|digest| self.index.last_use(digest));
+        unused
+    }
+}
+
+/// Takes the lock of `app_dir` for as long as the result lives.
+fn lock(app_dir: &Path) -> Result<Flock<File>, StoreError> {
+    let path = app_dir.join("lock");
+    let failed = |source| StoreError::Io { doing: "lock", path: path.clone(), source };
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(&path)
+        .map_err(failed)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            lock.set_len(0)
+                .and_then(|()| lock.write_all(std::process::id().to_string().as_bytes()))
+                .map_err(failed)?;
+            Ok(lock)
+        }
+        Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+            let mut pid = String::new();
+            // Only for the message.
+            let _ = file.read_to_string(&mut pid);
+            let pid = if pid.is_empty() { "unknown".into() } else { pid };
+            Err(StoreError::InUse { path: app_dir.into(), pid })
+        }
+        Err((_, errno)) => Err(failed(errno.into())),
+    }
+}
+
+/// Makes a folder that only we can look into, or takes the one that is there.
+fn own_folder(path: &Path) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Io { doing: "create", path: path.into(), source };
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made.map_err(failed)?,
+    }
+    let metadata = fs::symlink_metadata(path).map_err(failed)?;
+    if !metadata.is_dir() || metadata.uid() != nix::unistd::geteuid().as_raw() {
+        let reason =
+            "it is not a folder that belongs to the user who runs Hydra; remove it or choose another app_dir";
+        return Err(StoreError::Unsafe { path: path.into(), reason });
+    }
+    fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)
+}
+
+/// The complete variants, by digest. What is not one is removed.
+fn scan(folder: &Path) -> io::Result<HashMap<String, BTreeMap<String, u64>>> {
+    let mut held = HashMap::new();
+    for home in fs::read_dir(folder)? {
+        let home = home?;
+        let digest = home.file_name().to_string_lossy().into_owned();
+        if digest.len() != 64 || hex::decode(&digest).is_err() {
+            continue;
+        }
+        let mut variants = BTreeMap::new();
+        for variant in fs::read_dir(home.path())? {
+            let path = variant?.path();
+            let bytes = fs::read_to_string(path.join("bytes")).ok().and_then(|text| text.parse().ok());
+            match (path.file_name().and_then(|name| name.to_str()), bytes) {
+                (Some(name), Some(bytes)) if path.join("root").is_dir() => {
+                    variants.insert(name.to_owned(), bytes);
+                }
+                _ => remove_tree(&path)?,
+            }
+        }
+        if variants.is_empty() {
+            remove_tree(&home.path())?;
+        } else {
+            held.insert(digest, variants);
+        }
+    }
+    Ok(held)
+}
+
+/// Removes a folder of the store with all that it holds, folders without write permission included.
+/// That it is not there is no error.
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(metadata) if !metadata.is_dir() => return fs::remove_file(path),
+        Ok(_) => fs::set_permissions(path, Permissions::from_mode(0o700))?,
+    }
+    for entry in fs::read_dir(path)? {
+        remove_tree(&entry?.path())?;
+    }
+    fs::remove_dir(path)
+}
