@@ -14,7 +14,7 @@ pub struct Parent {
     pub pids: bool,
 }
 
-/// The cgroup of one jail.
+/// The cgroup of one jail. Removed when dropped, if its processes have ended.
 #[derive(Debug)]
 pub struct Cgroup(PathBuf);
 
@@ -81,6 +81,13 @@ impl Cgroup {
     }
 }
 
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Commonly it was removed already; one that still holds processes stays.
+        let _ = self.remove();
+    }
+}
+
 fn prepare() -> Result<Parent, String> {
     let read = |path: &str| fs::read_to_string(path).map_err(|e| format!("{path} cannot be read: {e}"));
     let path = own(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)
@@ -103,8 +110,6 @@ fn prepare() -> Result<Parent, String> {
     let trial =
         parent.make(16).map_err(|e| format!("a cgroup cannot be made in {}: {e}", parent.path.display()))?;
     let limited = trial.limit_memory(1 << 30);
-    // An empty cgroup that stays behind does no harm.
-    let _ = trial.remove();
     limited.map_err(|e| format!("memory cannot be bounded in {}: {e}", parent.path.display()))?;
     Ok(parent)
 }

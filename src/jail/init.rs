@@ -91,10 +91,13 @@ fn try_make(control: &OwnedFd) -> io::Result<i32> {
     let mut sources = if has(Layer::Mount) { Some(root::look_up(&plan)?) } else { None };
     let flags = namespaces::flags(&plan.layers) | CloneFlags::CLONE_PARENT;
     let mapped = plan.host_id.filter(|_| has(Layer::User));
-    let side = namespaces::make(flags, mapped)
+    // Hydra must hear of the init before it hears from it.
+    let announce = |pid, descriptor: BorrowedFd| {
+        control::send(control.as_fd(), &Reply::Made { pid }, &[descriptor.as_raw_fd()])
+    };
+    let side = namespaces::make(flags, mapped, announce)
         .map_err(|e| io::Error::new(e.kind(), format!("make a process in new namespaces: {e}")))?;
-    if let namespaces::Side::Parent { pid, descriptor } = side {
-        control::send(control.as_fd(), &Reply::Made { pid }, &[descriptor.as_raw_fd()])?;
+    if let namespaces::Side::Parent { .. } = side {
         return Ok(0);
     }
     nix::unistd::setsid()?;

@@ -74,7 +74,11 @@ pub(super) async fn spawn(jail: &Jail, scratch: &Path) -> Result<Jailed, JailErr
 
     let (pid, init) = match hear(&control).await? {
         (Reply::Made { pid }, mut descriptors) => (pid, descriptors.pop().ok_or(JailError::Ended)?),
-        (Reply::Failed(reason), _) => return Err(JailError::Setup(reason)),
+        (Reply::Failed(reason), _) => {
+            // It must have left its cgroup before that can be removed.
+            maker_process.wait().await?;
+            return Err(JailError::Setup(reason));
+        }
         _ => return Err(JailError::Ended),
     };
     let mut jailed = Jailed {

@@ -8,7 +8,7 @@ use nix::unistd::{Gid, Uid, getegid, geteuid, setgroups, setresgid, setresuid};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, PipeReader, Read, Write};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Which side of [`make`] the caller is on.
 pub enum Side {
@@ -16,8 +16,6 @@ pub enum Side {
     Parent {
         /// The new process, as the caller sees it.
         pid: u32,
-        /// A descriptor of the new process.
-        descriptor: OwnedFd,
     },
     /// The new process.
     Child,
@@ -38,7 +36,12 @@ pub fn flags(layers: &BTreeSet<Layer>) -> CloneFlags {
 
 /// Forks the calling process, which must have one thread, into new namespaces. In a user namespace, [`INSIDE`] is
 /// mapped to `host_id`, or to the caller's own ID. With `CLONE_PARENT` the new process is the caller's sibling.
-pub fn make(flags: CloneFlags, host_id: Option<u32>) -> io::Result<Side> {
+/// The new process does not go on before `announce` was called with its ID and a descriptor of it.
+pub fn make(
+    flags: CloneFlags,
+    host_id: Option<u32>,
+    announce: impl FnOnce(u32, BorrowedFd) -> io::Result<()>,
+) -> io::Result<Side> {
     let (gate, mut opener) = io::pipe()?;
     let mut descriptor: libc::c_int = -1;
     let raw = flags.bits() | libc::CLONE_PIDFD | libc::SIGCHLD;
@@ -58,8 +61,9 @@ pub fn make(flags: CloneFlags, host_id: Option<u32>) -> io::Result<Side> {
             if flags.contains(CloneFlags::CLONE_NEWUSER) {
                 map(pid, host_id)?;
             }
+            announce(pid as u32, descriptor.as_fd())?;
             opener.write_all(&[1])?;
-            Ok(Side::Parent { pid: pid as u32, descriptor })
+            Ok(Side::Parent { pid: pid as u32 })
         }
     }
 }

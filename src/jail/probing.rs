@@ -109,9 +109,9 @@ fn try_in(
     action: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<()> {
     let (errors, error) = io::pipe()?;
-    match namespaces::make(*flags, host_id) {
+    match namespaces::make(*flags, host_id, |_, _| Ok(())) {
         Ok(namespaces::Side::Child) => finish(action(), error.into()),
-        Ok(namespaces::Side::Parent { pid, .. }) => {
+        Ok(namespaces::Side::Parent { pid }) => {
             drop(error);
             outcome(Pid::from_raw(pid as i32), errors)
         }
