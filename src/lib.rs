@@ -1,3 +1,16 @@
-//! Hydra.
+//! Hydra, a virtualised multi-language function runtime.
+//!
+//! Data flows one way: [`http`] → [`service`] → [`function`], [`sandbox`] → [`agent`], [`jail`].
+//! Clients register functions and invoke them over HTTP; a pool of sandboxes per function runs them; in each
+//! sandbox an *agent* of the function's language speaks the protocol of `guest-agent/PROTOCOL.md`.
+
+pub mod agent;
+pub mod cli;
+pub mod config;
+pub mod doctor;
 pub mod function;
+pub mod http;
 pub mod jail;
+pub mod metrics;
+pub mod sandbox;
+pub mod service;

@@ -1,7 +1,61 @@
-//! Hydra, the function runtime.
-fn main() {
+//! The `hydra` command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use hydra::cli::{Cli, Command};
+use hydra::config::{Config, LogFormat};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    // Before anything starts a thread: the init of a jail has but one.
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|argument| argument == "jail-init") {
+    if arguments.next().is_some_and(|word| word == "jail-init") {
         hydra::jail::init_main(arguments);
     }
+    match Cli::parse().command {
+        Command::Serve(config) => serve(&config),
+        Command::Doctor(options) => hydra::doctor::run(&options),
+    }
+}
+
+fn serve(config: &Config) -> ExitCode {
+    start_log(config.log_format);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(format!("cannot start the async runtime: {error}")),
+    };
+    match runtime
+        .block_on(async { hydra::http::serve(config, stop_signal()?).await.map_err(std::io::Error::other) })
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(error),
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> ExitCode {
+    eprintln!("hydra: {error}");
+    ExitCode::FAILURE
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("HYDRA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+/// Ready at the first SIGTERM or SIGINT.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }

@@ -75,7 +75,7 @@ class Peer {
 }
 
 function start(mode) {
-  const child = spawn(process.execPath, [...flags[mode], AGENT, `--${mode}`, '3'], {
+  const child = spawn(process.execPath, [...flags[mode].map((flag) => flag.replace('{heap}', '512')), AGENT, `--${mode}`, '3'], {
     stdio: ['ignore', 'inherit', 'inherit', 'pipe'],
     env: { PATH: '/usr/bin:/bin' },
   });

@@ -78,6 +78,11 @@ impl CodeStore {
         })))
     }
 
+    /// The folder below which all code lies.
+    pub fn folder(&self) -> &Path {
+        self.0.shelf.folder()
+    }
+
     /// The code behind an http or https URL.
     ///
     /// Callers that want one URL at one time share a download. A URL that was fetched before, be it by an earlier

@@ -70,9 +70,10 @@ impl Shelf {
         let lock = lock(app_dir)?;
         let folder = app_dir.join("code");
         let partial = folder.join("partial");
-        own_folder(&folder)?;
+        // Process sandboxes run as another user: they must get to their own code, by the path that they are told.
+        own_folder(&folder, 0o755)?;
         remove_tree(&partial).map_err(failed("empty", &partial))?;
-        own_folder(&partial)?;
+        own_folder(&partial, 0o700)?;
         let held = scan(&folder).map_err(failed("read", &folder))?;
         let mut index = Index::load(&folder);
         index.retain(|source| {
@@ -80,6 +81,11 @@ impl Shelf {
         });
         let state = Mutex::new(State { index, held, leases: HashMap::new() });
         Ok(Shelf { folder, cache_bytes, state, saving: Mutex::new(()), _lock: lock })
+    }
+
+    /// Where all code lies.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Where half-written files belong.
@@ -133,12 +139,13 @@ impl Shelf {
             if let Some(lease) = self.find_in(&mut state, digest, variant) {
                 return Ok(lease);
             }
-            match DirBuilder::new().mode(0o700).create(&home) {
+            match DirBuilder::new().mode(0o711).create(&home) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
             let target = home.join(variant);
             remove_tree(&target)?;
+            fs::set_permissions(staged.path(), Permissions::from_mode(0o711))?;
             fs::rename(staged.path(), &target)?;
             state.held.entry(digest.into()).or_default().insert(variant.into(), bytes);
             state.lease(digest)
@@ -248,8 +255,8 @@ fn lock(app_dir: &Path) -> Result<Flock<File>, StoreError> {
     }
 }
 
-/// Makes a folder that only we can look into, or takes the one that is there.
-fn own_folder(path: &Path) -> Result<(), StoreError> {
+/// Makes a folder that only we can change, or takes the one that is there.
+fn own_folder(path: &Path, mode: u32) -> Result<(), StoreError> {
     let failed = |source| StoreError::Io { doing: "create", path: path.into(), source };
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -261,7 +268,7 @@ fn own_folder(path: &Path) -> Result<(), StoreError> {
             "it is not a folder that belongs to the user who runs Hydra; remove it or choose another app_dir";
         return Err(StoreError::Unsafe { path: path.into(), reason });
     }
-    fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)
+    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed)
 }
 
 /// The complete variants, by digest. What is not one is removed.

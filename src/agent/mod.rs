@@ -1,0 +1,12 @@
+//! Hydra's side of the agent protocol (`guest-agent/PROTOCOL.md`), and how each language's agent is started.
+
+pub mod channel;
+mod child;
+pub mod frame;
+pub mod log;
+pub mod runtime;
+pub mod spawn;
+
+pub use channel::{Channel, ChannelError, Failure, Load, Outcome};
+pub use log::LogSink;
+pub use runtime::{Agent, Runtime, Runtimes};

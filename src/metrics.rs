@@ -1,0 +1,171 @@
+//! What `/metrics` shows, in Prometheus' text format.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::function::Spec;
+use crate::sandbox::{Invocation, PoolStatus, Start};
+
+/// Upper bounds of the latency histograms, in seconds.
+const BUCKETS: [f64; 15] =
+    [50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 100e-3, 200e-3, 500e-3, 1.0, 5.0];
+
+/// How a request can end, as the label `outcome`: `ok`, or the `kind` of its error.
+const OK: &str = "ok";
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Outcome {
+    function: String,
+    sandbox: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Started {
+    function: String,
+    start: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Sandboxes {
+    function: String,
+    sandbox: &'static str,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Process {
+    process: &'static str,
+}
+
+/// Every metric of a Hydra.
+pub struct Metrics {
+    registry: Registry,
+    invocations: Family<Outcome, Counter>,
+    seconds: Family<Started, Histogram>,
+    sandboxes: Family<Sandboxes, Gauge>,
+    resident: Family<Process, Gauge<i64, std::sync::atomic::AtomicI64>>,
+    functions: Gauge,
+    in_flight: Gauge,
+}
+
+/// The metrics of one function, at hand for each request.
+pub struct FunctionMetrics {
+    ok: Counter<u64, AtomicU64>,
+    cold: Histogram,
+    warm: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        let mut registry = Registry::with_prefix("hydra");
+        let invocations = Family::default();
+        registry.register("invocations", "Invocations, by how they ended", invocations.clone());
+        let seconds = Family::<Started, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS));
+        let help = "Time of invocations with a result, from the request to the answer, by how the sandbox was come by";
+        registry.register_with_unit("invocation", help, Unit::Seconds, seconds.clone());
+        let sandboxes = Family::default();
+        registry.register("sandboxes", "Sandboxes alive", sandboxes.clone());
+        let resident = Family::default();
+        let help = "Resident memory of Hydra and of its language hosts";
+        registry.register_with_unit("resident", help, Unit::Bytes, resident.clone());
+        let functions = Gauge::default();
+        registry.register("functions", "Functions registered", functions.clone());
+        let in_flight = Gauge::default();
+        registry.register("requests_in_flight", "HTTP requests being served", in_flight.clone());
+        Metrics { registry, invocations, seconds, sandboxes, resident, functions, in_flight }
+    }
+}
+
+impl Metrics {
+    /// The metrics of the function of `spec`.
+    pub fn function(&self, spec: &Spec) -> FunctionMetrics {
+        let seconds = |start: Start| {
+            self.seconds.get_or_create_owned(&Started { function: spec.name.clone(), start: start.name() })
+        };
+        FunctionMetrics {
+            ok: self.invocations.get_or_create_owned(&outcome(spec, OK)),
+            cold: seconds(Start::Cold),
+            warm: seconds(Start::Warm),
+        }
+    }
+
+    /// Counts an invocation of `spec` that ended with an error of `kind`.
+    pub fn failed(&self, spec: &Spec, kind: &'static str) {
+        self.invocations.get_or_create(&outcome(spec, kind)).inc();
+    }
+
+    /// Forgets a function that was deregistered; `kinds` are those that its errors may have had.
+    pub fn forget(&self, spec: &Spec, kinds: &[&'static str]) {
+        for kind in kinds.iter().chain([&OK]) {
+            self.invocations.remove(&outcome(spec, kind));
+        }
+        for start in [Start::Cold, Start::Warm] {
+            self.seconds.remove(&Started { function: spec.name.clone(), start: start.name() });
+        }
+        for (state, _) in states(&PoolStatus { idle: 0, busy: 0, starting: 0, waiting: 0 }) {
+            self.sandboxes.remove(&sandboxes(spec, state));
+        }
+    }
+
+    /// Requests being served.
+    pub fn in_flight(&self) -> &Gauge {
+        &self.in_flight
+    }
+
+    /// Sets how many functions there are.
+    pub fn set_functions(&self, count: usize) {
+        self.functions.set(count as i64);
+    }
+
+    /// Sets how many sandboxes the function of `spec` has.
+    pub fn set_sandboxes(&self, spec: &Spec, status: &PoolStatus) {
+        for (state, count) in states(status) {
+            self.sandboxes.get_or_create(&sandboxes(spec, state)).set(i64::from(count));
+        }
+    }
+
+    /// Sets the resident memory of a process, in bytes.
+    pub fn set_resident(&self, process: &'static str, bytes: u64) {
+        self.resident.get_or_create(&Process { process }).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// All metrics as text.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl FunctionMetrics {
+    /// Counts an invocation that has a result, after `time` in all.
+    pub fn succeeded(&self, invocation: &Invocation, time: Duration) {
+        self.ok.inc();
+        match invocation.start {
+            Start::Cold => self.cold.observe(time.as_secs_f64()),
+            Start::Warm => self.warm.observe(time.as_secs_f64()),
+        }
+    }
+}
+
+fn outcome(spec: &Spec, outcome: &'static str) -> Outcome {
+    Outcome { function: spec.name.clone(), sandbox: spec.sandbox.name(), outcome }
+}
+
+fn sandboxes(spec: &Spec, state: &'static str) -> Sandboxes {
+    Sandboxes { function: spec.name.clone(), sandbox: spec.sandbox.name(), state }
+}
+
+fn states(status: &PoolStatus) -> [(&'static str, u32); 3] {
+    [("idle", status.idle), ("busy", status.busy), ("starting", status.starting)]
+}

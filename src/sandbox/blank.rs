@@ -1,0 +1,181 @@
+//! Agents in jails that have no function yet: started ahead of need, so that a process sandbox does not wait for a
+//! process to start.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe::Receiver;
+
+use super::Error;
+use super::memory::MemoryWatch;
+use crate::agent::log::Stream;
+use crate::agent::runtime::Mode;
+use crate::agent::spawn::forward;
+use crate::agent::{Agent, Channel, LogSink, Runtimes};
+use crate::config::{Config, NetworkPolicy};
+use crate::jail::{Jail, Jailed, Network};
+
+/// How long an agent may take until its `HELLO`.
+const START_TIME: Duration = Duration::from_secs(20);
+
+/// Starts agents in jails, and keeps one of each language that is in use.
+pub struct BlankAgents {
+    runtimes: Arc<Runtimes>,
+    scratch: PathBuf,
+    code_store: PathBuf,
+    network: Network,
+    tmp_mib: u32,
+    /// The memory of a function that says nothing of it: what the agents that are kept are started for.
+    usual_memory: u32,
+    spare: [Spare; Agent::ALL.len()],
+    stopped: AtomicBool,
+    pub(super) watch: Arc<MemoryWatch>,
+}
+
+#[derive(Default)]
+struct Spare {
+    agent: Mutex<Option<Blank>>,
+    /// Whether one is being started.
+    starting: AtomicBool,
+}
+
+/// An agent that has said `HELLO`.
+pub struct Blank {
+    pub(super) jailed: Jailed,
+    pub(super) channel: Channel,
+    output: (OwnedFd, OwnedFd),
+}
+
+impl Blank {
+    /// From now on what it writes to its descriptors 1 and 2 is logged as the output of `function`.
+    pub(super) fn into_parts(self, function: &str) -> std::io::Result<(Jailed, Channel)> {
+        let (stdout, stderr) = self.output;
+        tokio::spawn(forward(Receiver::from_owned_fd(stdout)?, Stream::Stdout, LogSink::new(function)));
+        tokio::spawn(forward(Receiver::from_owned_fd(stderr)?, Stream::Stderr, LogSink::new(function)));
+        Ok((self.jailed, self.channel))
+    }
+}
+
+impl BlankAgents {
+    /// None yet. Jails see code in `code_store`; where they cannot have a `/tmp` of their own it is in `scratch`.
+    pub fn new(
+        runtimes: Arc<Runtimes>,
+        scratch: PathBuf,
+        code_store: PathBuf,
+        config: &Config,
+        watch: Arc<MemoryWatch>,
+    ) -> Arc<BlankAgents> {
+        Arc::new(BlankAgents {
+            runtimes,
+            scratch,
+            code_store,
+            network: match config.network {
+                NetworkPolicy::Host => Network::Host,
+                NetworkPolicy::None => Network::None,
+            },
+            tmp_mib: config.tmp_size,
+            usual_memory: config.default_memory,
+            spare: Default::default(),
+            stopped: AtomicBool::new(false),
+            watch,
+        })
+    }
+
+    /// Starts an agent ahead of need, unless there is one.
+    pub fn prepare(self: &Arc<Self>, agent: Agent) {
+        let spare = &self.spare[agent as usize];
+        if lock(&spare.agent).is_some() || spare.starting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let blanks = self.clone();
+        tokio::spawn(async move {
+            let started = blanks.start(agent, blanks.usual_memory).await;
+            let spare = &blanks.spare[agent as usize];
+            spare.starting.store(false, Ordering::Release);
+            match started {
+                Ok(blank) if !blanks.stopped.load(Ordering::Acquire) => *lock(&spare.agent) = Some(blank),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(language = %agent, %error, "an agent could not be started ahead of need");
+                }
+            }
+        });
+    }
+
+    /// An agent for a function that may use `memory` MiB: the one that is kept, if it will do, else a new one.
+    ///
+    /// # Errors
+    /// When there is no such language here, or its agent or jail does not start.
+    pub async fn take(self: &Arc<Self>, agent: Agent, memory: u32) -> Result<Blank, Error> {
+        if memory == self.usual_memory || !self.is_bound_to_memory(agent) {
+            let kept = lock(&self.spare[agent as usize].agent).take();
+            self.prepare(agent);
+            if let Some(mut blank) = kept
+                && blank.channel.is_idle()
+            {
+                return Ok(blank);
+            }
+        }
+        self.start(agent, memory).await
+    }
+
+    /// Ends the agents that are kept.
+    pub async fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        for spare in &self.spare {
+            let kept = lock(&spare.agent).take();
+            if let Some(mut blank) = kept {
+                blank.jailed.kill();
+                let _ = blank.jailed.wait().await;
+            }
+        }
+    }
+
+    /// Whether the memory is told to the agent when it is started.
+    fn is_bound_to_memory(&self, agent: Agent) -> bool {
+        matches!(agent, Agent::JavaScript | Agent::Java)
+    }
+
+    async fn start(&self, agent: Agent, memory: u32) -> Result<Blank, Error> {
+        let runtime = self
+            .runtimes
+            .get(agent)
+            .map_err(|reason| Error::Unavailable(format!("{agent} functions cannot run here: {reason}")))?;
+        let mut jail = Jail::new(&runtime.program, &self.code_store);
+        jail.arguments = runtime.arguments(Mode::Function { memory });
+        jail.readable = runtime.readable();
+        jail.network = self.network;
+        jail.tmp_mib = self.tmp_mib;
+        let error = |error: &dyn std::fmt::Display| Error::Start(format!("the {agent} agent: {error}"));
+        let mut jailed = jail.spawn(&self.scratch).await.map_err(|cause| error(&cause))?;
+        let stream = jailed.take_channel();
+        stream.set_nonblocking(true).map_err(|cause| error(&cause))?;
+        let stream = UnixStream::from_std(stream).map_err(|cause| error(&cause))?;
+        let mut channel = Channel::new(stream, LogSink::new(agent.name()));
+        let output = jailed.take_output();
+        match tokio::time::timeout(START_TIME, channel.hello()).await {
+            Ok(Ok(_)) => Ok(Blank { jailed, channel, output }),
+            Ok(Err(cause)) => Err(error(&format!("{cause}; it wrote: {}", read_available(output.1)))),
+            Err(_) => Err(error(&"it said nothing in time")),
+        }
+    }
+}
+
+/// What is in a pipe now, at most 2,000 characters, in one line.
+fn read_available(pipe: OwnedFd) -> String {
+    let mut bytes = vec![0; 8192];
+    let read = Receiver::from_owned_fd(pipe).and_then(|pipe| pipe.try_read(&mut bytes)).unwrap_or(0);
+    String::from_utf8_lossy(&bytes[..read])
+        .chars()
+        .take(2000)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

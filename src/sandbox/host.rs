@@ -1,0 +1,327 @@
+//! Language hosts: one long-lived process per language, with many isolates in it.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::process::Child;
+use tokio::sync::mpsc;
+
+use super::host_memory::{HostMemory, Usage};
+use super::memory::MemoryWatch;
+use super::rendezvous::Rendezvous;
+use super::{Error, Health};
+use crate::agent::channel::{Hello, json, json_frame, write_all};
+use crate::agent::frame::{self, Kind};
+use crate::agent::runtime::Mode;
+use crate::agent::{Agent, Channel, Runtime, Runtimes, spawn};
+
+/// How long a language host may take until its `HELLO`.
+const START_TIME: Duration = Duration::from_secs(20);
+/// How long an isolate may take until it has connected.
+const OPEN_TIME: Duration = Duration::from_secs(20);
+/// How long an isolate may take to end in the middle of an invocation before its host is killed.
+const CLOSE_TIME: Duration = Duration::from_millis(250);
+
+/// The language hosts of a Hydra; each is started when it is first needed, and again when it ended.
+pub struct LanguageHosts {
+    runtimes: Arc<Runtimes>,
+    rendezvous: Rendezvous,
+    watch: Arc<MemoryWatch>,
+    hosts: [tokio::sync::Mutex<Option<Arc<LanguageHost>>>; Agent::ALL.len()],
+}
+
+/// One language host.
+pub struct LanguageHost {
+    agent: Agent,
+    pid: u32,
+    /// None once it was reaped.
+    child: Mutex<Option<Child>>,
+    alive: AtomicBool,
+    control: mpsc::UnboundedSender<Bytes>,
+    next: AtomicU64,
+    isolates: Mutex<HashMap<u64, Arc<Health>>>,
+    memory: Arc<HostMemory>,
+}
+
+/// An isolate that has connected.
+pub struct Opened {
+    /// Its function channel.
+    pub channel: Channel,
+    /// What is known of its end.
+    pub health: Arc<Health>,
+    /// Its account with the host's memory.
+    pub usage: Arc<Usage>,
+    /// Ends it.
+    pub handle: IsolateHandle,
+}
+
+/// Ends an isolate, by itself or with its host.
+pub struct IsolateHandle {
+    host: Arc<LanguageHost>,
+    id: u64,
+}
+
+#[derive(Serialize)]
+struct Open<'a> {
+    isolate: u64,
+    socket: &'a Path,
+    token: &'a str,
+    memory: u32,
+}
+
+#[derive(Serialize)]
+struct Close {
+    isolate: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Closed {
+    isolate: u64,
+    reason: String,
+    #[serde(default)]
+    out_of_memory: bool,
+}
+
+impl LanguageHosts {
+    /// No host yet; isolates will connect to a socket in `folder`.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn new(
+        runtimes: Arc<Runtimes>,
+        folder: &Path,
+        watch: Arc<MemoryWatch>,
+    ) -> std::io::Result<Arc<LanguageHosts>> {
+        let rendezvous = Rendezvous::listen(folder)?;
+        Ok(Arc::new(LanguageHosts { runtimes, rendezvous, watch, hosts: Default::default() }))
+    }
+
+    /// Starts the host of `agent` ahead of need.
+    pub fn prepare(self: &Arc<Self>, agent: Agent) {
+        let hosts = self.clone();
+        tokio::spawn(async move { hosts.host(agent).await.map(drop) });
+    }
+
+    /// Makes an isolate for a function that may use `memory` MiB.
+    ///
+    /// # Errors
+    /// When the language is not to be had here, or its host or the isolate did not start.
+    pub async fn open(&self, agent: Agent, memory: u32) -> Result<Opened, Error> {
+        let host = self.host(agent).await?;
+        let mut expectation = self.rendezvous.expect().map_err(start_error)?;
+        let id = host.next.fetch_add(1, Ordering::Relaxed);
+        let health = Arc::new(Health::default());
+        let usage = host.memory.open(memory, health.clone());
+        lock(&host.isolates).insert(id, health.clone());
+        let handle = IsolateHandle { host: host.clone(), id };
+        let open = Open { isolate: id, socket: self.rendezvous.path(), token: expectation.token(), memory };
+        host.send(Kind::Open, &open)?;
+        let connected = async {
+            tokio::select! {
+                channel = expectation.channel() => channel,
+                () = health.verdict() => None,
+            }
+        };
+        match tokio::time::timeout(OPEN_TIME, connected).await {
+            Ok(Some(channel)) => Ok(Opened { channel, health, usage, handle }),
+            Ok(None) => Err(Error::Start(format!("the {agent} host could not make an isolate"))),
+            Err(_) => Err(Error::Start(format!("an isolate of the {agent} host did not connect in time"))),
+        }
+    }
+
+    /// Resident memory of the host of `agent` in bytes, if it runs.
+    pub async fn resident(&self, agent: Agent) -> Option<u64> {
+        let host = self.hosts[agent as usize].lock().await;
+        host.as_ref().filter(|host| host.is_alive()).map(|host| super::memory::resident(host.pid))
+    }
+
+    /// Kills every host and waits until they are gone.
+    pub async fn stop(&self) {
+        for slot in &self.hosts {
+            let Some(host) = slot.lock().await.take() else { continue };
+            host.kill();
+            let child = lock(&host.child).take();
+            if let Some(mut child) = child {
+                let _ = child.wait().await;
+            }
+        }
+    }
+
+    async fn host(&self, agent: Agent) -> Result<Arc<LanguageHost>, Error> {
+        let mut slot = self.hosts[agent as usize].lock().await;
+        if let Some(host) = slot.as_ref().filter(|host| host.is_alive()) {
+            return Ok(host.clone());
+        }
+        let runtime = self
+            .runtimes
+            .get(agent)
+            .map_err(|reason| Error::Unavailable(format!("{agent} functions cannot run here: {reason}")))?;
+        let host = LanguageHost::start(runtime, &self.watch).await?;
+        *slot = Some(host.clone());
+        Ok(host)
+    }
+}
+
+impl LanguageHost {
+    async fn start(runtime: &Runtime, watch: &MemoryWatch) -> Result<Arc<LanguageHost>, Error> {
+        let spawn::Spawned { child, channel } = spawn::spawn(runtime, Mode::Host).map_err(start_error)?;
+        let pid = child.id().unwrap_or_default();
+        let (mut reader, hello) = match tokio::time::timeout(START_TIME, ControlReader::open(channel)).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => return Err(start_error(format!("the {} host: {error}", runtime.agent))),
+            Err(_) => return Err(start_error(format!("the {} host said nothing in time", runtime.agent))),
+        };
+        tracing::info!(language = hello.language, runtime = hello.runtime, pid, "language host started");
+        let (control, frames) = mpsc::unbounded_channel();
+        let host = Arc::new_cyclic(|host| LanguageHost {
+            agent: runtime.agent,
+            pid,
+            child: Mutex::new(Some(child)),
+            alive: AtomicBool::new(true),
+            control,
+            next: AtomicU64::new(1),
+            isolates: Mutex::default(),
+            memory: HostMemory::new(pid, host.clone()),
+        });
+        let memory: Arc<HostMemory> = host.memory.clone();
+        let memory: Arc<dyn super::memory::Watched> = memory;
+        watch.add(Arc::downgrade(&memory));
+        let running = host.clone();
+        tokio::spawn(async move {
+            reader.run(&running, frames).await;
+            running.ended().await;
+        });
+        Ok(host)
+    }
+
+    /// Whether it was alive when last heard of.
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Acquire)
+    }
+
+    /// Kills it and all its isolates, and what they started.
+    pub fn kill(&self) {
+        self.alive.store(false, Ordering::Release);
+        // While the child is there it was not reaped, so its number is still its own.
+        if lock(&self.child).as_ref().is_some_and(|child| child.id().is_some()) {
+            let group = nix::unistd::Pid::from_raw(self.pid as i32);
+            let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+
+    fn send<T: Serialize>(&self, kind: Kind, value: &T) -> Result<(), Error> {
+        let frame = json_frame(kind, value).map_err(start_error)?;
+        self.control.send(frame).map_err(|_| start_error(format!("the {} host has ended", self.agent)))
+    }
+
+    fn closed(&self, closed: &Closed) {
+        let Some(health) = lock(&self.isolates).remove(&closed.isolate) else { return };
+        if closed.out_of_memory {
+            health.ran_out_of_memory();
+        } else if closed.reason != "closed" {
+            tracing::warn!(language = %self.agent, reason = closed.reason, "an isolate ended");
+        }
+        health.judge();
+    }
+
+    async fn ended(&self) {
+        self.kill();
+        let child = lock(&self.child).take();
+        let status = match child {
+            Some(mut child) => child.wait().await.map(|status| status.to_string()).unwrap_or_default(),
+            None => "stopped".into(),
+        };
+        tracing::warn!(language = %self.agent, pid = self.pid, status, "language host ended");
+        for (_, health) in lock(&self.isolates).drain() {
+            health.judge();
+        }
+    }
+}
+
+impl IsolateHandle {
+    /// Ends the isolate now; if it does not end by itself, its host is killed.
+    pub fn kill(&self) {
+        if self.host.send(Kind::Close, &Close { isolate: self.id }).is_err() {
+            return;
+        }
+        let health = lock(&self.host.isolates).get(&self.id).cloned();
+        let (Some(health), host) = (health, self.host.clone()) else { return };
+        tokio::spawn(async move {
+            if tokio::time::timeout(CLOSE_TIME, health.verdict()).await.is_err() {
+                tracing::warn!(language = %host.agent, "an isolate could not be ended alone: its host is killed");
+                host.kill();
+            }
+        });
+    }
+}
+
+impl Drop for IsolateHandle {
+    fn drop(&mut self) {
+        // The function channel closes with it, which ends an idle isolate; one that is not idle was killed.
+        let _ = self.host.send(Kind::Close, &Close { isolate: self.id });
+    }
+}
+
+/// Reads the control channel.
+struct ControlReader {
+    stream: UnixStream,
+    received: BytesMut,
+}
+
+/// Most bytes of a frame on the control channel.
+const MAX_CONTROL: usize = 1 << 20;
+
+impl ControlReader {
+    async fn open(stream: UnixStream) -> Result<(ControlReader, Hello), crate::agent::ChannelError> {
+        let mut reader = ControlReader { stream, received: BytesMut::new() };
+        let frame = reader.next().await?;
+        let hello = json(&frame, Kind::Hello)?;
+        Ok((reader, hello))
+    }
+
+    async fn next(&mut self) -> Result<frame::Frame, crate::agent::ChannelError> {
+        loop {
+            if let Some(frame) = frame::decode(&mut self.received, MAX_CONTROL)? {
+                return Ok(frame);
+            }
+            if self.stream.read_buf(&mut self.received).await? == 0 {
+                return Err(crate::agent::ChannelError::Ended { unread: false });
+            }
+        }
+    }
+
+    /// Serves both directions until the host ends or breaks the protocol.
+    async fn run(&mut self, host: &LanguageHost, mut frames: mpsc::UnboundedReceiver<Bytes>) {
+        loop {
+            let frame = tokio::select! {
+                frame = self.next() => frame,
+                Some(frame) = frames.recv() => {
+                    if write_all(&self.stream, &frame).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            match frame.and_then(|frame| json::<Closed>(&frame, Kind::Closed)) {
+                Ok(closed) => host.closed(&closed),
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+fn start_error(error: impl ToString) -> Error {
+    Error::Start(error.to_string())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

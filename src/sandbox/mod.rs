@@ -1,0 +1,153 @@
+//! Sandboxes: where functions run. One trait, a starter per kind, and a pool per function that scales them.
+
+mod blank;
+mod host;
+mod host_memory;
+mod isolate;
+mod lease;
+mod memory;
+mod pool;
+mod process;
+mod rendezvous;
+
+pub use blank::BlankAgents;
+pub use host::LanguageHosts;
+pub use isolate::IsolateStarter;
+pub use memory::{MemoryWatch, resident};
+pub use pool::{Invocation, Pool, PoolSettings, PoolStatus, Start};
+pub use process::ProcessStarter;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
+
+use crate::agent::{Channel, ChannelError, Failure};
+use crate::function::Function;
+
+/// A place where one function runs, loaded and ready. Dropping it ends it.
+pub trait Sandbox: Send {
+    /// The channel to its agent.
+    fn channel(&mut self) -> &mut Channel;
+
+    /// What is known of its end and of its memory.
+    fn health(&self) -> &Arc<Health>;
+
+    /// Tells it that an invocation begins (`true`) or ended, for those kinds that watch what runs.
+    fn busy(&mut self, _busy: bool) {}
+
+    /// Ends it now, whatever it does.
+    fn kill(&mut self);
+}
+
+/// What others learn of a sandbox while it is in use elsewhere.
+#[derive(Debug, Default)]
+pub struct Health {
+    out_of_memory: AtomicBool,
+    judged: AtomicBool,
+    verdict: Notify,
+}
+
+impl Health {
+    /// Notes that it is ended because it used more memory than it may.
+    pub fn ran_out_of_memory(&self) {
+        self.out_of_memory.store(true, Ordering::Release);
+        self.judge();
+    }
+
+    /// Notes that nothing more will be learnt of its end.
+    pub fn judge(&self) {
+        self.judged.store(true, Ordering::Release);
+        self.verdict.notify_waiters();
+    }
+
+    /// Waits until nothing more will be learnt of its end.
+    pub async fn verdict(&self) {
+        let notified = self.verdict.notified();
+        if !self.judged.load(Ordering::Acquire) {
+            notified.await;
+        }
+    }
+
+    /// Whether it ended because it used more memory than it may.
+    pub fn is_out_of_memory(&self) -> bool {
+        self.out_of_memory.load(Ordering::Acquire)
+    }
+}
+
+/// Starts sandboxes of one kind.
+pub trait Starter: Send + Sync {
+    /// Starts a sandbox with `function` loaded in it.
+    fn start(&self, function: Arc<Function>) -> BoxFuture<'static, Result<Box<dyn Sandbox>, Error>>;
+}
+
+/// Why an invocation has no result. Each is one sentence for the client.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The language cannot load the code.
+    #[error("the code cannot be loaded: {0}")]
+    Load(Failure),
+    /// The function raised.
+    #[error("{0}")]
+    Raised(Failure),
+    /// The sandbox ended in the middle of the invocation.
+    #[error("the sandbox ended before it answered: {0}")]
+    Died(Arc<ChannelError>),
+    /// The sandbox used more than the function's memory.
+    #[error(
+        "the function used more than its memory of {limit_mib} MiB and was stopped; register it with a larger 'memory'"
+    )]
+    OutOfMemory {
+        /// What it may use, in MiB.
+        limit_mib: u32,
+    },
+    /// The invocation took too long.
+    #[error("the function took longer than its timeout of {} ms and was stopped; register it with a larger 'timeout'", .0.as_millis())]
+    Timeout(Duration),
+    /// Loading took too long.
+    #[error("the code was not loaded within {} ms", .0.as_millis())]
+    LoadTimeout(Duration),
+    /// All sandboxes are busy and enough requests wait.
+    #[error(
+        "all sandboxes of the function are busy; try again later, or register it with a larger 'concurrency'"
+    )]
+    NoCapacity,
+    /// This host cannot run such a sandbox.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The sandbox could not be started.
+    #[error("a sandbox could not be started: {0}")]
+    Start(String),
+}
+
+/// The most that loading a function's code may take.
+pub const LOAD_TIME: Duration = Duration::from_secs(30);
+
+/// Has the agent at the other end of `channel` load `function`, whose code and temporary folder it sees at `code` and `tmp`.
+async fn load(
+    channel: &mut Channel,
+    function: &Function,
+    code: &std::path::Path,
+    tmp: &std::path::Path,
+    max_result: usize,
+) -> Result<(), Error> {
+    let load = crate::agent::Load {
+        name: &function.spec.name,
+        code,
+        entry_point: function.spec.entry_point.as_deref(),
+        tmp_dir: tmp,
+        max_result,
+    };
+    match tokio::time::timeout(LOAD_TIME, channel.load(&load)).await {
+        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Err(failure))) => Err(Error::Load(failure)),
+        Ok(Err(error)) => Err(Error::Load(Failure {
+            message: format!("its code ended the sandbox while it was loaded ({error})"),
+            kind: "SandboxDied".into(),
+            stack: String::new(),
+        })),
+        Err(_) => Err(Error::LoadTimeout(LOAD_TIME)),
+    }
+}

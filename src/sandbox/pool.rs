@@ -1,0 +1,378 @@
+//! A function's pool of sandboxes: reused, added while requests wait, retired when idle, replaced when they end.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::lease::Lease;
+use super::{Error, Sandbox, Starter};
+use crate::agent::{ChannelError, Outcome};
+use crate::function::Function;
+
+/// How long a request waits for a sandbox to become free before another sandbox is added.
+const GROW_AFTER: Duration = Duration::from_millis(5);
+
+/// How long the agent's host may take to say why a sandbox ended.
+const VERDICT_TIME: Duration = Duration::from_millis(200);
+
+/// What all pools have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolSettings {
+    /// Most requests that may wait for one function's sandboxes.
+    pub max_waiting: usize,
+    /// How long a sandbox may be idle before it is let go.
+    pub idle_time: Duration,
+}
+
+/// One function's sandboxes.
+pub struct Pool {
+    function: Arc<Function>,
+    starter: Arc<dyn Starter>,
+    settings: PoolSettings,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<Idle>,
+    waiting: VecDeque<oneshot::Sender<Result<Ready, Error>>>,
+    busy: u32,
+    starting: u32,
+    closed: bool,
+}
+
+struct Idle {
+    sandbox: Box<dyn Sandbox>,
+    since: Instant,
+}
+
+/// A sandbox for a request, and how long its start took if it was started just now.
+struct Ready {
+    sandbox: Box<dyn Sandbox>,
+    started: Option<Duration>,
+}
+
+/// What a request gets at once.
+enum Claim {
+    /// A sandbox.
+    Ready(Box<dyn Sandbox>),
+    /// A place among the busy ones, for a sandbox that it starts itself; maybe that of an idle one, to be dropped.
+    Place(Option<Box<dyn Sandbox>>),
+    /// A place in the queue.
+    Wait(oneshot::Receiver<Result<Ready, Error>>),
+}
+
+/// How the sandbox of an invocation was come by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Start {
+    /// It was started for it.
+    Cold,
+    /// It was there.
+    Warm,
+}
+
+impl Start {
+    /// Its name, as in `Server-Timing` and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Start::Cold => "cold",
+            Start::Warm => "warm",
+        }
+    }
+}
+
+/// An invocation that has a result.
+#[derive(Debug)]
+pub struct Invocation {
+    /// What the function returned.
+    pub result: String,
+    /// How its sandbox was come by.
+    pub start: Start,
+    /// Time in the queue, without the start.
+    pub queue_time: Duration,
+    /// Time of the start; zero when warm.
+    pub start_time: Duration,
+    /// Time from the request to the agent until its answer.
+    pub run_time: Duration,
+}
+
+/// How many sandboxes a pool has.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct PoolStatus {
+    /// Ready for a request.
+    pub idle: u32,
+    /// Serving one.
+    pub busy: u32,
+    /// Not ready yet.
+    pub starting: u32,
+    /// Requests that wait for one.
+    pub waiting: u32,
+}
+
+impl State {
+    fn alive(&self) -> u32 {
+        self.idle.len() as u32 + self.busy + self.starting
+    }
+}
+
+impl Pool {
+    /// An empty pool for `function`.
+    pub fn new(function: Arc<Function>, starter: Arc<dyn Starter>, settings: PoolSettings) -> Arc<Pool> {
+        Arc::new(Pool { function, starter, settings, state: Mutex::default() })
+    }
+
+    /// The function whose pool this is.
+    pub fn function(&self) -> &Arc<Function> {
+        &self.function
+    }
+
+    /// Invokes the function. With `fresh`, in a sandbox that has served no request and will serve no other.
+    ///
+    /// An invocation that its sandbox ended without having read is tried once more. When the returned future is dropped, the
+    /// invocation still runs to its end (or timeout) and its sandbox goes back to the pool.
+    ///
+    /// # Errors
+    /// [`Error`]: what the function raised, or why it has no result.
+    pub async fn invoke(self: &Arc<Pool>, arguments: &[u8], fresh: bool) -> Result<Invocation, Error> {
+        match self.attempt(arguments, fresh).await {
+            Err(Error::Died(end)) if matches!(*end, ChannelError::Ended { unread: true }) => {
+                self.attempt(arguments, fresh).await
+            }
+            result => result,
+        }
+    }
+
+    async fn attempt(self: &Arc<Pool>, arguments: &[u8], fresh: bool) -> Result<Invocation, Error> {
+        let queued = Instant::now();
+        let (mut lease, started) = self.acquire(fresh).await?;
+        let (start, start_time) = match started {
+            Some(time) => (Start::Cold, time),
+            None => (Start::Warm, Duration::ZERO),
+        };
+        let begun = Instant::now();
+        let timeout = self.function.spec.timeout;
+        match tokio::time::timeout(timeout, lease.run(arguments)).await {
+            Ok(Ok(outcome)) => {
+                let run_time = begun.elapsed();
+                lease.give_back();
+                match outcome {
+                    Outcome::Returned(result) => Ok(Invocation {
+                        result,
+                        start,
+                        queue_time: (begun - queued).saturating_sub(start_time),
+                        start_time,
+                        run_time,
+                    }),
+                    Outcome::Raised(failure) => Err(Error::Raised(failure)),
+                }
+            }
+            Ok(Err(end)) => {
+                let health = lease.health();
+                lease.end();
+                let _ = tokio::time::timeout(VERDICT_TIME, health.verdict()).await;
+                if health.is_out_of_memory() {
+                    return Err(Error::OutOfMemory { limit_mib: self.function.spec.memory });
+                }
+                Err(Error::Died(Arc::new(end)))
+            }
+            Err(_) => {
+                lease.end();
+                Err(Error::Timeout(timeout))
+            }
+        }
+    }
+
+    async fn acquire(self: &Arc<Pool>, fresh: bool) -> Result<(Lease, Option<Duration>), Error> {
+        let mut waiter = match self.claim(fresh)? {
+            Claim::Ready(sandbox) => return Ok((Lease::new(self.clone(), sandbox), None)),
+            Claim::Place(replaced) => {
+                drop(replaced);
+                return self.start_fresh().await;
+            }
+            Claim::Wait(waiter) => waiter,
+        };
+        let ready = loop {
+            match tokio::time::timeout(GROW_AFTER, &mut waiter).await {
+                Ok(ready) => break ready,
+                Err(_) => self.grow(),
+            }
+        };
+        // The sender is dropped only by `close`.
+        let ready = ready.map_err(|_| closed())??;
+        if fresh {
+            drop(ready.sandbox);
+            return self.start_fresh().await;
+        }
+        Ok((Lease::new(self.clone(), ready.sandbox), ready.started))
+    }
+
+    /// What can be had without waiting: an idle sandbox, a place to start a fresh one, or a place in the queue.
+    fn claim(self: &Arc<Pool>, fresh: bool) -> Result<Claim, Error> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(closed());
+        }
+        if fresh {
+            let room = state.alive() < self.function.spec.concurrency;
+            let replaced = if room { None } else { state.idle.pop() };
+            if room || replaced.is_some() {
+                state.busy += 1;
+                return Ok(Claim::Place(replaced.map(|idle| idle.sandbox)));
+            }
+        } else {
+            // The one that was used last: its memory is warm, and the others may become old enough to go.
+            while let Some(mut idle) = state.idle.pop() {
+                if idle.sandbox.channel().is_idle() {
+                    state.busy += 1;
+                    return Ok(Claim::Ready(idle.sandbox));
+                }
+            }
+        }
+        if state.waiting.len() >= self.settings.max_waiting {
+            return Err(Error::NoCapacity);
+        }
+        let (sender, receiver) = oneshot::channel();
+        state.waiting.push_back(sender);
+        if state.alive() == 0 {
+            self.add(&mut state);
+        }
+        Ok(Claim::Wait(receiver))
+    }
+
+    /// Starts a sandbox for one request, in the place among the busy ones that the caller has taken.
+    async fn start_fresh(self: &Arc<Pool>) -> Result<(Lease, Option<Duration>), Error> {
+        let begun = Instant::now();
+        // A request that is given up in the middle of this must give its place back too.
+        let place = Place(self);
+        let sandbox = self.starter.start(self.function.clone()).await?;
+        std::mem::forget(place);
+        Ok((Lease::fresh(self.clone(), sandbox), Some(begun.elapsed())))
+    }
+
+    /// Adds a sandbox if requests wait and there is room.
+    fn grow(self: &Arc<Pool>) {
+        let mut state = self.state();
+        let wanted = state.waiting.iter().filter(|waiter| !waiter.is_closed()).count() as u32;
+        if state.starting < wanted && state.alive() < self.function.spec.concurrency {
+            self.add(&mut state);
+        }
+    }
+
+    fn add(self: &Arc<Pool>, state: &mut State) {
+        state.starting += 1;
+        let pool = self.clone();
+        tokio::spawn(async move {
+            let begun = Instant::now();
+            let started = pool.starter.start(pool.function.clone()).await;
+            let mut state = pool.state();
+            state.starting -= 1;
+            match started {
+                Ok(sandbox) => {
+                    state.busy += 1;
+                    drop(state);
+                    pool.hand_over(Ready { sandbox, started: Some(begun.elapsed()) });
+                }
+                Err(error) => {
+                    tracing::warn!(function = pool.function.spec.name, %error, "a sandbox was not started");
+                    if state.alive() == 0 {
+                        let waiting = std::mem::take(&mut state.waiting);
+                        drop(state);
+                        for waiter in waiting {
+                            let _ = waiter.send(Err(error.clone()));
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// Takes back a sandbox that is ready for another request.
+    pub(super) fn put_back(self: &Arc<Pool>, sandbox: Box<dyn Sandbox>) {
+        self.hand_over(Ready { sandbox, started: None });
+    }
+
+    /// Gives a sandbox that counts as busy to the first request that waits, else makes it idle.
+    fn hand_over(self: &Arc<Pool>, mut ready: Ready) {
+        let mut state = self.state();
+        while !state.closed
+            && let Some(waiter) = state.waiting.pop_front()
+        {
+            match waiter.send(Ok(ready)) {
+                Ok(()) => return,
+                Err(Ok(back)) => ready = back,
+                Err(Err(_)) => return,
+            }
+        }
+        state.busy -= 1;
+        if state.closed {
+            drop(state);
+            drop(ready);
+        } else {
+            state.idle.push(Idle { sandbox: ready.sandbox, since: Instant::now() });
+        }
+    }
+
+    /// Notes that a sandbox that counted as busy is gone.
+    pub(super) fn lost(self: &Arc<Pool>) {
+        let mut state = self.state();
+        state.busy -= 1;
+        if !state.closed && !state.waiting.is_empty() && state.alive() == 0 {
+            self.add(&mut state);
+        }
+    }
+
+    /// Lets go sandboxes that were idle for too long, and those that ended meanwhile. To be called now and then.
+    pub fn sweep(&self) {
+        let mut state = self.state();
+        let gone: Vec<Idle> = state
+            .idle
+            .extract_if(.., |idle| {
+                idle.since.elapsed() >= self.settings.idle_time || !idle.sandbox.channel().is_idle()
+            })
+            .collect();
+        // Ending a sandbox may take a while: not under the lock.
+        drop(state);
+        drop(gone);
+    }
+
+    /// Ends all sandboxes that are idle now, and the others when their invocation ends; requests that wait get an error.
+    pub fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        let gone = (std::mem::take(&mut state.idle), std::mem::take(&mut state.waiting));
+        drop(state);
+        drop(gone);
+    }
+
+    /// How many sandboxes there are.
+    pub fn status(&self) -> PoolStatus {
+        let state = self.state();
+        PoolStatus {
+            idle: state.idle.len() as u32,
+            busy: state.busy,
+            starting: state.starting,
+            waiting: state.waiting.len() as u32,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code that holds the lock panics half-way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn closed() -> Error {
+    Error::Unavailable("the function was deregistered, or Hydra is stopping".into())
+}
+
+/// A place among the busy sandboxes, given back when dropped.
+struct Place<'a>(&'a Arc<Pool>);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.lost();
+    }
+}

@@ -1,0 +1,102 @@
+//! The `process` sandbox: an agent with one function, in a jailed process of its own.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::blank::BlankAgents;
+use super::memory::Watched;
+use super::{Error, Health, Sandbox, Starter, load};
+use crate::agent::Channel;
+use crate::function::Function;
+use crate::jail::{Jailed, Limits};
+
+/// Starts process sandboxes.
+pub struct ProcessStarter {
+    blanks: Arc<BlankAgents>,
+    max_result: usize,
+}
+
+struct Process {
+    channel: Channel,
+    jail: Arc<WatchedJail>,
+}
+
+/// A jail whose memory is watched.
+struct WatchedJail {
+    jailed: Mutex<Jailed>,
+    /// Bytes.
+    limit: u64,
+    health: Arc<Health>,
+}
+
+impl ProcessStarter {
+    /// A starter of processes that takes its agents from `blanks`, for results of at most `max_result` bytes.
+    pub fn new(blanks: Arc<BlankAgents>, max_result: usize) -> ProcessStarter {
+        ProcessStarter { blanks, max_result }
+    }
+}
+
+impl Starter for ProcessStarter {
+    fn start(&self, function: Arc<Function>) -> BoxFuture<'static, Result<Box<dyn Sandbox>, Error>> {
+        let (blanks, max_result) = (self.blanks.clone(), self.max_result);
+        async move {
+            let memory = function.spec.memory;
+            let blank = blanks.take(function.agent(), memory).await?;
+            let (mut jailed, mut channel) = blank
+                .into_parts(&function.spec.name)
+                .map_err(|error| Error::Start(format!("its output: {error}")))?;
+            let limits = Limits { memory_mib: memory };
+            let assigned = jailed
+                .assign(&function.code.root, &limits)
+                .await
+                .map_err(|error| Error::Start(error.to_string()))?;
+            let health = Arc::new(Health::default());
+            // Its end has no other cause than what is seen here.
+            health.judge();
+            let jail = Arc::new(WatchedJail {
+                jailed: Mutex::new(jailed),
+                limit: u64::from(memory) << 20,
+                health: health.clone(),
+            });
+            let watched: Arc<dyn Watched> = jail.clone();
+            blanks.watch.add(Arc::downgrade(&watched));
+            // As the agent sees it: the same below another root.
+            let code = match function.path().strip_prefix(&function.code.root) {
+                Ok(inner) if !inner.as_os_str().is_empty() => assigned.code.join(inner),
+                _ => assigned.code,
+            };
+            match load(&mut channel, &function, &code, &assigned.tmp, max_result).await {
+                Err(_) if health.is_out_of_memory() => Err(Error::OutOfMemory { limit_mib: memory }),
+                Err(error) => Err(error),
+                Ok(()) => Ok(Box::new(Process { channel, jail }) as Box<dyn Sandbox>),
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Sandbox for Process {
+    fn channel(&mut self) -> &mut Channel {
+        &mut self.channel
+    }
+
+    fn health(&self) -> &Arc<Health> {
+        &self.jail.health
+    }
+
+    fn kill(&mut self) {
+        self.jail.jailed.lock().unwrap_or_else(PoisonError::into_inner).kill();
+    }
+}
+
+impl Watched for WatchedJail {
+    fn look(&self) {
+        let mut jailed = self.jailed.lock().unwrap_or_else(PoisonError::into_inner);
+        if jailed.memory().is_ok_and(|used| used > self.limit) && !self.health.is_out_of_memory() {
+            self.health.ran_out_of_memory();
+            jailed.kill();
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! What Hydra does, without HTTP: register, invoke, warm up, deregister.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::future::{join_all, try_join_all};
+use serde::Serialize;
+use tempfile::TempDir;
+
+use crate::agent::{Agent, Runtimes};
+use crate::config::{Config, agents_folder};
+use crate::function::spec::{Defaults, Query};
+use crate::function::store::{Limits, StoreError};
+use crate::function::{CodeError, CodeStore, Function, SandboxKind, Spec, SpecError};
+use crate::metrics::{FunctionMetrics, Metrics};
+use crate::sandbox::{
+    self, BlankAgents, Invocation, IsolateStarter, LanguageHosts, MemoryWatch, Pool, PoolSettings,
+    PoolStatus, ProcessStarter, Starter,
+};
+
+/// How often idle sandboxes are looked after.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Most invocations and callers that one `/warmup` or `/stress` may ask for.
+pub const MAX_REQUESTS: u32 = 1_000_000;
+/// See [`MAX_REQUESTS`].
+pub const MAX_CALLERS: u32 = 1_000;
+
+/// A running Hydra.
+pub struct Service {
+    settings: PoolSettings,
+    defaults: Defaults,
+    max_functions: usize,
+    runtimes: Arc<Runtimes>,
+    store: CodeStore,
+    hosts: Arc<LanguageHosts>,
+    blanks: Arc<BlankAgents>,
+    isolates: Arc<dyn Starter>,
+    processes: Arc<dyn Starter>,
+    functions: RwLock<HashMap<String, Arc<Registered>>>,
+    metrics: Metrics,
+    /// Temporary folders of sandboxes and the agents' socket; removed at the end.
+    _scratch: TempDir,
+}
+
+/// A function and its sandboxes.
+pub struct Registered {
+    pool: Arc<Pool>,
+    metrics: FunctionMetrics,
+    registered: SystemTime,
+    failures: AtomicU64,
+    invocations: AtomicU64,
+}
+
+/// What `GET /functions/NAME` shows.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Description {
+    #[serde(flatten)]
+    spec: Spec,
+    /// sha-256 of the code.
+    digest: String,
+    sandboxes: PoolStatus,
+    invocations: u64,
+    failures: u64,
+    /// Milliseconds since 1970.
+    registered: u64,
+}
+
+/// Why a Hydra does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The code store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A folder or socket cannot be made.
+    #[error("cannot prepare the folder {path}: {error}")]
+    Folder {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+}
+
+/// Why a request to the service has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// A parameter is missing or wrong.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The code cannot be had.
+    #[error(transparent)]
+    Code(#[from] CodeError),
+    /// No function has this name.
+    #[error("no function '{0}' is registered; register it first")]
+    Unknown(String),
+    /// Another function has this name.
+    #[error("the function '{0}' is registered already with another specification; deregister it first")]
+    Conflict(String),
+    /// There are as many functions as there may be.
+    #[error("{0} functions are registered, which is the most; deregister one first")]
+    TooMany(usize),
+    /// The host cannot run it.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The invocation has no result.
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::Error),
+}
+
+impl Service {
+    /// Opens the code store and looks for runtimes. Must be called in the async runtime.
+    ///
+    /// # Errors
+    /// [`StartError`] when a folder that it needs cannot be used.
+    pub fn start(config: &Config) -> Result<Arc<Service>, StartError> {
+        let store = CodeStore::open(&config.app_dir, Limits::default())?;
+        let scratch = scratch_folder(&config.app_dir)?;
+        let runtimes = Arc::new(Runtimes::discover(&agents_folder(config.agents.as_deref())));
+        for agent in Agent::ALL {
+            match runtimes.get(agent) {
+                Ok(runtime) => tracing::info!(
+                    language = %agent, version = runtime.version, program = %runtime.program.display(), "runtime found"
+                ),
+                Err(reason) => {
+                    tracing::warn!(language = %agent, reason, "no runtime: its functions cannot run")
+                }
+            }
+        }
+        let watch = MemoryWatch::start();
+        let folder_error = |error| StartError::Folder { path: scratch.path().to_owned(), error };
+        let hosts =
+            LanguageHosts::new(runtimes.clone(), scratch.path(), watch.clone()).map_err(folder_error)?;
+        let blanks = BlankAgents::new(
+            runtimes.clone(),
+            scratch.path().to_owned(),
+            store.folder().to_owned(),
+            config,
+            watch,
+        );
+        let service = Arc::new(Service {
+            settings: PoolSettings { max_waiting: config.max_requests, idle_time: config.idle_time },
+            defaults: Defaults {
+                memory: config.default_memory,
+                timeout: config.default_timeout,
+                concurrency: config.default_concurrency,
+            },
+            max_functions: config.max_functions,
+            runtimes,
+            store,
+            isolates: Arc::new(IsolateStarter::new(
+                hosts.clone(),
+                scratch.path().to_owned(),
+                config.max_result,
+            )),
+            processes: Arc::new(ProcessStarter::new(blanks.clone(), config.max_result)),
+            hosts,
+            blanks,
+            functions: RwLock::default(),
+            metrics: Metrics::default(),
+            _scratch: scratch,
+        });
+        tokio::spawn(sweep(Arc::downgrade(&service)));
+        Ok(service)
+    }
+
+    /// Registers a function: checks what was said, downloads and unpacks the code.
+    ///
+    /// # Errors
+    /// [`ServiceError`]: what is wrong with it, or that the name is taken.
+    pub async fn register(&self, query: Query) -> Result<String, ServiceError> {
+        let spec = query.check(self.defaults)?;
+        if self.is_registered(&spec)? {
+            return Ok(spec.name);
+        }
+        let starter = match spec.sandbox {
+            SandboxKind::Isolate => &self.isolates,
+            SandboxKind::Process => &self.processes,
+            SandboxKind::Snapshot | SandboxKind::SnapshotProcess => {
+                return Err(ServiceError::Unavailable(format!(
+                    "this version of Hydra has no '{}' sandboxes yet; use isolate or process",
+                    spec.sandbox
+                )));
+            }
+        };
+        let code = self.store.fetch(&spec.url).await?;
+        let function = Arc::new(Function { spec, code });
+        let agent = function.agent();
+        self.runtimes.get(agent).map_err(|reason| {
+            ServiceError::Unavailable(format!("{agent} functions cannot run on this host: {reason}"))
+        })?;
+        match function.spec.sandbox {
+            SandboxKind::Isolate => self.hosts.prepare(agent),
+            _ => self.blanks.prepare(agent),
+        }
+        let name = function.spec.name.clone();
+        let mut functions = self.functions.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(other) = functions.get(&name) {
+            // It was registered while the code was downloaded.
+            return match *other.spec() == function.spec {
+                true => Ok(name),
+                false => Err(ServiceError::Conflict(name)),
+            };
+        }
+        if functions.len() >= self.max_functions {
+            return Err(ServiceError::TooMany(self.max_functions));
+        }
+        tracing::info!(function = name, sandbox = %function.spec.sandbox, %agent, digest = function.code.digest, "registered");
+        let registered = Registered {
+            metrics: self.metrics.function(&function.spec),
+            pool: Pool::new(function, starter.clone(), self.settings),
+            registered: SystemTime::now(),
+            failures: AtomicU64::new(0),
+            invocations: AtomicU64::new(0),
+        };
+        functions.insert(name.clone(), Arc::new(registered));
+        self.metrics.set_functions(functions.len());
+        Ok(name)
+    }
+
+    /// Invokes a function; with `fresh` in a sandbox of its own.
+    ///
+    /// # Errors
+    /// [`ServiceError`]: that there is no such function, what it raised, or why it has no result.
+    pub async fn invoke(
+        &self,
+        name: &str,
+        arguments: &[u8],
+        fresh: bool,
+    ) -> Result<Invocation, ServiceError> {
+        self.invoke_on(&*self.find(name)?, arguments, fresh).await
+    }
+
+    /// Invokes a function `requests` times on each of `callers` concurrent callers, and once more for the result.
+    ///
+    /// # Errors
+    /// The first error of an invocation.
+    pub async fn warm_up(
+        &self,
+        name: &str,
+        arguments: &[u8],
+        callers: u32,
+        requests: u32,
+    ) -> Result<Invocation, ServiceError> {
+        let function = self.find(name)?;
+        let last = try_join_all((0..callers).map(|_| async {
+            let mut last = None;
+            for _ in 0..requests {
+                last = Some(self.invoke_on(&function, arguments, false).await?);
+            }
+            Ok::<_, ServiceError>(last)
+        }))
+        .await?;
+        match last.into_iter().flatten().next_back() {
+            Some(invocation) => Ok(invocation),
+            None => self.invoke_on(&function, arguments, false).await,
+        }
+    }
+
+    /// Invokes a function `requests` times in all, on at most `callers` sandboxes at a time.
+    ///
+    /// # Errors
+    /// The first error of an invocation; the others run to their end all the same.
+    pub async fn stress(
+        &self,
+        name: &str,
+        arguments: &[u8],
+        callers: u32,
+        requests: u32,
+    ) -> Result<(), ServiceError> {
+        let function = self.find(name)?;
+        let left = AtomicU64::new(requests.into());
+        let take =
+            || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+        let results = join_all((0..callers).map(|_| async {
+            let mut result = Ok(());
+            while take() {
+                if let Err(error) = self.invoke_on(&function, arguments, false).await {
+                    result = Err(error);
+                }
+            }
+            result
+        }))
+        .await;
+        results.into_iter().collect()
+    }
+
+    /// Removes a function and ends its sandboxes; invocations under way run to their end.
+    ///
+    /// # Errors
+    /// When there is no such function.
+    pub fn deregister(&self, name: &str) -> Result<(), ServiceError> {
+        let mut functions = self.functions.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let registered = functions.remove(name).ok_or_else(|| ServiceError::Unknown(name.into()))?;
+        self.metrics.set_functions(functions.len());
+        drop(functions);
+        registered.pool.close();
+        self.metrics.forget(registered.spec(), crate::http::KINDS);
+        tracing::info!(function = name, "deregistered");
+        Ok(())
+    }
+
+    /// What is known of one function.
+    ///
+    /// # Errors
+    /// When there is no such function.
+    pub fn describe(&self, name: &str) -> Result<Description, ServiceError> {
+        Ok(self.find(name)?.describe())
+    }
+
+    /// What is known of all functions, by name.
+    pub fn list(&self) -> Vec<Description> {
+        let mut all: Vec<_> = self.all().iter().map(|registered| registered.describe()).collect();
+        all.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+        all
+    }
+
+    /// The metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The metrics as text, with what is measured only when somebody looks.
+    pub async fn metrics_text(&self) -> String {
+        for registered in self.all() {
+            self.metrics.set_sandboxes(registered.spec(), &registered.pool.status());
+        }
+        self.metrics.set_resident("hydra", sandbox::resident(std::process::id()));
+        for agent in Agent::ALL {
+            if let Some(bytes) = self.hosts.resident(agent).await {
+                self.metrics.set_resident(agent.name(), bytes);
+            }
+        }
+        self.metrics.text()
+    }
+
+    /// Ends every sandbox and waits until they are gone.
+    pub async fn stop(&self) {
+        for registered in self.all() {
+            registered.pool.close();
+        }
+        self.blanks.stop().await;
+        self.hosts.stop().await;
+    }
+
+    async fn invoke_on(
+        &self,
+        function: &Registered,
+        arguments: &[u8],
+        fresh: bool,
+    ) -> Result<Invocation, ServiceError> {
+        let begun = Instant::now();
+        function.invocations.fetch_add(1, Ordering::Relaxed);
+        match function.pool.invoke(arguments, fresh).await {
+            Ok(invocation) => {
+                function.metrics.succeeded(&invocation, begun.elapsed());
+                Ok(invocation)
+            }
+            Err(error) => {
+                function.failures.fetch_add(1, Ordering::Relaxed);
+                self.metrics.failed(function.spec(), crate::http::kind_of(&error));
+                Err(error.into())
+            }
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<Arc<Registered>, ServiceError> {
+        let functions = self.functions.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        functions.get(name).cloned().ok_or_else(|| ServiceError::Unknown(name.into()))
+    }
+
+    fn is_registered(&self, spec: &Spec) -> Result<bool, ServiceError> {
+        match self.find(&spec.name) {
+            Ok(other) if other.spec() == spec => Ok(true),
+            Ok(_) => Err(ServiceError::Conflict(spec.name.clone())),
+            Err(_) => Ok(false),
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<Registered>> {
+        let functions = self.functions.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        functions.values().cloned().collect()
+    }
+}
+
+impl Registered {
+    fn spec(&self) -> &Spec {
+        &self.pool.function().spec
+    }
+
+    fn describe(&self) -> Description {
+        Description {
+            spec: self.spec().clone(),
+            digest: self.pool.function().code.digest.clone(),
+            sandboxes: self.pool.status(),
+            invocations: self.invocations.load(Ordering::Relaxed),
+            failures: self.failures.load(Ordering::Relaxed),
+            registered: self.registered.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
+        }
+    }
+}
+
+/// A folder for temporary files that is gone when Hydra is; leftovers of one that was killed are removed.
+fn scratch_folder(app_dir: &Path) -> Result<TempDir, StartError> {
+    let parent = app_dir.join("run");
+    let make = || {
+        // The store's lock says that no other Hydra uses this folder.
+        let _ = std::fs::remove_dir_all(&parent);
+        std::fs::create_dir_all(&parent)?;
+        tempfile::Builder::new().prefix("hydra-").tempdir_in(&parent)
+    };
+    make().map_err(|error| StartError::Folder { path: parent.clone(), error })
+}
+
+async fn sweep(service: std::sync::Weak<Service>) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(service) = service.upgrade() else { return };
+        for registered in service.all() {
+            registered.pool.sweep();
+        }
+    }
+}
