@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Builds the Java agent: OUT/hydra-agent.jar, and OUT/hydra-agent.jsa, the class-data archive that halves its start.
-# Does nothing if neither the sources nor the JDK changed: the archive is valid only for the very jar it was made with.
+# Builds the Java agent: OUT/hydra-agent.jar, and OUT/hydra-agent.jsa, a class-data archive with the JDK's and the agent's classes,
+# which makes its start faster.
+# Does nothing if nothing changed. The archive is valid only for this very jar, at this path, with this JDK: to install the agent
+# elsewhere, run this there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 out=${1:?usage: build.sh OUT}
@@ -10,8 +12,10 @@ out=$(realpath "$out")
 # Variables such as JAVA_TOOL_OPTIONS would change what is built.
 unset JAVA_TOOL_OPTIONS _JAVA_OPTIONS JDK_JAVA_OPTIONS
 
-stamp=$({ java -version 2>&1; cat build.sh src/hydra/agent/*.java training/*.java; } | sha256sum)
-if [[ -f $out/hydra-agent.jar && -f $out/hydra-agent.jsa && $(cat "$out/hydra-agent.stamp" 2>/dev/null) == "$stamp" ]]; then
+inputs() { java -version 2>&1; cat build.sh src/hydra/agent/*.java training/*.java; }
+# The archive names the jar's path and time, so both are part of what it depends on.
+stamp() { { inputs; stat -c '%n %Y' "$out/hydra-agent.jar"; } | sha256sum; }
+if [[ -f $out/hydra-agent.jar && -f $out/hydra-agent.jsa && $(cat "$out/hydra-agent.stamp" 2>/dev/null) == "$(stamp)" ]]; then
     exit 0
 fi
 
@@ -32,7 +36,11 @@ jar --create --date=$date --main-class Hello --file "$work/hello.jar" -C "$work/
 
 rm -f "$out/hydra-agent.stamp" "$out/hydra-agent.jsa"
 mv "$work/hydra-agent.jar" "$out/hydra-agent.jar"
-java -XX:ArchiveClassesAtExit="$work/hydra-agent.jsa" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xlog:disable \
+# A static archive, not a dynamic one on top of the JDK's: 3 MB less private memory in every process.
+# G1, whatever the processes use: only with it JDK 17 archives heap objects.
+java -XX:DumpLoadedClassList="$work/classes" -Xlog:disable \
     -cp "$out/hydra-agent.jar" hydra.agent.Training "$work/hello.jar" "$work"
+java -Xshare:dump -XX:SharedClassListFile="$work/classes" -XX:SharedArchiveFile="$work/hydra-agent.jsa" -XX:+UseG1GC \
+    -Xlog:disable -cp "$out/hydra-agent.jar"
 mv "$work/hydra-agent.jsa" "$out/hydra-agent.jsa"
-echo "$stamp" >"$out/hydra-agent.stamp"
+stamp >"$out/hydra-agent.stamp"
