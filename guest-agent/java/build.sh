@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the Java agent: OUT/hydra-agent.jar, and OUT/hydra-agent.jsa, a class-data archive with the JDK's and the agent's classes,
-# which makes its start faster.
+# which makes its start faster; and OUT/flags.json, the JVM's flags.
 # Does nothing if nothing changed. The archive is valid only for this very jar, at this path, with this JDK: to install the agent
 # elsewhere, run this there.
 set -euo pipefail
@@ -8,9 +8,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 out=${1:?usage: build.sh OUT}
 mkdir -p "$out"
 out=$(realpath "$out")
+cmp -s flags.json "$out/flags.json" || cp flags.json "$out/flags.json"
 
 # Variables such as JAVA_TOOL_OPTIONS would change what is built.
 unset JAVA_TOOL_OPTIONS _JAVA_OPTIONS JDK_JAVA_OPTIONS
+
+# Hydra reads the JVM's flags beside the jar.
+cmp -s flags.json "$out/flags.json" || cp flags.json "$out/flags.json"
 
 inputs() { java -version 2>&1; cat build.sh src/hydra/agent/*.java training/*.java; }
 # The archive names the jar's path and time, so both are part of what it depends on.

@@ -12,7 +12,7 @@ LOAD, INVOKE, OPEN, CLOSE = 0x81, 0x82, 0x91, 0x92
 JAVA = os.environ.get("HYDRA_TEST_JAVA", "java")
 #: Where build.sh put the agent.
 AGENT = os.environ["HYDRA_TEST_AGENT"]
-with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "flags.json"), encoding="utf-8") as file:
+with open(os.path.join(AGENT, "flags.json"), encoding="utf-8") as file:
     FLAGS = json.load(file)["flags"]
 TIMEOUT = 20
 
