@@ -170,11 +170,8 @@ impl Runtime {
     pub fn readable(&self) -> Vec<PathBuf> {
         let mut folders = vec![self.folder.clone()];
         // .../bin/java: the folder above bin.
-        if let Some(home) = self.program.parent().and_then(Path::parent) {
-            if !home.starts_with("/usr") && home != Path::new("/") {
-                folders.push(home.into());
-            }
-        }
+        let home = self.program.parent().and_then(Path::parent);
+        folders.extend(home.filter(|home| !home.starts_with("/usr") && *home != Path::new("/")).map(PathBuf::from));
         folders
     }
 }

@@ -235,11 +235,11 @@ impl LanguageHost {
     async fn ended(&self) {
         self.kill();
         let child = lock(&self.child).take();
-        let status = match child {
-            Some(mut child) => child.wait().await.map(|status| status.to_string()).unwrap_or_default(),
-            None => "stopped".into(),
-        };
-        tracing::warn!(language = %self.agent, pid = self.pid, status, "language host ended");
+        // Without the child it was stopped in order.
+        if let Some(mut child) = child {
+            let status = child.wait().await.map(|status| status.to_string()).unwrap_or_default();
+            tracing::warn!(language = %self.agent, pid = self.pid, status, "language host ended");
+        }
         for (_, health) in lock(&self.isolates).drain() {
             health.judge();
         }
