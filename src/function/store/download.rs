@@ -229,6 +229,7 @@ fn broken(url: &Url, error: &reqwest::Error) -> CodeError {
     }
     let reason = match () {
         () if error.is_timeout() => "the connection could not be made in time".into(),
+        () if error.is_builder() => format!("{cause}; install ca-certificates or set SSL_CERT_FILE"),
         () if error.is_connect() => format!("cannot connect: {cause}"),
         () if error.is_body() || error.is_decode() => format!("the body broke off: {cause}"),
         () => cause.to_string(),

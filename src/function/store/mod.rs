@@ -123,13 +123,16 @@ impl Inner {
         // The turn ends with the work, even if nobody waits for it any more.
         let work = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            match (answer, known) {
-                (Some(download), _) => store.take_in(&at, download),
-                (None, Some((source, lease))) => store.code(&at, &source, lease),
-                (None, None) => {
-                    Err(CodeError::Status { url: shown(&at), status: "304 Not Modified, unasked".into() })
-                }
+            if let Some(download) = answer {
+                // The version before may go now, if room is needed.
+                drop(known);
+                return store.take_in(&at, download);
             }
+            let Some((source, lease)) = known else {
+                let status = "304 Not Modified, unasked".into();
+                return Err(CodeError::Status { url: shown(&at), status });
+            };
+            store.code(&at, &source, lease)
         });
         work.await
             .unwrap_or_else(|error| Err(CodeError::storage(&shown(&url), "storing", io::Error::other(error))))

@@ -74,6 +74,11 @@ async fn changed_code_is_fetched_and_the_old_stays_while_used() {
     let new = store.fetch(&server.url("/f.py")).await.unwrap();
     assert_eq!(fs::read(old.entry.unwrap()).unwrap(), b"x = 0");
     assert_eq!(fs::read(new.entry.unwrap()).unwrap(), b"x = 1");
+    // Now nobody uses either: the third replaces both.
+    let gone = [old.root, new.root];
+    drop((old._lease, new._lease));
+    store.fetch(&server.url("/f.py")).await.unwrap();
+    assert!(!gone.iter().any(|root| root.exists()));
 }
 
 #[tokio::test]
