@@ -151,7 +151,7 @@ impl Runtime {
     pub fn arguments(&self, mode: Mode) -> Vec<OsString> {
         let file = |name: &str| self.folder.join(name).into_os_string();
         let mut arguments: Vec<OsString> =
-            flags(&self.folder, mode).into_iter().map(OsString::from).collect();
+            flags(&self.folder, mode, self.heap(mode)).into_iter().map(OsString::from).collect();
         match self.agent {
             // Isolated from the environment and from the user's packages.
             Agent::Python => arguments.extend(["-I".into(), "-S".into(), file("agent.py")]),
@@ -166,12 +166,27 @@ impl Runtime {
         arguments
     }
 
+    /// The most MiB that the heap may have.
+    fn heap(&self, mode: Mode) -> u32 {
+        match (mode, self.agent) {
+            // Half of the machine's memory: the isolates are bounded one by one.
+            (Mode::Host, _) => u32::try_from(total_memory() >> 21).unwrap_or(u32::MAX),
+            // What the JVM needs besides its heap is the function's too; a full heap is then an OutOfMemoryError.
+            (Mode::Function { memory }, Agent::Java) => memory.saturating_sub(64).max(memory / 2),
+            // V8 ends the process when its heap is full, without a word to the function: the sandbox's own limit, which
+            // can say why, is to be met first.
+            (Mode::Function { memory }, _) => memory.saturating_mul(2),
+        }
+    }
+
     /// Host folders that the runtime reads besides the system's own.
     pub fn readable(&self) -> Vec<PathBuf> {
         let mut folders = vec![self.folder.clone()];
         // .../bin/java: the folder above bin.
         let home = self.program.parent().and_then(Path::parent);
-        folders.extend(home.filter(|home| !home.starts_with("/usr") && *home != Path::new("/")).map(PathBuf::from));
+        folders.extend(
+            home.filter(|home| !home.starts_with("/usr") && *home != Path::new("/")).map(PathBuf::from),
+        );
         folders
     }
 }
@@ -192,23 +207,19 @@ struct Flags {
 
 /// The runtime's flags for a mode, with `{agent}` and `{heap}` filled in: the agent's folder, and the most MiB that
 /// the heap may have. None where the agent says nothing of flags.
-fn flags(folder: &Path, mode: Mode) -> Vec<String> {
+fn flags(folder: &Path, mode: Mode, heap: u32) -> Vec<String> {
     let text = std::fs::read(folder.join("flags.json")).unwrap_or_default();
     let FlagsFile { flags } = serde_json::from_slice(&text).unwrap_or_default();
-    let (own, heap) = match mode {
-        Mode::Function { memory } => (flags.function, memory),
-        Mode::Host => (flags.host, host_heap()),
-    };
+    let own = if mode == Mode::Host { flags.host } else { flags.function };
     let fill = |flag: String| {
         flag.replace("{agent}", &folder.to_string_lossy()).replace("{heap}", &heap.to_string())
     };
     flags.both.into_iter().chain(own).map(fill).collect()
 }
 
-/// The most MiB of a language host's heap: half of the machine's memory, for its isolates are bounded one by one.
-fn host_heap() -> u32 {
-    let bytes = nix::sys::sysinfo::sysinfo().map_or(1 << 30, |info| info.ram_total());
-    u32::try_from(bytes >> 21).unwrap_or(u32::MAX)
+/// Bytes of memory that the machine has.
+fn total_memory() -> u64 {
+    nix::sys::sysinfo::sysinfo().map_or(1 << 30, |info| info.ram_total())
 }
 
 /// The executable `name`, with links followed: a version manager's shim is not what we want to start each time.
