@@ -1,5 +1,6 @@
 //! The `process` sandbox: an agent with one function, in a jailed process of its own.
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
@@ -29,7 +30,13 @@ struct WatchedJail {
     /// Bytes.
     limit: u64,
     health: Arc<Health>,
+    busy: AtomicBool,
+    /// Looks that were left out since the last, while it was not busy.
+    left_out: AtomicU32,
 }
+
+/// One in so many looks is enough while no invocation runs: what is left is what the function does in its own threads.
+const IDLE_LOOKS: u32 = 20;
 
 impl ProcessStarter {
     /// A starter of processes that takes its agents from `blanks`, for results of at most `max_result` bytes.
@@ -59,6 +66,8 @@ impl Starter for ProcessStarter {
                 jailed: Mutex::new(jailed),
                 limit: u64::from(memory) << 20,
                 health: health.clone(),
+                busy: AtomicBool::new(true),
+                left_out: AtomicU32::new(0),
             });
             let watched: Arc<dyn Watched> = jail.clone();
             blanks.watch.add(Arc::downgrade(&watched));
@@ -70,7 +79,10 @@ impl Starter for ProcessStarter {
             match load(&mut channel, &function, &code, &assigned.tmp, max_result).await {
                 Err(_) if health.is_out_of_memory() => Err(Error::OutOfMemory { limit_mib: memory }),
                 Err(error) => Err(error),
-                Ok(()) => Ok(Box::new(Process { channel, jail }) as Box<dyn Sandbox>),
+                Ok(()) => {
+                    jail.busy.store(false, Ordering::Relaxed);
+                    Ok(Box::new(Process { channel, jail }) as Box<dyn Sandbox>)
+                }
             }
         }
         .boxed()
@@ -86,6 +98,10 @@ impl Sandbox for Process {
         &self.jail.health
     }
 
+    fn busy(&mut self, busy: bool) {
+        self.jail.busy.store(busy, Ordering::Relaxed);
+    }
+
     fn kill(&mut self) {
         self.jail.jailed.lock().unwrap_or_else(PoisonError::into_inner).kill();
     }
@@ -93,6 +109,11 @@ impl Sandbox for Process {
 
 impl Watched for WatchedJail {
     fn look(&self) {
+        if !self.busy.load(Ordering::Relaxed)
+            && self.left_out.fetch_add(1, Ordering::Relaxed) % IDLE_LOOKS != 0
+        {
+            return;
+        }
         let mut jailed = self.jailed.lock().unwrap_or_else(PoisonError::into_inner);
         if jailed.memory().is_ok_and(|used| used > self.limit) && !self.health.is_out_of_memory() {
             self.health.ran_out_of_memory();
