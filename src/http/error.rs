@@ -1,7 +1,7 @@
 //! Errors as clients see them: a status, and JSON that says what was wrong.
 
 use axum::Json;
-use axum::extract::rejection::{BytesRejection, FailedToBufferBody, QueryRejection};
+use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -47,6 +47,25 @@ impl ApiError {
     /// No room now.
     pub fn busy(error: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", error)
+    }
+
+    /// A body that could not be read, or has more than `limit` bytes.
+    pub fn from_body(error: &axum::Error, limit: usize) -> ApiError {
+        let mut cause = std::error::Error::source(error);
+        while let Some(error) = cause {
+            if error.is::<http_body_util::LengthLimitError>() {
+                let error = format!("the request's body is over this server's limit of {limit} bytes");
+                return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error);
+            }
+            cause = error.source();
+        }
+        ApiError::bad_request(format!("the request's body could not be read: {error}"))
+    }
+
+    /// A body that did not come in time.
+    pub fn slow_body(limit: std::time::Duration) -> ApiError {
+        let error = format!("the request's body did not come within {} s", limit.as_secs());
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "slow_body", error)
     }
 
     fn with(mut self, failure: &Failure) -> ApiError {
@@ -109,14 +128,7 @@ impl From<ServiceError> for ApiError {
 
 impl From<BytesRejection> for ApiError {
     fn from(rejection: BytesRejection) -> ApiError {
-        match rejection {
-            BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => ApiError::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "too_large",
-                "the request's body is over the limit of this server (--max-body)",
-            ),
-            other => ApiError::bad_request(format!("the request's body could not be read: {other}")),
-        }
+        ApiError::bad_request(format!("the request's body could not be read: {rejection}"))
     }
 }
 

@@ -9,13 +9,16 @@ pub use error::{KINDS, kind_of};
 pub use server::{ServeError, serve};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Semaphore;
 
 use crate::service::Service;
@@ -28,13 +31,18 @@ struct Api {
     /// One permit per request that may be served at a time.
     room: Arc<Semaphore>,
     token: Option<Arc<str>>,
+    /// Most bytes of a body.
+    max_body: usize,
 }
+
+/// How long a request's body may take to come.
+const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// All routes. `max_requests` are served at a time; bodies may hold `max_body` bytes; with a `token` every request
 /// but `/healthz` must carry it.
 pub fn router(service: Arc<Service>, max_requests: usize, max_body: usize, token: Option<String>) -> Router {
     let room = Arc::new(Semaphore::new(max_requests.min(Semaphore::MAX_PERMITS)));
-    let api = Api { service, room, token: token.map(Arc::from) };
+    let api = Api { service, room, token: token.map(Arc::from), max_body };
     Router::new()
         .route("/register", get(manage::register).post(manage::register))
         .route("/deregister", post(manage::deregister))
@@ -46,13 +54,14 @@ pub fn router(service: Arc<Service>, max_requests: usize, max_body: usize, token
         .method_not_allowed_fallback(error::method_not_allowed)
         // The original's clients invoke at `/`, at `/test`, at anything.
         .fallback(invoke::invoke)
-        .layer(DefaultBodyLimit::max(max_body))
+        // `admit` bounds bodies.
+        .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(api.clone(), admit))
         .route("/healthz", get(|| async { "ok\n" }))
         .with_state(api)
 }
 
-/// Lets a request in if it carries the token and there is room.
+/// Lets a request in if it carries the token, there is room, and its body comes whole, small and soon enough.
 async fn admit(State(api): State<Api>, request: Request, next: Next) -> Response {
     if let Some(token) = &api.token {
         let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -73,10 +82,30 @@ async fn admit(State(api): State<Api>, request: Request, next: Next) -> Response
     let Ok(_permit) = api.room.try_acquire() else {
         return ApiError::busy("Hydra serves as many requests as it may; try again later").into_response();
     };
-    api.service.metrics().in_flight().inc();
-    let response = next.run(request).await;
-    api.service.metrics().in_flight().dec();
-    response
+    let (parts, body) = request.into_parts();
+    let body = match tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, api.max_body)).await {
+        Ok(Ok(body)) => Body::from(body),
+        Ok(Err(error)) => return ApiError::from_body(&error, api.max_body).into_response(),
+        Err(_) => return ApiError::slow_body(BODY_TIME).into_response(),
+    };
+    let _in_flight = InFlight::new(api.service.metrics().in_flight());
+    next.run(Request::from_parts(parts, body)).await
+}
+
+/// Counts a request for as long as it is served, also when its client goes away.
+struct InFlight(Gauge);
+
+impl InFlight {
+    fn new(gauge: &Gauge) -> InFlight {
+        gauge.inc();
+        InFlight(gauge.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// Compares without telling by its time where the first difference is.

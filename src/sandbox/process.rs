@@ -110,7 +110,7 @@ impl Sandbox for Process {
 impl Watched for WatchedJail {
     fn look(&self) {
         if !self.busy.load(Ordering::Relaxed)
-            && self.left_out.fetch_add(1, Ordering::Relaxed) % IDLE_LOOKS != 0
+            && !self.left_out.fetch_add(1, Ordering::Relaxed).is_multiple_of(IDLE_LOOKS)
         {
             return;
         }
