@@ -143,7 +143,11 @@ impl Service {
             watch,
         );
         let service = Arc::new(Service {
-            settings: PoolSettings { max_waiting: config.max_requests, idle_time: config.idle_time },
+            settings: PoolSettings {
+                max_waiting: config.max_requests,
+                idle_time: config.idle_time,
+                parallel_starts: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
+            },
             defaults: Defaults {
                 memory: config.default_memory,
                 timeout: config.default_timeout,

@@ -25,6 +25,8 @@ pub struct PoolSettings {
     pub max_waiting: usize,
     /// How long a sandbox may be idle before it is let go.
     pub idle_time: Duration,
+    /// Most sandboxes of one function that are being started at a time.
+    pub parallel_starts: u32,
 }
 
 /// One function's sandboxes.
@@ -256,7 +258,10 @@ impl Pool {
     fn grow(self: &Arc<Pool>) {
         let mut state = self.state();
         let wanted = state.waiting.iter().filter(|waiter| !waiter.is_closed()).count() as u32;
-        if state.starting < wanted && state.alive() < self.function.spec.concurrency {
+        // More starts at a time than CPUs would only delay each other.
+        if state.starting < wanted.min(self.settings.parallel_starts)
+            && state.alive() < self.function.spec.concurrency
+        {
             self.add(&mut state);
         }
     }
