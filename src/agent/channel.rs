@@ -57,7 +57,7 @@ pub struct Load<'a> {
 
 /// The language's own account of what went wrong: an exception, a syntax error.
 #[derive(Clone, Debug, Deserialize, thiserror::Error)]
-#[error("{message}")]
+#[error("{kind}{}{message}", if kind.is_empty() { "" } else { ": " })]
 pub struct Failure {
     /// Its message.
     pub message: String,
