@@ -32,9 +32,6 @@ pub enum NameFault {
     /// The name of an earlier entry.
     #[error("its name occurs twice")]
     Duplicate,
-    /// Differs from an earlier name in upper and lower case only.
-    #[error("its name differs from `{0}` only in upper and lower case")]
-    Case(String),
     /// One name is both a file and a folder.
     #[error("its name is used for a file and for a folder")]
     FileAndFolder,
@@ -76,13 +73,9 @@ pub(super) fn parts<'a>(name: &'a str, limits: &Limits) -> Result<Vec<&'a str>, 
 /// Every name that an archive has used so far, the folders that its files imply included.
 #[derive(Default)]
 pub(super) struct Names {
-    /// By the name in lower case.
-    seen: HashMap<String, Seen>,
-}
-
-struct Seen {
-    name: String,
-    folder: bool,
+    /// Whether it is a folder, by the name. Names that differ in upper and lower case are two, as on the disk: npm has
+    /// packages with such files.
+    seen: HashMap<String, bool>,
 }
 
 impl Names {
@@ -100,14 +93,12 @@ impl Names {
     }
 
     fn add_one(&mut self, name: String, folder: bool, implied: bool) -> Result<(), NameFault> {
-        let key = name.to_lowercase();
-        match self.seen.get(&key) {
+        match self.seen.get(&name) {
             None => {
-                self.seen.insert(key, Seen { name, folder });
+                self.seen.insert(name, folder);
                 Ok(())
             }
-            Some(earlier) if earlier.folder != folder => Err(NameFault::FileAndFolder),
-            Some(earlier) if earlier.name != name => Err(NameFault::Case(earlier.name.clone())),
+            Some(earlier) if *earlier != folder => Err(NameFault::FileAndFolder),
             Some(_) if folder || implied => Ok(()),
             Some(_) => Err(NameFault::Duplicate),
         }
@@ -158,11 +149,10 @@ mod tests {
         assert_eq!(names.add(&["a", "b"], false), Ok(PathBuf::from("a/b")));
         assert_eq!(names.add(&["a"], true), Ok(PathBuf::from("a")));
         assert_eq!(names.add(&["a", "b"], false), Err(NameFault::Duplicate));
-        assert_eq!(names.add(&["A", "c"], false), Err(NameFault::Case("a".into())));
-        assert_eq!(names.add(&["a", "B"], false), Err(NameFault::Case("a/b".into())));
+        assert_eq!(names.add(&["a", "B"], false), Ok(PathBuf::from("a/B")));
         assert_eq!(names.add(&["a"], false), Err(NameFault::FileAndFolder));
         assert_eq!(names.add(&["a", "b", "c"], false), Err(NameFault::FileAndFolder));
-        assert_eq!(names.len(), 2);
+        assert_eq!(names.len(), 3);
     }
 
     proptest! {
