@@ -1,0 +1,21 @@
+//! End-to-end tests: a real server, driven over HTTP as a user does. Nearly all of them are tables over sandbox kinds and
+//! languages with the same functions and the same expectations, so what differs between two of them is a bug.
+//!
+//! A language that cannot run here is skipped and named on standard error; with `HYDRA_REQUIRE_ALL=1` that is a failure.
+
+mod clients;
+mod confinement;
+mod contract;
+mod deaths;
+mod errors;
+mod examples;
+mod functions;
+mod limits;
+mod load;
+mod native;
+mod output;
+mod processes;
+mod restarts;
+mod shapes;
+mod wire;
+mod world;

@@ -1,0 +1,89 @@
+//! What the kernel knows of Hydra and its children: proc(5).
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A process, told apart from a later one of the same number by its start.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Process {
+    pub pid: u32,
+    parent: u32,
+    state: char,
+    started: u64,
+}
+
+/// What Hydra and its children hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub processes: usize,
+    pub threads: usize,
+    pub descriptors: usize,
+}
+
+impl Process {
+    fn read(pid: u32) -> Option<Process> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The second field, the name, may hold anything up to the last parenthesis.
+        let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+        Some(Process {
+            pid,
+            state: fields[0].chars().next()?,
+            parent: fields[1].parse().ok()?,
+            started: fields[19].parse().ok()?,
+        })
+    }
+
+    /// Whether it still runs; one that waits to be reaped does not.
+    pub fn is_alive(&self) -> bool {
+        Process::read(self.pid).is_some_and(|now| now.started == self.started && !matches!(now.state, 'Z' | 'X'))
+    }
+
+    /// Its command line.
+    pub fn command(&self) -> String {
+        fs::read_to_string(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default().replace('\0', " ")
+    }
+
+    /// Kills it.
+    pub fn kill(&self) {
+        kill(Pid::from_raw(self.pid.cast_signed()), Signal::SIGKILL).expect("killed");
+    }
+}
+
+/// Every process below `ancestor`.
+pub fn descendants(ancestor: u32) -> Vec<Process> {
+    let entries = fs::read_dir("/proc").expect("/proc");
+    let all: Vec<Process> = entries
+        .filter_map(|entry| Process::read(entry.ok()?.file_name().to_str()?.parse().ok()?))
+        .collect();
+    let mut found = BTreeSet::from([ancestor]);
+    loop {
+        let before = found.len();
+        found.extend(all.iter().filter(|process| found.contains(&process.parent)).map(|process| process.pid).collect::<Vec<_>>());
+        if found.len() == before {
+            break;
+        }
+    }
+    all.into_iter().filter(|process| process.pid != ancestor && found.contains(&process.pid)).collect()
+}
+
+/// The agents of a mode below Hydra: `--host` or `--function`; not the init of a jail, which names them too.
+pub fn agents(hydra: u32, mode: &str) -> Vec<Process> {
+    let is_agent = |process: &Process| {
+        let command = process.command();
+        command.contains(mode) && !command.contains("jail-init")
+    };
+    descendants(hydra).into_iter().filter(is_agent).collect()
+}
+
+/// What the tree of `ancestor` holds now.
+pub fn held(ancestor: u32) -> Held {
+    let mut tree: Vec<u32> = descendants(ancestor).iter().map(|process| process.pid).collect();
+    tree.push(ancestor);
+    let count = |what: &str| -> usize {
+        tree.iter().map(|pid| fs::read_dir(format!("/proc/{pid}/{what}")).map_or(0, Iterator::count)).sum()
+    };
+    Held { processes: tree.len(), threads: count("task"), descriptors: count("fd") }
+}

@@ -1,0 +1,1 @@
+raise ImportError("deliberate: not today")
