@@ -26,11 +26,12 @@ for main in */main.py; do
     if [ -f "$tree/requirements.txt" ]; then
         "$python" -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-compile --no-deps \
             --only-binary :all: --target "$tree" --requirement "$tree/requirements.txt"
-        rm -rf "$tree/bin"
+        rm -rf "${tree:?}/bin"
     fi
     # Compiled ahead: where a function runs, its directory is read-only.
     "$python" -m compileall -q --invalidation-mode unchecked-hash "$tree"
     (cd "$tree" && "$python" -m zipfile -c "$work/$name.zip" ./*)
     mv "$work/$name.zip" "$out/python-$name.zip"
 done
-echo "examples: python: $(ls "$out"/python-*.zip | wc -l) functions in $out"
+zips=("$out"/python-*.zip)
+echo "examples: python: ${#zips[@]} functions in $out"
