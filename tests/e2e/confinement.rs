@@ -1,1 +1,162 @@
-//! x
+//! What a function can reach, tried by functions over HTTP. Every way out of the jail is tried in tests/jail.
+
+use std::path::{Path, PathBuf};
+
+use hydra::jail::{Layer, probe, use_init_program};
+use serde_json::json;
+
+use crate::world::{Cell, World, expect, json, skip, until};
+
+async fn processes(world: &World) -> Vec<Cell> {
+    world.cells().await.into_iter().filter(|cell| cell.kind == "process").collect()
+}
+
+/// Whether this host composes a root for each jail.
+fn has_own_root() -> bool {
+    use_init_program(Path::new(env!("CARGO_BIN_EXE_hydra")));
+    match probe().missing(Layer::Mount) {
+        None => true,
+        Some(reason) => {
+            skip("what functions see of files", reason);
+            false
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_reads_neither_secrets_nor_other_functions() {
+    if !has_own_root() {
+        return;
+    }
+    let world = World::start(&[]).await;
+    for cell in processes(&world).await {
+        let name = world.register(&cell, "nosy", |_| {}).await;
+        let own = world.result(&name, &json!({"do": "where"})).await;
+        // Other code, on the same host.
+        let mut other = world.registration("neighbour", &cell.language, "process");
+        other.url = world.code.url("tree-python.zip");
+        expect(&world.client.register(&other).await.unwrap(), 200);
+
+        let mut forbidden =
+            vec![PathBuf::from("/etc/shadow"), PathBuf::from("/root/.profile"), "/proc/1/environ".into()];
+        let code = files_below(world.server.app_dir());
+        assert!(code.iter().any(|path| path.ends_with("main.py")), "{code:?}");
+        forbidden.extend(code);
+        for path in &forbidden {
+            let reply = world.call(&name, &json!({"do": "read", "path": path})).await;
+            expect(&reply, 500);
+            assert_eq!(json(&reply.body)["kind"], "raised", "{path:?}");
+        }
+        for path in [world.server.app_dir(), Path::new("/root"), Path::new("/home")] {
+            let reply = world.call(&name, &json!({"do": "list", "path": path})).await;
+            assert!(reply.status == 500 || reply.body.contains("[]"), "{path:?}: {}", reply.body);
+        }
+        // Its own code it sees, and nothing beside it.
+        let listed = world.result(&name, &json!({"do": "list", "path": own})).await;
+        assert_eq!(json(&listed), json!([cell.language.kit]), "{cell:?}");
+        for name in [name.as_str(), "neighbour"] {
+            world.deregister(name).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_writes_to_its_own_folder_only() {
+    if !has_own_root() {
+        return;
+    }
+    let world = World::start(&[]).await;
+    for cell in processes(&world).await {
+        let name = world.register(&cell, "writes", |_| {}).await;
+        let own = world.result(&name, &json!({"do": "where"})).await;
+        let app_dir = world.server.app_dir().to_str().unwrap();
+        for folder in
+            ["/", "/etc", "/usr/lib", "/root", "/var/tmp", "/dev/shm", "/proc/self", app_dir, own.as_str()]
+        {
+            let path = format!("{folder}/hydra-escape-{}", std::process::id());
+            let reply = world.call(&name, &json!({"do": "write", "path": path, "text": "x"})).await;
+            assert_eq!(reply.status, 500, "{cell:?} wrote {path}");
+            assert!(!Path::new(&path).exists(), "{path}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_sandbox_has_a_folder_that_goes_with_it() {
+    let world = World::start(&[]).await;
+    for cell in world.cells().await {
+        let names = [world.register(&cell, "one", |_| {}).await, world.register(&cell, "two", |_| {}).await];
+        for name in &names {
+            let folder = folder(&world, name).await;
+            let path = format!("{folder}/note");
+            let write = json!({"do": "write", "path": path, "text": name});
+            assert_eq!(world.result(name, &write).await, "written", "{cell:?}");
+        }
+        // One does not see the other's, with the same code and maybe the same path.
+        for name in &names {
+            let path = format!("{}/note", folder(&world, name).await);
+            assert_eq!(world.result(name, &json!({"do": "read", "path": path})).await, *name, "{cell:?}");
+        }
+        // A fresh sandbox begins with an empty one.
+        let echo = world.call_fresh(&names[0], &json!({})).await;
+        let fresh = json(&crate::world::result(&echo))["tmpDir"].as_str().unwrap().to_owned();
+        let listed = world.call_fresh(&names[0], &json!({"do": "list", "path": fresh})).await;
+        assert!(listed.status == 500 || crate::world::result(&listed) == "[]", "{cell:?}: {}", listed.body);
+        for name in &names {
+            world.deregister(name).await;
+        }
+    }
+    let run = world.server.app_dir().join("run");
+    until("the temporary folders to be removed", async || {
+        !files_below(&run).iter().any(|path| path.ends_with("note"))
+    })
+    .await;
+}
+
+async fn folder(world: &World, name: &str) -> String {
+    let echo = json(&world.result(name, &json!({})).await);
+    echo["tmpDir"].as_str().expect("a tmpDir").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_see_nothing_of_hydras_environment() {
+    let mut options = crate::world::options(&[]);
+    options.env = vec![("HYDRA_TEST_SECRET".into(), "x".into()), ("lambda_timestamp".into(), "1".into())];
+    let world = World::with(options).await;
+    for cell in world.cells().await {
+        let name = world.register(&cell, "environment", |_| {}).await;
+        let names = json(&world.result(&name, &json!({"do": "environment"})).await);
+        let names: Vec<&str> = names.as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+        let own = ["HYDRA", "lambda_", "app_dir", "CARGO", "NODE_", "LD_"];
+        let leaked: Vec<_> =
+            names.iter().filter(|name| own.iter().any(|own| name.starts_with(own))).collect();
+        assert!(leaked.is_empty(), "{cell:?}: {leaked:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_with_the_same_code_share_no_state() {
+    let world = World::start(&[]).await;
+    for cell in world.cells().await {
+        let names =
+            [world.register(&cell, "first", |_| {}).await, world.register(&cell, "second", |_| {}).await];
+        for expected in ["1", "2", "3"] {
+            for name in &names {
+                assert_eq!(world.result(name, &json!({"do": "count"})).await, expected, "{cell:?}");
+            }
+        }
+    }
+}
+
+/// Every file below a folder.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        match path.is_dir() && !path.is_symlink() {
+            true => files.extend(files_below(&path)),
+            false => files.push(path),
+        }
+    }
+    files
+}

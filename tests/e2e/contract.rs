@@ -6,9 +6,15 @@ use serde_json::{Value, json};
 use crate::world::{Cell, World, expect, json, options, result, sleep, until};
 
 /// Sends any method to any path, without the comfort of the client.
-async fn send(world: &World, method: Method, path: &str, body: impl Into<reqwest::Body>) -> (StatusCode, String) {
+async fn send(
+    world: &World,
+    method: Method,
+    path: &str,
+    body: impl Into<reqwest::Body>,
+) -> (StatusCode, String) {
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let response = http.request(method, format!("{}{path}", world.server.base())).body(body).send().await.unwrap();
+    let response =
+        http.request(method, format!("{}{path}", world.server.base())).body(body).send().await.unwrap();
     let status = response.status();
     (status, response.text().await.unwrap())
 }
@@ -61,7 +67,9 @@ async fn arguments_arrive_and_results_return_alike_everywhere() {
             (json!({"name": name, "arguments": [1, "two"]}), json!([1, "two"])),
             (json!({"name": name, "arguments": 12}), json!(12)),
         ];
-        for (path, (body, expected)) in ["/", "/test", "/a/b?c=d", "/", "/invoke", "/", "/"].into_iter().zip(bodies) {
+        for (path, (body, expected)) in
+            ["/", "/test", "/a/b?c=d", "/", "/invoke", "/", "/"].into_iter().zip(bodies)
+        {
             let reply = world.client.post(path, &body).await.unwrap();
             let mut found = json(&result(&reply));
             if let Some(object) = found.as_object_mut() {
@@ -236,7 +244,8 @@ async fn the_environment_sets_what_the_originals_did() {
         .spawn()
         .unwrap();
     let client = hydra_harness::Client::new(&format!("http://{free}"));
-    until("Hydra answers", async || client.get("/healthz").await.is_ok_and(|reply| reply.status == 200)).await;
+    until("Hydra answers", async || client.get("/healthz").await.is_ok_and(|reply| reply.status == 200))
+        .await;
     assert!(apps.is_dir());
     let pid = nix::unistd::Pid::from_raw(hydra.id().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
@@ -264,7 +273,10 @@ async fn a_token_is_asked_for_everything_but_health() {
             assert_eq!(reply.headers["www-authenticate"], "Bearer");
         }
         expect(&client.invoke("f", "").await.unwrap(), 401);
-        expect(&client.register(&world.registration("f", &crate::world::PYTHON, "isolate")).await.unwrap(), 401);
+        expect(
+            &client.register(&world.registration("f", &crate::world::PYTHON, "isolate")).await.unwrap(),
+            401,
+        );
     }
     let right = world.client.clone().with_token("open sesame");
     let list: Value = json(&right.functions().await.unwrap().success().unwrap().body);

@@ -162,7 +162,9 @@ async fn what_a_function_raises_is_answered_with_its_own_stack() {
 #[track_caller]
 fn assert_private(body: &str, world: &World) {
     let agents = hydra_harness::paths::root().join("target/agents");
-    for secret in ["hydra_agent", "hydra.agent", "agent.js", "session.js", "agent.py", agents.to_str().unwrap()] {
+    for secret in
+        ["hydra_agent", "hydra.agent", "agent.js", "session.js", "agent.py", agents.to_str().unwrap()]
+    {
         assert!(!body.contains(secret), "{secret}: {body}");
     }
     assert!(!body.contains(&format!("{}/run", world.server.app_dir().display())), "{body}");
@@ -191,7 +193,8 @@ async fn more_requests_than_there_is_room_for_are_refused_at_once() {
         expect(&world.client.get("/healthz").await.unwrap(), 200);
         // A client that goes away leaves room for another.
         running.iter().for_each(tokio::task::JoinHandle::abort);
-        crate::world::until("room again", async || world.client.functions().await.unwrap().status == 200).await;
+        crate::world::until("room again", async || world.client.functions().await.unwrap().status == 200)
+            .await;
         world.deregister(&name).await;
     }
 }

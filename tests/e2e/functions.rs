@@ -69,8 +69,11 @@ fn build_plain(folder: &Path) {
     ] {
         put(folder, path.rsplit('/').next().expect("a name"), &read(path));
     }
-    let python =
-        zip(&[("main.py", &read("shapes/main.py")), ("package/__init__.py", b""), ("package/beside.py", &read("shapes/beside.py"))]);
+    let python = zip(&[
+        ("main.py", &read("shapes/main.py")),
+        ("package/__init__.py", b""),
+        ("package/beside.py", &read("shapes/beside.py")),
+    ]);
     put(folder, "tree-python.zip", &python);
     let package = zip(&[("greeting/__init__.py", &read("shapes/beside.py"))]);
     put(folder, "package-python.zip", &package);
@@ -94,7 +97,9 @@ fn build_java(folder: &Path) -> Result<(), String> {
     let names = ["Kit.java", "broken/Raises.java", "shapes/Mapped.java", "shapes/Texted.java"];
     let sources = names.map(source);
     let stamp = folder.join("java.stamp");
-    if modified(&stamp).is_some_and(|built| sources.iter().all(|path| modified(path).is_some_and(|m| m < built))) {
+    if modified(&stamp)
+        .is_some_and(|built| sources.iter().all(|path| modified(path).is_some_and(|m| m < built)))
+    {
         return Ok(());
     }
     let work = tempfile::tempdir().map_err(|error| error.to_string())?;

@@ -1,1 +1,155 @@
-//! x
+//! Time, memory and the number of sandboxes: limits that hold, and harm nobody else.
+
+use serde_json::json;
+
+use crate::processes::{descendants, held};
+use crate::world::{Cell, World, expect, expect_error, json, result, sleep, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_over_its_time_is_stopped() {
+    let world = World::start(&[]).await;
+    for cell in world.cells().await {
+        let other = world.register(&cell, "other", |_| {}).await;
+        assert_eq!(world.result(&other, &json!({"do": "count"})).await, "1");
+        let name = world.register(&cell, "late", |registration| registration.timeout = Some(400)).await;
+        for arguments in [json!({"do": "loop"}), sleep(100_000)] {
+            assert_eq!(world.result(&name, &json!({"do": "count"})).await, "1", "{cell:?}");
+            let reply = world.call(&name, &arguments).await;
+            expect_error(&reply, 504, "timeout", "its timeout of 400 ms");
+            assert!(reply.elapsed < crate::world::PATIENCE / 2, "{cell:?}: {:?}", reply.elapsed);
+        }
+        assert_eq!(world.result(&name, &json!({"do": "count"})).await, "1", "{cell:?}");
+        let count = world.result(&other, &json!({"do": "count"})).await;
+        // A language host that had to be killed took the other's state with it, but nothing more.
+        let alone = cell.kind == "process" || cell.language.name == "javascript";
+        assert!(count == "2" || (count == "1" && !alone), "{cell:?}: {count}");
+        for name in [name, other] {
+            world.deregister(&name).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_over_its_memory_is_stopped() {
+    let world = World::start(&[]).await;
+    for cell in world.cells().await {
+        let other = world.register(&cell, "other", |_| {}).await;
+        world.result(&other, &json!({})).await;
+        let name = world.register(&cell, "greedy", |registration| registration.memory = Some(160)).await;
+        for what in ["hog", "hog outside"] {
+            let fits = json!({"do": what, "mib": 20});
+            assert_eq!(world.result(&name, &fits).await, "held", "{cell:?} {what}");
+            let reply = world.call(&name, &json!({"do": what, "mib": 1500, "hold": 60_000})).await;
+            expect(&reply, 502);
+            assert_eq!(json(&reply.body)["kind"], "out_of_memory", "{cell:?} {what}: {}", reply.body);
+            assert!(reply.body.contains("160 MiB"), "{}", reply.body);
+            assert_eq!(world.result(&name, &fits).await, "held", "{cell:?} {what}");
+        }
+        world.result(&other, &json!({})).await;
+        for name in [name, other] {
+            world.deregister(&name).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_are_no_more_sandboxes_than_the_function_may_have() {
+    let world = World::start(&[]).await;
+    for cell in world.cells().await {
+        for fresh in [false, true] {
+            let name =
+                world.register(&cell, "bounded", |registration| registration.concurrency = Some(2)).await;
+            let callers: Vec<_> = (0..6)
+                .map(|_| {
+                    let (client, name) = (world.client.clone(), name.clone());
+                    let arguments = sleep(400).to_string();
+                    tokio::spawn(async move {
+                        match fresh {
+                            true => client.invoke_fresh(&name, &arguments).await.unwrap(),
+                            false => client.invoke(&name, &arguments).await.unwrap(),
+                        }
+                    })
+                })
+                .collect();
+            let mut most = 0;
+            until("all callers are answered", async || {
+                let sandboxes = &world.describe(&name).await["sandboxes"];
+                let count = |state: &str| sandboxes[state].as_u64().unwrap();
+                most = most.max(count("idle") + count("busy") + count("starting"));
+                callers.iter().all(|caller| caller.is_finished())
+            })
+            .await;
+            assert_eq!(most, 2, "{cell:?}, fresh: {fresh}");
+            for caller in callers {
+                assert_eq!(result(&caller.await.unwrap()), "slept");
+            }
+            world.deregister(&name).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_warm_sandbox_keeps_its_state_and_a_fresh_one_has_none() {
+    let world = World::start(&[]).await;
+    for cell in world.cells().await {
+        let name = world.register(&cell, "state", |_| {}).await;
+        let count = json!({"do": "count"});
+        for expected in 1..4 {
+            let reply = world.call(&name, &count).await;
+            assert_eq!(result(&reply), expected.to_string(), "{cell:?}");
+            assert_eq!(reply.start_kind().as_deref(), Some(if expected == 1 { "cold" } else { "warm" }));
+            let reply = world.call_fresh(&name, &count).await;
+            assert_eq!(
+                (result(&reply).as_str(), reply.start_kind().as_deref()),
+                ("1", Some("cold")),
+                "{cell:?}"
+            );
+        }
+        assert_eq!(world.sandboxes(&name, "idle").await, 1, "{cell:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_sandboxes_are_let_go() {
+    let world = World::start(&["--idle-time", "300"]).await;
+    for cell in world.cells().await {
+        let name = world.register(&cell, "idle", |_| {}).await;
+        assert_eq!(world.result(&name, &json!({"do": "count"})).await, "1");
+        until("the idle sandbox to go", async || world.sandboxes(&name, "idle").await == 0).await;
+        assert_eq!(world.result(&name, &json!({"do": "count"})).await, "1", "{cell:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_function_started_ends_with_its_sandbox() {
+    for cell in World::start(&[]).await.cells().await {
+        let world = World::start(&[]).await;
+        let other = world.register(&cell, "other", |_| {}).await;
+        let before = {
+            let name = world.register(&cell, "quiet", |_| {}).await;
+            world.result(&name, &json!({})).await;
+            world.result(&other, &json!({})).await;
+            world.deregister(&name).await;
+            let before = held(world.pid());
+            assert!(!descendants(world.pid()).is_empty());
+            before
+        };
+        let name = world.register(&cell, "busy", |_| {}).await;
+        assert_eq!(world.result(&name, &json!({"do": "background"})).await, "started", "{cell:?}");
+        until("the background to run", async || world.result(&name, &json!({"do": "ticks"})).await != "0")
+            .await;
+        world.deregister(&name).await;
+        until(&format!("{cell:?}: what ran in the background to end, {before:?}"), async || {
+            let now = held(world.pid());
+            now.threads <= before.threads + slack(&cell) && now.processes <= before.processes
+        })
+        .await;
+        expect(&world.call(&other, &json!({})).await, 200);
+        world.server.stop().await.unwrap();
+    }
+}
+
+/// Threads that a runtime may start of its own accord meanwhile: the JVM's compilers and collectors.
+fn slack(cell: &Cell) -> usize {
+    if cell.language.name == "java" { 3 } else { 0 }
+}

@@ -38,7 +38,8 @@ impl Process {
 
     /// Whether it still runs; one that waits to be reaped does not.
     pub fn is_alive(&self) -> bool {
-        Process::read(self.pid).is_some_and(|now| now.started == self.started && !matches!(now.state, 'Z' | 'X'))
+        Process::read(self.pid)
+            .is_some_and(|now| now.started == self.started && !matches!(now.state, 'Z' | 'X'))
     }
 
     /// Its command line.
@@ -55,13 +56,17 @@ impl Process {
 /// Every process below `ancestor`.
 pub fn descendants(ancestor: u32) -> Vec<Process> {
     let entries = fs::read_dir("/proc").expect("/proc");
-    let all: Vec<Process> = entries
-        .filter_map(|entry| Process::read(entry.ok()?.file_name().to_str()?.parse().ok()?))
-        .collect();
+    let all: Vec<Process> =
+        entries.filter_map(|entry| Process::read(entry.ok()?.file_name().to_str()?.parse().ok()?)).collect();
     let mut found = BTreeSet::from([ancestor]);
     loop {
         let before = found.len();
-        found.extend(all.iter().filter(|process| found.contains(&process.parent)).map(|process| process.pid).collect::<Vec<_>>());
+        found.extend(
+            all.iter()
+                .filter(|process| found.contains(&process.parent))
+                .map(|process| process.pid)
+                .collect::<Vec<_>>(),
+        );
         if found.len() == before {
             break;
         }

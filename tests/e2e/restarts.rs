@@ -53,7 +53,8 @@ async fn a_stop_lets_running_invocations_end_and_leaves_nothing() {
     for invocation in running {
         assert_eq!(crate::world::result(&invocation.await.unwrap().unwrap()), "slept");
     }
-    let left: Vec<_> = children.iter().filter(|child| child.is_alive()).map(|child| child.command()).collect();
+    let left: Vec<_> =
+        children.iter().filter(|child| child.is_alive()).map(|child| child.command()).collect();
     assert!(left.is_empty(), "{left:?}\n{log}");
     let run: Vec<_> = std::fs::read_dir(folder.path().join("run")).unwrap().collect();
     assert!(run.is_empty(), "{run:?}");
@@ -76,7 +77,8 @@ async fn a_killed_hydra_leaves_no_process() {
     let children = descendants(world.pid());
     let pid = nix::unistd::Pid::from_raw(world.pid().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
-    until("the children of the killed Hydra to end", async || !children.iter().any(|child| child.is_alive())).await;
+    until("the children of the killed Hydra to end", async || !children.iter().any(|child| child.is_alive()))
+        .await;
 
     // Another one takes over the folder, and cleans up.
     drop(world);

@@ -1,7 +1,6 @@
 //! A server, a web server with the functions' code, and the table of sandbox kinds and languages.
 
 use std::ffi::OsString;
-use std::future::Future;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -185,7 +184,11 @@ pub fn expect_error(reply: &Reply, status: u16, kind: &str, words: &str) {
     expect(reply, status);
     let body = json(&reply.body);
     assert_eq!(body["kind"], kind, "{}", reply.body);
-    assert!(body["error"].as_str().is_some_and(|error| error.contains(words)), "no {words:?}: {}", reply.body);
+    assert!(
+        body["error"].as_str().is_some_and(|error| error.contains(words)),
+        "no {words:?}: {}",
+        reply.body
+    );
     let content_type = reply.headers.get("content-type").expect("a content type");
     assert_eq!(content_type, "application/json");
     assert_eq!(reply.headers.contains_key("retry-after"), status == 503, "{:?}", reply.headers);
@@ -203,7 +206,7 @@ pub fn json(text: &str) -> Value {
 }
 
 /// Waits for a condition.
-pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let started = Instant::now();
     while !condition().await {
         assert!(started.elapsed() < PATIENCE, "waited in vain for: {what}");
