@@ -1,0 +1,19 @@
+"""The two functions that are measured. Hydra runs this file as it is; the other servers call it."""
+
+from hashlib import sha256
+from html import escape
+
+
+def hello(args):
+    """Greets: what a call costs that does nothing."""
+    return {"message": f"Hello, {args.get('name', 'world')}!"}
+
+
+def page(args):
+    """Builds a table of the items and its digest."""
+    rows = [
+        f"<tr><td>{escape(item['name'])}</td><td>{item['price']:.2f}</td><td>{item['count']}</td><td>{escape(item['note'])}</td></tr>"
+        for item in args["items"]
+    ]
+    html = f"<h1>{escape(args['title'])}</h1><table>{''.join(rows)}</table>"
+    return {"rows": len(rows), "sha256": sha256(html.encode()).hexdigest(), "html": html}
