@@ -69,6 +69,13 @@ pub struct Failure {
     pub stack: String,
 }
 
+impl Failure {
+    /// Whether the runtime had no memory left to give.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self.kind.as_str(), "java.lang.OutOfMemoryError" | "MemoryError")
+    }
+}
+
 /// How an invocation ended, if its sandbox did not.
 #[derive(Debug)]
 pub enum Outcome {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::Child;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::host_memory::{HostMemory, Usage};
 use super::memory::MemoryWatch;
@@ -48,6 +48,8 @@ pub struct LanguageHost {
     next: AtomicU64,
     isolates: Mutex<HashMap<u64, Arc<Health>>>,
     memory: Arc<HostMemory>,
+    /// Isolates that are being ended in the middle of an invocation: while there are any, the host may have to be killed.
+    ending: watch::Sender<u32>,
 }
 
 /// An isolate that has connected.
@@ -115,7 +117,12 @@ impl LanguageHosts {
     /// # Errors
     /// When the language is not to be had here, or its host or the isolate did not start.
     pub async fn open(&self, agent: Agent, memory: u32) -> Result<Opened, Error> {
-        let host = self.host(agent).await?;
+        let mut host = self.host(agent).await?;
+        // The sender lives in the host, so this cannot fail.
+        let _ = host.ending.subscribe().wait_for(|ending| *ending == 0).await;
+        if !host.is_alive() {
+            host = self.host(agent).await?;
+        }
         let mut expectation = self.rendezvous.expect().map_err(start_error)?;
         let id = host.next.fetch_add(1, Ordering::Relaxed);
         let health = Arc::new(Health::default());
@@ -190,6 +197,7 @@ impl LanguageHost {
             next: AtomicU64::new(1),
             isolates: Mutex::default(),
             memory: HostMemory::new(pid, host.clone()),
+            ending: watch::Sender::new(0),
         });
         let memory: Arc<HostMemory> = host.memory.clone();
         let memory: Arc<dyn super::memory::Watched> = memory;
@@ -247,6 +255,11 @@ impl LanguageHost {
 }
 
 impl IsolateHandle {
+    /// Whether the isolate's host was alive when last heard of.
+    pub fn host_is_alive(&self) -> bool {
+        self.host.is_alive()
+    }
+
     /// Ends the isolate now; if it does not end by itself, its host is killed.
     pub fn kill(&self) {
         if self.host.send(Kind::Close, &Close { isolate: self.id }).is_err() {
@@ -254,11 +267,13 @@ impl IsolateHandle {
         }
         let health = lock(&self.host.isolates).get(&self.id).cloned();
         let (Some(health), host) = (health, self.host.clone()) else { return };
+        host.ending.send_modify(|ending| *ending += 1);
         tokio::spawn(async move {
             if tokio::time::timeout(CLOSE_TIME, health.verdict()).await.is_err() {
                 tracing::warn!(language = %host.agent, "an isolate could not be ended alone: its host is killed");
                 host.kill();
             }
+            host.ending.send_modify(|ending| *ending -= 1);
         });
     }
 }

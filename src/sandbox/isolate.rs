@@ -1,6 +1,6 @@
 //! The `isolate` sandbox: an isolate of the function's language, in a host process that many functions share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::host::{IsolateHandle, LanguageHosts, Opened};
 use super::host_memory::Usage;
-use super::{Error, Health, Sandbox, Starter, load};
+use super::{DIED, Error, Health, Sandbox, Starter, VERDICT_TIME, load};
 use crate::agent::Channel;
 use crate::function::Function;
 
@@ -40,35 +40,52 @@ impl Starter for IsolateStarter {
     fn start(&self, function: Arc<Function>) -> BoxFuture<'static, Result<Box<dyn Sandbox>, Error>> {
         let (hosts, scratch, max_result) = (self.hosts.clone(), self.scratch.clone(), self.max_result);
         async move {
-            let memory = function.spec.memory;
-            let agent = function.agent();
-            let opened = match hosts.open(agent, memory).await {
+            let started = match start(&hosts, &scratch, max_result, &function).await {
                 // The host may have ended just then, by another function's doing.
-                Err(Error::Start(_)) => hosts.open(agent, memory).await?,
-                opened => opened?,
+                Err(Error::Start(_)) => start(&hosts, &scratch, max_result, &function).await,
+                started => started,
             };
-            let Opened { channel, health, usage, handle } = opened;
-            let tmp = tempfile::Builder::new()
-                .prefix("isolate-")
-                .tempdir_in(scratch)
-                .map_err(|error| Error::Start(format!("its temporary folder: {error}")))?;
-            let mut isolate = Isolate { channel, health, usage, handle, tmp: Some(tmp) };
-            isolate.usage.busy(true);
-            let path = isolate.tmp.as_ref().map(|tmp| tmp.path().to_owned()).unwrap_or_default();
-            let loaded = load(&mut isolate.channel, &function, function.path(), &path, max_result).await;
-            isolate.usage.busy(false);
-            match loaded {
-                Ok(()) => Ok(Box::new(isolate) as Box<dyn Sandbox>),
-                Err(error) => {
-                    if matches!(error, Error::LoadTimeout(_)) {
-                        isolate.kill();
-                    }
-                    Err(error)
-                }
-            }
+            started.map(|isolate| Box::new(isolate) as Box<dyn Sandbox>)
         }
         .boxed()
     }
+}
+
+async fn start(
+    hosts: &LanguageHosts,
+    scratch: &Path,
+    max_result: usize,
+    function: &Function,
+) -> Result<Isolate, Error> {
+    let memory = function.spec.memory;
+    let Opened { channel, health, usage, handle } = hosts.open(function.agent(), memory).await?;
+    let tmp = tempfile::Builder::new()
+        .prefix("isolate-")
+        .tempdir_in(scratch)
+        .map_err(|error| Error::Start(format!("its temporary folder: {error}")))?;
+    let path = tmp.path().to_owned();
+    let mut isolate = Isolate { channel, health, usage, handle, tmp: Some(tmp) };
+    isolate.usage.busy(true);
+    let loaded = load(&mut isolate.channel, function, function.path(), &path, max_result).await;
+    isolate.usage.busy(false);
+    let error = match loaded {
+        Ok(()) => return Ok(isolate),
+        Err(error) => error,
+    };
+    match error {
+        Error::LoadTimeout(_) => isolate.kill(),
+        Error::Load(ref failure) if failure.kind == DIED => {
+            let _ = tokio::time::timeout(VERDICT_TIME, isolate.health.verdict()).await;
+            if isolate.health.is_out_of_memory() {
+                return Err(Error::OutOfMemory { limit_mib: memory });
+            }
+            if !isolate.handle.host_is_alive() {
+                return Err(Error::Start("its language host ended while the code was loaded".into()));
+            }
+        }
+        _ => {}
+    }
+    Err(error)
 }
 
 impl Sandbox for Isolate {

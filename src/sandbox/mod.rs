@@ -125,6 +125,12 @@ pub enum Error {
 /// The most that loading a function's code may take.
 pub const LOAD_TIME: Duration = Duration::from_secs(30);
 
+/// How long the agent's host may take to say why a sandbox ended.
+const VERDICT_TIME: Duration = Duration::from_millis(200);
+
+/// The type of the failure where loading code ended the sandbox.
+const DIED: &str = "SandboxDied";
+
 /// Has the agent at the other end of `channel` load `function`, whose code and temporary folder it sees at `code` and `tmp`.
 async fn load(
     channel: &mut Channel,
@@ -143,9 +149,13 @@ async fn load(
     match tokio::time::timeout(LOAD_TIME, channel.load(&load)).await {
         Ok(Ok(Ok(()))) => Ok(()),
         Ok(Ok(Err(failure))) => Err(Error::Load(failure)),
+        // Not the code's doing: it was not loaded yet.
+        Ok(Err(ChannelError::Ended { unread: true })) => {
+            Err(Error::Start("its agent ended before it had read what to load".into()))
+        }
         Ok(Err(error)) => Err(Error::Load(Failure {
             message: format!("its code ended the sandbox while it was loaded ({error})"),
-            kind: "SandboxDied".into(),
+            kind: DIED.into(),
             stack: String::new(),
         })),
         Err(_) => Err(Error::LoadTimeout(LOAD_TIME)),

@@ -8,15 +8,12 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::lease::Lease;
-use super::{Error, Sandbox, Starter};
+use super::{Error, Sandbox, Starter, VERDICT_TIME};
 use crate::agent::{ChannelError, Outcome};
 use crate::function::Function;
 
 /// How long a request waits for a sandbox to become free before another sandbox is added.
 const GROW_AFTER: Duration = Duration::from_millis(5);
-
-/// How long the agent's host may take to say why a sandbox ended.
-const VERDICT_TIME: Duration = Duration::from_millis(200);
 
 /// What all pools have in common.
 #[derive(Clone, Copy, Debug)]
@@ -157,6 +154,11 @@ impl Pool {
         let begun = Instant::now();
         let timeout = self.function.spec.timeout;
         match tokio::time::timeout(timeout, lease.run(arguments)).await {
+            // The runtime bounded the memory before Hydra did; what it left half done is not to be used again.
+            Ok(Ok(Outcome::Raised(failure))) if failure.is_out_of_memory() => {
+                lease.end();
+                Err(Error::OutOfMemory { limit_mib: self.function.spec.memory })
+            }
             Ok(Ok(outcome)) => {
                 let run_time = begun.elapsed();
                 lease.give_back();

@@ -49,43 +49,50 @@ impl Starter for ProcessStarter {
     fn start(&self, function: Arc<Function>) -> BoxFuture<'static, Result<Box<dyn Sandbox>, Error>> {
         let (blanks, max_result) = (self.blanks.clone(), self.max_result);
         async move {
-            let memory = function.spec.memory;
-            let blank = blanks.take(function.agent(), memory).await?;
-            let (mut jailed, mut channel) = blank
-                .into_parts(&function.spec.name)
-                .map_err(|error| Error::Start(format!("its output: {error}")))?;
-            let limits = Limits { memory_mib: memory };
-            let assigned = jailed
-                .assign(&function.code.root, &limits)
-                .await
-                .map_err(|error| Error::Start(error.to_string()))?;
-            let health = Arc::new(Health::default());
-            // Its end has no other cause than what is seen here.
-            health.judge();
-            let jail = Arc::new(WatchedJail {
-                jailed: Mutex::new(jailed),
-                limit: u64::from(memory) << 20,
-                health: health.clone(),
-                busy: AtomicBool::new(true),
-                left_out: AtomicU32::new(0),
-            });
-            let watched: Arc<dyn Watched> = jail.clone();
-            blanks.watch.add(Arc::downgrade(&watched));
-            // As the agent sees it: the same below another root.
-            let code = match function.path().strip_prefix(&function.code.root) {
-                Ok(inner) if !inner.as_os_str().is_empty() => assigned.code.join(inner),
-                _ => assigned.code,
+            let started = match start(&blanks, max_result, &function).await {
+                // The agent that was kept may have ended just then.
+                Err(Error::Start(_)) => start(&blanks, max_result, &function).await,
+                started => started,
             };
-            match load(&mut channel, &function, &code, &assigned.tmp, max_result).await {
-                Err(_) if health.is_out_of_memory() => Err(Error::OutOfMemory { limit_mib: memory }),
-                Err(error) => Err(error),
-                Ok(()) => {
-                    jail.busy.store(false, Ordering::Relaxed);
-                    Ok(Box::new(Process { channel, jail }) as Box<dyn Sandbox>)
-                }
-            }
+            started.map(|process| Box::new(process) as Box<dyn Sandbox>)
         }
         .boxed()
+    }
+}
+
+async fn start(blanks: &Arc<BlankAgents>, max_result: usize, function: &Function) -> Result<Process, Error> {
+    let memory = function.spec.memory;
+    let blank = blanks.take(function.agent(), memory).await?;
+    let (mut jailed, mut channel) = blank
+        .into_parts(&function.spec.name)
+        .map_err(|error| Error::Start(format!("its output: {error}")))?;
+    let limits = Limits { memory_mib: memory };
+    let assigned =
+        jailed.assign(&function.code.root, &limits).await.map_err(|error| Error::Start(error.to_string()))?;
+    let health = Arc::new(Health::default());
+    // Its end has no other cause than what is seen here.
+    health.judge();
+    let jail = Arc::new(WatchedJail {
+        jailed: Mutex::new(jailed),
+        limit: u64::from(memory) << 20,
+        health: health.clone(),
+        busy: AtomicBool::new(true),
+        left_out: AtomicU32::new(0),
+    });
+    let watched: Arc<dyn Watched> = jail.clone();
+    blanks.watch.add(Arc::downgrade(&watched));
+    // As the agent sees it: the same below another root.
+    let code = match function.path().strip_prefix(&function.code.root) {
+        Ok(inner) if !inner.as_os_str().is_empty() => assigned.code.join(inner),
+        _ => assigned.code,
+    };
+    match load(&mut channel, function, &code, &assigned.tmp, max_result).await {
+        Err(_) if health.is_out_of_memory() => Err(Error::OutOfMemory { limit_mib: memory }),
+        Err(error) => Err(error),
+        Ok(()) => {
+            jail.busy.store(false, Ordering::Relaxed);
+            Ok(Process { channel, jail })
+        }
     }
 }
 
