@@ -162,10 +162,20 @@ test_rust() {
     provide_runtimes
     provide_example_tools
     provide curl ab || lacking+=("curl or ab ($(install_command curl ab))")
-    "$root/build.sh" --debug && quietly "building the example functions" "$root/examples/build.sh" &&
-        cargo_test || return
+    "$root/build.sh" --debug && quietly "building the example functions" "$root/examples/build.sh" || return
+    provide_graalvm_library || lacking+=("a GraalVM library (tests/fixtures/native/saxon/build.sh cannot have it from PyPI)")
+    cargo_test || return
     lacking+=("${!left_out[@]}")
     ((${#lacking[@]} == 0)) || skip "passed, but without ${lacking[*]}"
+}
+
+# A function in a library of GraalVM native-image, made once: it is 40 MB to download.
+provide_graalvm_library() {
+    local script="$root/tests/fixtures/native/saxon/build.sh" out="$root/target/saxon"
+    if ! [[ $out/xpath.zip -nt $script && $out/xpath.zip -nt $(dirname "$script")/xpath.c ]]; then
+        has python-packages && quietly "building the GraalVM library" "$script" "$out" || return
+    fi
+    export HYDRA_SAXON_ZIP="$out/xpath.zip"
 }
 
 cargo_test() {

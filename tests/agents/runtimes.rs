@@ -133,26 +133,31 @@ fn java(work: &Path) -> Prepared {
     run(Command::new(javac).args(["--release", "17", "-d"]).arg(&classes).arg(fixture("Kit.java")))?;
     let broken = work.join("broken.jar");
     std::fs::write(&broken, "not a zip").map_err(|error| error.to_string())?;
+    let flags = java_flags(&work)?;
     let jar =
         work.join("hydra-agent.jar").to_str().ok_or("the work directory's path is not UTF-8")?.to_owned();
     Ok(Runtime {
         name: "java",
-        command: [
-            java.as_str(),
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
-            "-cp",
-            &jar,
-            "hydra.agent.Main",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
+        command: [vec![java], flags, vec!["-cp".into(), jar, "hydra.agent.Main".into()]].concat(),
         code: classes,
         entry_point: Some("Kit"),
         broken,
         raises_in: "Kit.java",
         takes_text: false,
     })
+}
+
+/// The flags that Hydra starts the JVM with, of the mode for many isolates: they are right for one too.
+fn java_flags(agent: &Path) -> Result<Vec<String>, String> {
+    let text = std::fs::read(agent.join("flags.json")).map_err(|error| format!("flags.json: {error}"))?;
+    let file: serde_json::Value = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let folder = agent.to_str().ok_or("the work directory's path is not UTF-8")?;
+    let of = |mode: &str| file["flags"][mode].as_array().cloned().unwrap_or_default();
+    let flags = [of("both"), of("host")].concat();
+    let fill = |flag: &serde_json::Value| {
+        flag.as_str().map(|flag| flag.replace("{agent}", folder).replace("{heap}", "256"))
+    };
+    flags.iter().map(|flag| fill(flag).ok_or_else(|| format!("not a flag: {flag}"))).collect()
 }
 
 fn native(work: &Path) -> Prepared {

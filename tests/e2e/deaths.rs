@@ -1,20 +1,22 @@
 //! Agents and language hosts that are killed in the middle of requests.
 
 use hydra_harness::Reply;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::processes::{Process, agents, descendants};
 use crate::world::{Cell, World, expect, expect_error, result, sleep, until};
 
-/// An invocation that is under way.
+/// An invocation that has begun: the function itself says so.
 async fn begin(world: &World, name: &str, ms: u64) -> JoinHandle<Reply> {
-    let busy = world.sandboxes(name, "busy").await;
+    let begun = || {
+        let log = world.server.log();
+        log.lines().filter(|line| line.contains(&format!("\"{name}\"")) && line.contains("sleeps")).count()
+    };
+    let before = begun();
     let (client, of) = (world.client.clone(), name.to_owned());
     let running = tokio::spawn(async move { client.invoke(&of, &sleep(ms).to_string()).await.unwrap() });
-    world.wait_until_busy(name, busy + 1).await;
+    until(&format!("{name} to begin"), async || begun() > before).await;
     running
 }
 
@@ -89,8 +91,9 @@ async fn a_request_that_its_sandbox_never_read_is_tried_again() {
         let name = world.register(&cell, "stopped", |_| {}).await;
         assert_eq!(world.result(&name, &json!({"do": "count"})).await, "1");
         let victims = homes(&world, &cell);
+        assert!(!victims.is_empty(), "{cell:?}");
         for victim in &victims {
-            kill(Pid::from_raw(victim.pid.cast_signed()), Signal::SIGSTOP).unwrap();
+            victim.stop().await;
         }
         let (client, of) = (world.client.clone(), name.clone());
         let sent = tokio::spawn(async move { client.invoke(&of, r#"{"do": "count"}"#).await.unwrap() });
@@ -113,7 +116,6 @@ async fn a_function_that_exits_costs_its_own_requests_only() {
             let reply = world.call(&name, &json!({"do": "exit"})).await;
             // Where the language has it so, an exit is an exception.
             assert!(matches!(reply.status.as_u16(), 500 | 502), "{cell:?}: {}", reply.body);
-            eprintln!("{cell:?}: {}", reply.body);
             expect(&world.call(&name, &json!({})).await, 200);
         }
         assert_eq!(world.result(&other, &json!({"do": "count"})).await, "2", "{cell:?}");

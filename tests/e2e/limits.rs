@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::processes::{descendants, held};
+use crate::processes::{held, settled};
 use crate::world::{Cell, World, expect, expect_error, json, result, sleep, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,18 +122,18 @@ async fn idle_sandboxes_are_let_go() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_function_started_ends_with_its_sandbox() {
-    for cell in World::start(&[]).await.cells().await {
+    let cells = World::start(&[]).await.cells().await;
+    // Threads of a Python sub-interpreter and of Java cannot be ended from outside: their isolates are not promised this.
+    let promised = |cell: &Cell| cell.kind == "process" || cell.language.name == "javascript";
+    for cell in cells.into_iter().filter(promised) {
         let world = World::start(&[]).await;
         let other = world.register(&cell, "other", |_| {}).await;
-        let before = {
-            let name = world.register(&cell, "quiet", |_| {}).await;
-            world.result(&name, &json!({})).await;
-            world.result(&other, &json!({})).await;
-            world.deregister(&name).await;
-            let before = held(world.pid());
-            assert!(!descendants(world.pid()).is_empty());
-            before
-        };
+        let name = world.register(&cell, "quiet", |_| {}).await;
+        for name in [&name, &other] {
+            world.result(name, &json!({})).await;
+        }
+        world.deregister(&name).await;
+        let before = settled(world.pid()).await;
         let name = world.register(&cell, "busy", |_| {}).await;
         assert_eq!(world.result(&name, &json!({"do": "background"})).await, "started", "{cell:?}");
         until("the background to run", async || world.result(&name, &json!({"do": "ticks"})).await != "0")

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::processes::{Held, held};
+use crate::processes::{held, settled};
 use crate::world::{KINDS, World, expect, skip, until};
 
 const CONNECTIONS: u32 = 32;
@@ -32,7 +32,7 @@ async fn ten_thousand_requests_leave_nothing_behind() {
             if !round(&world, &example, kind, artifacts.base(), REQUESTS / 10).await {
                 break;
             }
-            let before = settled(&world).await;
+            let before = settled(world.pid()).await;
             round(&world, &example, kind, artifacts.base(), REQUESTS).await;
             until(&format!("{} in {kind} to hold no more than {before:?}", example.name), async || {
                 let now = held(world.pid());
@@ -101,19 +101,4 @@ async fn caller(address: String, request: Arc<str>, expected: Arc<str>, left: Ar
         answered += 1;
     }
     answered
-}
-
-/// What is held once nothing changes any more.
-async fn settled(world: &World) -> Held {
-    let mut last = held(world.pid());
-    let mut same = 0;
-    until("Hydra to be at rest", async || {
-        let now = held(world.pid());
-        same = if now == last { same + 1 } else { 0 };
-        last = now;
-        // In a row, over a second: Hydra looks after idle sandboxes that often.
-        same > 120
-    })
-    .await;
-    last
 }

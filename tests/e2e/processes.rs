@@ -6,6 +6,8 @@ use std::fs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::world::until;
+
 /// A process, told apart from a later one of the same number by its start.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Process {
@@ -45,6 +47,18 @@ impl Process {
     /// Its command line.
     pub fn command(&self) -> String {
         fs::read_to_string(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default().replace('\0', " ")
+    }
+
+    /// Stops it, as SIGSTOP does, and waits until each of its threads has stopped.
+    pub async fn stop(&self) {
+        kill(Pid::from_raw(self.pid.cast_signed()), Signal::SIGSTOP).expect("stopped");
+        until("a process to stop", async || {
+            let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
+            tasks
+                .filter_map(|task| Process::read(task.file_name().to_str()?.parse().ok()?))
+                .all(|t| t.state == 'T')
+        })
+        .await;
     }
 
     /// Kills it.
@@ -91,4 +105,19 @@ pub fn held(ancestor: u32) -> Held {
         tree.iter().map(|pid| fs::read_dir(format!("/proc/{pid}/{what}")).map_or(0, Iterator::count)).sum()
     };
     Held { processes: tree.len(), threads: count("task"), descriptors: count("fd") }
+}
+
+/// What is held once nothing changes any more: spare agents are started, ended ones reaped.
+pub async fn settled(hydra: u32) -> Held {
+    let mut last = held(hydra);
+    let mut same = 0;
+    until("Hydra to be at rest", async || {
+        let now = held(hydra);
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        // In a row, over a second: Hydra looks after idle sandboxes that often.
+        same > 120
+    })
+    .await;
+    last
 }

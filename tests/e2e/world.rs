@@ -216,5 +216,5 @@ pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 
 /// Arguments that make the test function sleep.
 pub fn sleep(ms: u64) -> Value {
-    json!({"do": "sleep", "ms": ms})
+    json!({"do": "sleep", "ms": ms, "text": "sleeps"})
 }

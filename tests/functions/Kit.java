@@ -27,6 +27,7 @@ public class Kit {
             case "count":
                 return calls;
             case "sleep":
+                System.out.println(args.get("text"));
                 Thread.sleep(number(args, "ms"));
                 return "slept";
             case "loop":

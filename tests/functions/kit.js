@@ -19,6 +19,7 @@ exports.main = (args) => {
     case 'count':
       return calls;
     case 'sleep':
+      console.log(args.text);
       return pause(args.ms).then(() => 'slept');
     case 'loop':
       for (;;);

@@ -22,6 +22,7 @@ def main(args):
     if action == "count":
         return calls
     if action == "sleep":
+        print(args["text"])
         time.sleep(args["ms"] / 1000)
         return "slept"
     if action == "loop":
