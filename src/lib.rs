@@ -1,1 +1,3 @@
 //! Hydra.
+
+pub mod vmm;
