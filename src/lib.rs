@@ -1,3 +1,5 @@
 //! Hydra.
 
+pub mod exec;
+pub mod linux;
 pub mod vmm;

@@ -29,6 +29,8 @@ pub struct Hypervisor {
     pub(super) cpuid: CpuId,
     pub(super) xsave: XsaveLayout,
     pub(super) cr4: u64,
+    /// Rate of the time stamp counter, if the guest's is the host's.
+    counter: Option<u32>,
 }
 
 /// Control register 4: PAE, OSFXSR, OSXMMEXCPT, FSGSBASE, OSXSAVE.
@@ -64,11 +66,8 @@ impl Hypervisor {
             }
         }
         let (cpuid, xsave) = cpuid::for_guest(&kvm)?;
-        if !cpuid::leaf7_ebx(&cpuid, 0) {
-            return Err(VmmError::Lacks("the FSGSBASE instructions"));
-        }
-        let mut opened = Hypervisor { kvm, sort: Sort::Emulated, cpuid, xsave, cr4: CR4 };
-        opened.sort = opened.probe()?;
+        let mut opened = Hypervisor { kvm, sort: Sort::Emulated, cpuid, xsave, cr4: CR4, counter: None };
+        (opened.sort, opened.counter) = opened.probe()?;
         if opened.sort == Sort::Hardware {
             for (offered, bit) in [
                 (cpuid::leaf7_ebx(&opened.cpuid, 7), CR4_SMEP),
@@ -83,19 +82,29 @@ impl Hypervisor {
         Ok(opened)
     }
 
-    /// Runs one `syscall` in a tiny VM and looks in which ring it arrives.
-    fn probe(&self) -> Result<Sort, VmmError> {
+    /// Runs `rdtsc` and one `syscall` in a tiny VM; looks in which ring it arrives, and whether the counter is the host's.
+    fn probe(&self) -> Result<(Sort, Option<u32>), VmmError> {
         let vm = Vm::with(self, super::GuestMemory::new(layout::FIRST_FRAME)?)?;
         let mut vcpu = Vcpu::create(self, &vm)?;
         vcpu.load(&super::ExtendedState { fs_base: 0, gs_base: 0, xsave: Xsave::initial(self.xsave) })?;
-        // `syscall; hlt` in the page of the system-call entry, which ring 3 may execute.
+        // `rdtsc; syscall; hlt` in the page of the system-call entry, which ring 3 may execute.
         let code = 0x800;
-        vm.memory().write(layout::SYSCALL_CODE + code, &[0x0f, 0x05, 0xf4]);
+        vm.memory().write(layout::SYSCALL_CODE + code, &[0x0f, 0x31, 0x0f, 0x05, 0xf4]);
+        let before = host_counter();
         let mut regs = UserRegs { rip: layout::SYSCALL_ALIAS + code, ..UserRegs::default() };
         match vcpu.enter(&mut regs)? {
-            Exit::Syscall => vcpu.arrival(),
+            Exit::Syscall => {
+                let counter = regs.rdx << 32 | regs.rax & 0xffff_ffff;
+                let common = (before..=host_counter()).contains(&counter) && counter_is_steady();
+                Ok((vcpu.arrival()?, vcpu.counter_kilohertz().filter(|_| common)))
+            }
             exit => Err(VmmError::Stopped(format!("the probe's system call came back as {exit:?}"))),
         }
+    }
+
+    /// Rate of the time stamp counter in kHz, if it is steady and the guest reads the same as the host.
+    pub fn counter_kilohertz(&self) -> Option<u32> {
+        self.counter
     }
 
     /// Which sort of KVM it is.
@@ -107,4 +116,16 @@ impl Hypervisor {
     pub fn xsave(&self) -> XsaveLayout {
         self.xsave
     }
+}
+
+/// The host's time stamp counter.
+pub fn host_counter() -> u64 {
+    // SAFETY: every x86-64 CPU has the instruction, and Linux allows it.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}
+
+/// Whether the counter runs at one rate in all power states.
+fn counter_is_steady() -> bool {
+    const LEAF: u32 = 0x8000_0007;
+    std::arch::x86_64::__cpuid(0x8000_0000).eax >= LEAF && std::arch::x86_64::__cpuid(LEAF).edx >> 8 & 1 != 0
 }

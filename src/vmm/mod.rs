@@ -38,7 +38,7 @@ mod vm;
 
 pub use error::VmmError;
 pub use frames::{FRAME_SIZE, Frame, Frames};
-pub use kvm::{Hypervisor, Sort};
+pub use kvm::{Hypervisor, Sort, host_counter};
 pub use memory::GuestMemory;
 pub use paging::{Access, Entry, PageTables};
 pub use state::{ExtendedState, UserRegs, Xsave, XsaveLayout};

@@ -11,6 +11,8 @@ const USER: u64 = 1 << 2;
 /// Accessed and dirty are set from the start: nothing reads them, and the CPU need not write them.
 const ACCESSED_DIRTY: u64 = 1 << 5 | 1 << 6;
 const NO_EXECUTE: u64 = 1 << 63;
+/// A bit that the CPU ignores: the page has a frame though ring 3 may not touch it.
+const RETAINED: u64 = 1 << 9;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const ENTRIES: u64 = 512;
 /// Bytes that one lowest-level table maps.
@@ -29,27 +31,32 @@ bitflags::bitflags! {
     }
 }
 
-/// A present entry of a lowest-level table.
+/// An entry of a lowest-level table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry {
     /// The frame that the page shows.
     pub frame: Frame,
-    /// What ring 3 may do with it. x86 pages that are present can always be read.
+    /// What ring 3 may do with it. Without any access the page keeps its frame but is absent for the CPU; with any, x86
+    /// lets it be read.
     pub access: Access,
 }
 
 impl Entry {
     fn decode(bits: u64) -> Option<Entry> {
+        let frame = Frame(((bits & ADDRESS) / FRAME_SIZE) as u32);
         if bits & PRESENT == 0 {
-            return None;
+            return (bits & RETAINED != 0).then_some(Entry { frame, access: Access::empty() });
         }
         let mut access = Access::READ;
         access.set(Access::WRITE, bits & WRITABLE != 0);
         access.set(Access::EXECUTE, bits & NO_EXECUTE == 0);
-        Some(Entry { frame: Frame(((bits & ADDRESS) / FRAME_SIZE) as u32), access })
+        Some(Entry { frame, access })
     }
 
     fn encode(self) -> u64 {
+        if self.access.is_empty() {
+            return self.frame.address() | RETAINED;
+        }
         let mut bits = self.frame.address() | PRESENT | USER | ACCESSED_DIRTY;
         if self.access.contains(Access::WRITE) {
             bits |= WRITABLE;
@@ -73,13 +80,13 @@ impl<'a> PageTables<'a> {
         PageTables { memory }
     }
 
-    /// The page at `address`, if it is present.
+    /// The page at `address`, if it has a frame.
     pub fn get(&self, address: u64) -> Option<Entry> {
         let table = self.table(address)?;
         Entry::decode(self.memory.load(slot(table, address, 0)))
     }
 
-    /// Makes the page at `address` present. Takes frames for the tables on the way from `frames`; false when there are none left.
+    /// Gives the page at `address` a frame. Takes frames for the tables on the way from `frames`; false when there are none left.
     #[must_use]
     pub fn set(&self, address: u64, entry: Entry, frames: &mut Frames) -> bool {
         let Some(table) = self.table_or_new(address, frames) else { return false };
@@ -87,7 +94,7 @@ impl<'a> PageTables<'a> {
         true
     }
 
-    /// Visits every present page of the page-aligned range in order; `change` returns what is to become of it. Tables that are
+    /// Visits every page with a frame in the page-aligned range in order; `change` returns what is to become of it. Tables that are
     /// absent are skipped at the cost of one look.
     pub fn update(&self, start: u64, end: u64, mut change: impl FnMut(u64, Entry) -> Option<Entry>) {
         let mut address = start;

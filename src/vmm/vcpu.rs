@@ -1,10 +1,11 @@
 //! One virtual CPU: entering ring 3 and coming back.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use kvm_bindings::{kvm_msr_entry, kvm_regs, kvm_segment, kvm_xsave, Msrs};
+use kvm_bindings::{kvm_device_attr, kvm_msr_entry, kvm_regs, kvm_segment, kvm_xsave, Msrs};
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 
 use super::error::VmmError;
@@ -33,6 +34,9 @@ pub enum Exit {
     Kicked,
 }
 
+/// `_IOW(KVMIO, 0xe1, struct kvm_device_attr)`; `kvm-ioctls` has it for other architectures only.
+const KVM_SET_DEVICE_ATTR: libc::Ioctl = 0x4018_aee1;
+
 /// Times that a spurious "bad address" of `KVM_RUN` is tried again: another thread may be changing the host mapping.
 const RETRIES: u32 = 1000;
 
@@ -51,7 +55,6 @@ pub struct Vcpu {
     xsave: XsaveLayout,
     cr4: u64,
     ring: Ring,
-    loaded: bool,
     memory: Arc<GuestMemory>,
     kick: Arc<KickState>,
 }
@@ -127,14 +130,31 @@ impl Vcpu {
             xsave: hypervisor.xsave,
             cr4: hypervisor.cr4,
             ring: Ring::User,
-            loaded: false,
             memory: Arc::clone(vm.memory()),
             kick: Arc::new(kick),
         };
         vcpu.reset_segments(0, 0)?;
         vcpu.fd.set_xcrs(&xcrs).map_err(VmmError::kvm("set XCR0"))?;
         vcpu.set_msrs()?;
+        vcpu.share_counter();
         Ok(vcpu)
+    }
+
+    /// Makes the time stamp counter the host's, where KVM virtualises it. The probe finds out whether it worked.
+    fn share_counter(&self) {
+        /// `KVM_VCPU_TSC_CTRL` and its attribute `KVM_VCPU_TSC_OFFSET`.
+        const GROUP: u32 = 0;
+        const OFFSET: u64 = 0;
+        let zero = 0u64;
+        let attribute =
+            kvm_device_attr { group: GROUP, attr: OFFSET, addr: &raw const zero as u64, flags: 0 };
+        // SAFETY: KVM reads 8 bytes at the address, which outlives the call.
+        unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_SET_DEVICE_ATTR, &raw const attribute) };
+    }
+
+    /// Rate of the time stamp counter in kHz.
+    pub(super) fn counter_kilohertz(&self) -> Option<u32> {
+        self.fd.get_tsc_khz().ok().filter(|rate| *rate > 0)
     }
 
     fn set_msrs(&mut self) -> Result<(), VmmError> {
@@ -188,21 +208,24 @@ impl Vcpu {
 
     /// Gives the vCPU the state of a thread that last ran elsewhere.
     pub fn load(&mut self, state: &ExtendedState) -> Result<(), VmmError> {
+        self.settle();
         self.reset_segments(state.fs_base, state.gs_base)?;
         self.set_xsave(&state.xsave)?;
-        self.loaded = true;
         Ok(())
     }
 
     /// Takes the state of the thread that ran last out of the vCPU.
     pub fn save(&mut self) -> Result<ExtendedState, VmmError> {
-        // An exit by `out` is completed by the next entry; complete it now, or it would hit the next thread.
+        self.settle();
+        let (fs_base, gs_base) = self.bases()?;
+        Ok(ExtendedState { fs_base, gs_base, xsave: self.xsave()? })
+    }
+
+    /// Completes the exit before. One by `out` is completed by the next entry, and would change the next thread's registers.
+    fn settle(&mut self) {
         self.fd.set_kvm_immediate_exit(1);
         let _ = self.fd.run();
         self.fd.set_kvm_immediate_exit(0);
-        self.loaded = false;
-        let (fs_base, gs_base) = self.bases()?;
-        Ok(ExtendedState { fs_base, gs_base, xsave: self.xsave()? })
     }
 
     /// Bases of FS and GS.
