@@ -130,7 +130,11 @@ impl Namespace {
 
 fn open_below(root: BorrowedFd<'_>, rest: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
     let rest = if rest.as_os_str().is_empty() { Path::new(".") } else { rest };
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+    // The host refuses flags that mean nothing together with O_PATH.
+    let flags = match flags.contains(OFlags::PATH) {
+        true => flags & (OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW) | OFlags::CLOEXEC,
+        false => flags | OFlags::CLOEXEC | OFlags::NOCTTY,
+    };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     loop {
         match rustix::fs::openat2(root, rest, flags, mode, resolve) {
