@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use crate::linux::{Config, ExitStatus, Guest, Mount, StartError, identity::Identity};
+use crate::linux::identity::Identity;
+use crate::linux::net::Policy;
+use crate::linux::{Config, ExitStatus, Guest, Mount, StartError};
 
 /// Options of `hydra exec`.
 #[derive(clap::Args, Debug)]
@@ -90,6 +92,7 @@ impl Exec {
             working_directory,
             descriptors: standard_streams()?,
             identity: Identity::of_this_process(),
+            network: Policy::Open,
             trace: self.trace,
         };
         Ok(match Guest::start(config)?.wait()? {

@@ -10,6 +10,7 @@ use super::kernel::{Kernel, PID, Program};
 use super::loader::{self, Image, LoadError};
 use super::mm::AddressSpace;
 use super::namespace::{Mount, Namespace};
+use super::net::Policy;
 use super::reactor::Reactor;
 use super::sched::{ExitStatus, Sched};
 use super::thread::Thread;
@@ -35,6 +36,8 @@ pub struct Config {
     pub descriptors: Vec<(OwnedFd, u32)>,
     /// As whom it believes to run.
     pub identity: Identity,
+    /// Whom it may talk to.
+    pub network: Policy,
     /// Print its system calls to standard error.
     pub trace: bool,
 }
@@ -91,6 +94,7 @@ impl Guest {
                 arguments: config.arguments,
                 environment: config.environment,
             },
+            network: config.network,
             cpus,
             trace: config.trace.then_some(Trace),
             next_file: Default::default(),

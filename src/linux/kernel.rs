@@ -13,6 +13,7 @@ use super::identity::Identity;
 use super::limits::Limits;
 use super::mm::AddressSpace;
 use super::namespace::Namespace;
+use super::net::Policy;
 use super::reactor::Reactor;
 use super::sched::{Sched, State};
 use super::signal::SigInfo;
@@ -55,6 +56,8 @@ pub struct Kernel {
     pub identity: Identity,
     /// The program.
     pub program: Program,
+    /// Whom it may talk to.
+    pub network: Policy,
     /// Processors that it sees.
     pub cpus: usize,
     /// Prints system calls.
