@@ -18,6 +18,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve functions over HTTP
     Serve(Box<Config>),
+    /// Run a Linux program in a KVM microVM
+    Exec(Box<crate::exec::Exec>),
     /// Say what this host can run, and what would make it run more
     Doctor(DoctorOptions),
 }

@@ -3,14 +3,19 @@
 //! Data flows one way: [`http`] → [`service`] → [`function`], [`sandbox`] → [`agent`], [`jail`].
 //! Clients register functions and invoke them over HTTP; a pool of sandboxes per function runs them; in each
 //! sandbox an *agent* of the function's language speaks the protocol of `guest-agent/PROTOCOL.md`.
+//!
+//! [`exec`] → [`linux`] → [`vmm`]: a microVM that runs one Linux program in guest ring 3, whose system calls Hydra serves.
 
 pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod doctor;
+pub mod exec;
 pub mod function;
 pub mod http;
 pub mod jail;
+pub mod linux;
 pub mod metrics;
 pub mod sandbox;
 pub mod service;
+pub mod vmm;

@@ -17,6 +17,14 @@ fn main() -> ExitCode {
     }
     match Cli::parse().command {
         Command::Serve(config) => serve(&config),
+        Command::Exec(exec) => match exec.run() {
+            Ok(status) => ExitCode::from(status),
+            Err(error) => {
+                eprintln!("hydra: {error}");
+                // As env(1) and docker-run(1): the program was not run.
+                ExitCode::from(125)
+            }
+        },
         Command::Doctor(options) => hydra::doctor::run(&options),
     }
 }

@@ -1,0 +1,155 @@
+//! Directories: listing them, and the working directory.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Mutex, PoisonError};
+
+use super::context::{Args, Ctx};
+use super::errno::{Errno, SysResult};
+use super::file::{File, Kind, Object, Ready};
+use super::host_io;
+use super::kernel::Kernel;
+use super::proc::{self, Special};
+use super::stat::Attributes;
+use vm_memory::VolatileSlice;
+
+/// An open directory.
+pub enum Directory {
+    /// Of the host.
+    Host(OwnedFd),
+    /// Of `/proc`: names with their types (`DT_…`), and how many were listed.
+    Listed(Vec<(Vec<u8>, u8)>, Mutex<usize>),
+}
+
+impl Directory {
+    /// A host directory.
+    pub fn new(fd: OwnedFd) -> Directory {
+        Directory::Host(fd)
+    }
+
+    /// The host's descriptor; `EINVAL` for a directory of `/proc`.
+    pub fn fd(&self) -> Result<BorrowedFd<'_>, Errno> {
+        match self {
+            Directory::Host(fd) => Ok(fd.as_fd()),
+            Directory::Listed(..) => Err(Errno::EINVAL),
+        }
+    }
+
+    fn entries(&self, room: usize) -> Result<Vec<u8>, Errno> {
+        match self {
+            Directory::Host(fd) => {
+                let mut bytes = vec![0; room];
+                let n = host_io::getdents(fd, &mut bytes)?;
+                bytes.truncate(n);
+                Ok(bytes)
+            }
+            Directory::Listed(names, listed) => {
+                let mut listed = listed.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut bytes = Vec::new();
+                while let Some((name, kind)) = names.get(*listed) {
+                    let len = (19 + name.len() + 1).next_multiple_of(8);
+                    if bytes.len() + len > room {
+                        break;
+                    }
+                    *listed += 1;
+                    let start = bytes.len();
+                    bytes.extend_from_slice(&(*listed as u64).to_le_bytes());
+                    bytes.extend_from_slice(&(*listed as u64).to_le_bytes());
+                    bytes.extend_from_slice(&(len as u16).to_le_bytes());
+                    bytes.push(*kind);
+                    bytes.extend_from_slice(name);
+                    bytes.resize(start + len, 0);
+                }
+                if bytes.is_empty() && *listed < names.len() { Err(Errno::EINVAL) } else { Ok(bytes) }
+            }
+        }
+    }
+}
+
+impl Object for Directory {
+    fn read(&self, _: &Kernel, _: &File, _: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
+        Err(Errno::EISDIR)
+    }
+
+    fn read_at(&self, _: &[VolatileSlice<'_>], _: u64) -> Result<usize, Errno> {
+        Err(Errno::EISDIR)
+    }
+
+    fn seek(&self, offset: i64, whence: i32) -> Result<u64, Errno> {
+        match self {
+            Directory::Host(fd) => {
+                let position = match whence {
+                    libc::SEEK_SET => rustix::fs::SeekFrom::Start(u64::try_from(offset).map_err(|_| Errno::EINVAL)?),
+                    libc::SEEK_CUR => rustix::fs::SeekFrom::Current(offset),
+                    libc::SEEK_END => rustix::fs::SeekFrom::End(offset),
+                    _ => return Err(Errno::EINVAL),
+                };
+                Ok(rustix::fs::seek(fd, position)?)
+            }
+            Directory::Listed(_, listed) if whence == libc::SEEK_SET && offset >= 0 => {
+                *listed.lock().unwrap_or_else(PoisonError::into_inner) = offset as usize;
+                Ok(offset as u64)
+            }
+            Directory::Listed(..) => Err(Errno::EINVAL),
+        }
+    }
+
+    fn ready(&self, _: &Kernel) -> Ready {
+        Ready::ALWAYS
+    }
+
+    fn attributes(&self) -> Result<Attributes, Errno> {
+        match self {
+            Directory::Host(fd) => Ok(Attributes::from_host(&rustix::fs::fstat(fd)?)),
+            Directory::Listed(..) => Ok(Attributes::synthetic(libc::S_IFDIR | 0o555)),
+        }
+    }
+}
+
+pub fn getdents64(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    const MOST: usize = 64 << 10;
+    let file = ctx.kernel.file(args.i32(0))?;
+    file.check_readable()?;
+    let Kind::Directory(directory) = &file.kind else { return Err(Errno::ENOTDIR) };
+    let bytes = directory.entries(args.u32(2).min(MOST as u32) as usize)?;
+    ctx.kernel.write_bytes(args.u64(1), &bytes)?;
+    Ok(bytes.len() as u64)
+}
+
+pub fn getcwd(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    let path = ctx.kernel.working_directory();
+    let mut bytes = path.as_os_str().as_bytes().to_vec();
+    bytes.push(0);
+    if bytes.len() > args.size(1) {
+        return Err(Errno::ERANGE);
+    }
+    ctx.kernel.write_bytes(args.u64(0), &bytes)?;
+    Ok(bytes.len() as u64)
+}
+
+pub fn chdir(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    let path = ctx.kernel.path_from(args.u64(0))?;
+    match proc::lookup(ctx.kernel, ctx.thread.tid, &path) {
+        Some(Special::Directory(_)) => {}
+        Some(_) => return Err(Errno::ENOTDIR),
+        None => {
+            let found = ctx.kernel.namespace.find(&path, true)?;
+            if !rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode).is_dir() {
+                return Err(Errno::ENOTDIR);
+            }
+            let magic = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
+            rustix::fs::access(magic, rustix::fs::Access::EXEC_OK)?;
+        }
+    }
+    ctx.kernel.set_working_directory(super::namespace::absolute(&path, b""));
+    Ok(0)
+}
+
+pub fn fchdir(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    let file = ctx.kernel.file(args.i32(0))?;
+    if !matches!(file.kind, Kind::Directory(_)) {
+        return Err(Errno::ENOTDIR);
+    }
+    ctx.kernel.set_working_directory(super::namespace::absolute(&file.path, b""));
+    Ok(0)
+}

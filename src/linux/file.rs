@@ -1,0 +1,244 @@
+//! Open file descriptions: what a descriptor stands for.
+//!
+//! Each kind of file is an [`Object`] in a file of its own, and a variant of [`Kind`]. Its operations never wait: they say `EAGAIN`,
+//! and `io.rs` decides whether the caller waits. When an object becomes ready it calls [`Kernel::changed`].
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use vm_memory::VolatileSlice;
+
+use super::context::{Ctx, OnSignal};
+use super::directory::Directory;
+use super::epoll::Epoll;
+use super::errno::Errno;
+use super::eventfd::EventFd;
+use super::host_file::HostFile;
+use super::kernel::Kernel;
+use super::mm::MappedFile;
+use super::net::Socket;
+use super::pipe::PipeEnd;
+use super::stat::Attributes;
+use super::text::Text;
+use super::thread::{FileId, Wait};
+use super::timerfd::TimerFd;
+
+bitflags::bitflags! {
+    /// Readiness, with the bits of `poll` and `epoll`.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct Ready: u32 {
+        /// Something can be read, or its end.
+        const IN = 0x1;
+        /// Urgent data.
+        const PRI = 0x2;
+        /// Something can be written.
+        const OUT = 0x4;
+        /// An error waits.
+        const ERR = 0x8;
+        /// The other side is gone.
+        const HUP = 0x10;
+        /// Not an open descriptor; `poll` only.
+        const NVAL = 0x20;
+        /// As `IN`.
+        const RDNORM = 0x40;
+        /// As `OUT`.
+        const WRNORM = 0x100;
+        /// The other side writes no more.
+        const RDHUP = 0x2000;
+    }
+}
+
+impl Ready {
+    /// Readable and writable, as files on disk always are.
+    pub const ALWAYS: Ready = Ready::IN.union(Ready::OUT).union(Ready::RDNORM).union(Ready::WRNORM);
+}
+
+/// What a kind of file can do. Operations that a kind does not have keep the default: the errno that Linux gives.
+pub trait Object {
+    /// Reads at the current position.
+    fn read(&self, _kernel: &Kernel, _file: &File, _into: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
+        Err(Errno::EINVAL)
+    }
+    /// Writes at the current position.
+    fn write(&self, _kernel: &Kernel, _file: &File, _from: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
+        Err(Errno::EINVAL)
+    }
+    /// Reads from an offset.
+    fn read_at(&self, _into: &[VolatileSlice<'_>], _offset: u64) -> Result<usize, Errno> {
+        Err(Errno::ESPIPE)
+    }
+    /// Writes at an offset.
+    fn write_at(&self, _from: &[VolatileSlice<'_>], _offset: u64) -> Result<usize, Errno> {
+        Err(Errno::ESPIPE)
+    }
+    /// Moves the current position.
+    fn seek(&self, _offset: i64, _whence: i32) -> Result<u64, Errno> {
+        Err(Errno::ESPIPE)
+    }
+    /// What would not wait now.
+    fn ready(&self, kernel: &Kernel) -> Ready;
+    /// What `fstat` shows.
+    fn attributes(&self) -> Result<Attributes, Errno>;
+    /// The host descriptor whose readiness is this file's.
+    fn host(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+    /// The last descriptor is closed.
+    fn closed(&self, _kernel: &Kernel) {}
+}
+
+/// The kinds of file.
+pub enum Kind {
+    /// A file or stream of the host.
+    Host(HostFile),
+    /// A directory.
+    Directory(Directory),
+    /// An end of a pipe.
+    Pipe(PipeEnd),
+    /// `eventfd`.
+    Event(EventFd),
+    /// `timerfd`.
+    Timer(TimerFd),
+    /// `epoll`.
+    Epoll(Epoll),
+    /// A socket.
+    Socket(Socket),
+    /// A file of `/proc` whose text was made when it was opened.
+    Text(Text),
+}
+
+/// An open file description.
+pub struct File {
+    /// Its number, unique in the VM.
+    pub id: FileId,
+    /// What it is.
+    pub kind: Kind,
+    /// The path that it was opened by, as the guest knows it; or a name such as `pipe:[7]`.
+    pub path: PathBuf,
+    flags: AtomicU32,
+    changes: AtomicU64,
+    kernel: Weak<Kernel>,
+}
+
+/// The open flags that `fcntl` can change.
+pub const CHANGEABLE: u32 =
+    (libc::O_APPEND | libc::O_NONBLOCK | libc::O_ASYNC | libc::O_DIRECT | libc::O_NOATIME) as u32;
+
+impl File {
+    /// The object's operations.
+    pub fn object(&self) -> &dyn Object {
+        match &self.kind {
+            Kind::Host(object) => object,
+            Kind::Directory(object) => object,
+            Kind::Pipe(object) => object,
+            Kind::Event(object) => object,
+            Kind::Timer(object) => object,
+            Kind::Epoll(object) => object,
+            Kind::Socket(object) => object,
+            Kind::Text(object) => object,
+        }
+    }
+
+    /// Open flags, as `F_GETFL` shows them.
+    pub fn flags(&self) -> u32 {
+        self.flags.load(Ordering::Relaxed)
+    }
+
+    /// `F_SETFL`.
+    pub fn set_flags(&self, flags: u32) {
+        self.flags.store(self.flags() & !CHANGEABLE | flags & CHANGEABLE, Ordering::Relaxed);
+    }
+
+    /// Whether calls that would wait fail instead.
+    pub fn is_nonblocking(&self) -> bool {
+        self.flags() & libc::O_NONBLOCK as u32 != 0
+    }
+
+    /// Whether it can be read, and written.
+    pub fn access_mode(&self) -> (bool, bool) {
+        if self.flags() & libc::O_PATH as u32 != 0 {
+            return (false, false);
+        }
+        match (self.flags() as i32) & libc::O_ACCMODE {
+            libc::O_RDONLY => (true, false),
+            libc::O_WRONLY => (false, true),
+            _ => (true, true),
+        }
+    }
+
+    /// `EBADF` unless it was opened for reading.
+    pub fn check_readable(&self) -> Result<(), Errno> {
+        if self.access_mode().0 { Ok(()) } else { Err(Errno::EBADF) }
+    }
+
+    /// `EBADF` unless it was opened for writing.
+    pub fn check_writable(&self) -> Result<(), Errno> {
+        if self.access_mode().1 { Ok(()) } else { Err(Errno::EBADF) }
+    }
+
+    /// How often its readiness has changed; edge-triggered polling compares it.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// A descriptor of its own for a mapping of the file.
+    pub fn mappable(&self) -> Result<MappedFile, Errno> {
+        match &self.kind {
+            Kind::Host(host) => host.mappable(self.path.to_string_lossy().into_owned()),
+            _ => Err(Errno::ENODEV),
+        }
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        if let Some(kernel) = self.kernel.upgrade() {
+            kernel.reactor.forget(self.id);
+            self.object().closed(&kernel);
+        }
+    }
+}
+
+impl Kernel {
+    /// A new open file description.
+    pub fn new_file(&self, kind: Kind, path: PathBuf, flags: u32) -> Arc<File> {
+        /// Smaller numbers are the reactor's own.
+        const FIRST: u64 = 16;
+        let id = FIRST + self.next_file.fetch_add(1, Ordering::Relaxed);
+        let (flags, changes) = (AtomicU32::new(flags), AtomicU64::new(0));
+        Arc::new(File { id, kind, path, flags, changes, kernel: self.weak() })
+    }
+
+    /// A new file on a host descriptor, directory or not.
+    pub fn new_host_file(&self, fd: OwnedFd, path: PathBuf, flags: u32) -> Result<Arc<File>, Errno> {
+        let kind = match rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
+            rustix::fs::FileType::Directory => Kind::Directory(Directory::new(fd)),
+            kind => Kind::Host(HostFile::new(fd, kind)),
+        };
+        Ok(self.new_file(kind, path, flags))
+    }
+
+    /// Says that the readiness of `file` may have changed.
+    pub fn changed(&self, file: &File) {
+        file.changes.fetch_add(1, Ordering::AcqRel);
+        self.wake_file(file.id);
+    }
+}
+
+impl Ctx<'_> {
+    /// Waits for a change of any of `files`: see [`Ctx::block`].
+    #[must_use]
+    pub fn wait_for(&mut self, files: &[Arc<File>], deadline: Option<u64>, on_signal: OnSignal) -> Errno {
+        for file in files {
+            if let Some(fd) = file.object().host()
+                && let Err(error) = self.kernel.reactor.watch(file, fd)
+            {
+                return error;
+            }
+        }
+        let files = files.iter().map(|file| file.id).collect();
+        self.block(Wait { deadline, files, futex: false }, on_signal)
+    }
+}

@@ -1,0 +1,140 @@
+//! Starting a program in a microVM, and waiting for its end.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::descriptor::Descriptors;
+use super::identity::Identity;
+use super::kernel::{Kernel, PID, Program};
+use super::loader::{self, Image, LoadError};
+use super::mm::AddressSpace;
+use super::namespace::{Mount, Namespace};
+use super::net::Policy;
+use super::reactor::Reactor;
+use super::sched::{ExitStatus, Sched};
+use super::thread::Thread;
+use super::time::Clock;
+use super::trace::Trace;
+use crate::vmm::{ExtendedState, GuestMemory, Hypervisor, UserRegs, Vm, VmmError, Xsave};
+
+/// What to run, and in what.
+pub struct Config {
+    /// Guest RAM in bytes; a multiple of the page size, at least 4 MiB.
+    pub memory: u64,
+    /// What the program sees of files. One mount is at `/`.
+    pub mounts: Vec<Mount>,
+    /// Absolute path of the program in the guest.
+    pub program: PathBuf,
+    /// Its arguments, its name first.
+    pub arguments: Vec<Vec<u8>>,
+    /// Its environment, as `NAME=value`.
+    pub environment: Vec<Vec<u8>>,
+    /// Absolute path of its working directory in the guest.
+    pub working_directory: PathBuf,
+    /// Descriptors 0, 1, … with their open flags.
+    pub descriptors: Vec<(OwnedFd, u32)>,
+    /// As whom it believes to run.
+    pub identity: Identity,
+    /// Whom it may talk to.
+    pub network: Policy,
+    /// Print its system calls to standard error.
+    pub trace: bool,
+}
+
+/// Why a program could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The machine.
+    #[error(transparent)]
+    Vmm(#[from] VmmError),
+    /// The program.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A mount's source cannot be opened.
+    #[error("cannot open the source of a mount: {0}")]
+    Mounts(#[source] std::io::Error),
+    /// A descriptor that it should inherit is not usable.
+    #[error("cannot hand descriptor {0} to the program")]
+    Descriptor(usize),
+}
+
+/// A program that runs in a microVM of its own.
+pub struct Guest {
+    kernel: Arc<Kernel>,
+}
+
+impl Guest {
+    /// Makes a microVM, loads the program and lets it run.
+    pub fn start(config: Config) -> Result<Guest, StartError> {
+        let hypervisor = Hypervisor::get()?;
+        let vm = Vm::new(GuestMemory::new(config.memory)?)?;
+        let namespace = Namespace::new(&config.mounts).map_err(StartError::Mounts)?;
+        let mut space = AddressSpace::new(Arc::clone(vm.memory()));
+        let image = Image {
+            path: &config.program,
+            arguments: &config.arguments,
+            environment: &config.environment,
+            identity: &config.identity,
+            signal_frame: hypervisor.xsave().size as u64 + SIGNAL_FRAME,
+        };
+        let start = loader::load(&mut space, &namespace, &image)?;
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let reactor = Reactor::new()?;
+        let kernel = Arc::new_cyclic(|this| Kernel {
+            this: this.clone(),
+            vm,
+            sched: Sched::new(PID + 1, (4 * cpus).clamp(16, 64)),
+            reactor,
+            clock: Clock::default(),
+            namespace,
+            identity: config.identity,
+            program: Program {
+                path: config.program,
+                arguments: config.arguments,
+                environment: config.environment,
+            },
+            network: config.network,
+            cpus,
+            trace: config.trace.then_some(Trace),
+            next_file: Default::default(),
+            mm: space.into(),
+            descriptors: Descriptors::default().into(),
+            limits: Default::default(),
+            timers: Default::default(),
+            working_directory: config.working_directory.into(),
+            umask: 0o022.into(),
+            refused: Default::default(),
+        });
+        for (i, (fd, flags)) in config.descriptors.into_iter().enumerate() {
+            let file = kernel.new_host_file(fd, format!("/dev/fd/{i}").into(), flags);
+            file.and_then(|file| kernel.install(file, 0)).map_err(|_| StartError::Descriptor(i))?;
+        }
+        let regs = UserRegs { rip: start.rip, rsp: start.rsp, ..UserRegs::default() };
+        let xsave = Xsave::initial(hypervisor.xsave());
+        let mut thread = Thread::new(PID, regs, ExtendedState { fs_base: 0, gs_base: 0, xsave });
+        thread.set_name(kernel.program.path.file_name().unwrap_or_default().as_encoded_bytes());
+        kernel.add_thread(thread, 0);
+        Ok(Guest { kernel })
+    }
+
+    /// Waits until the program has ended. Its descriptors are closed then.
+    pub fn wait(self) -> Result<ExitStatus, VmmError> {
+        let (status, failure) = self.kernel.sched.wait_for_end();
+        self.kernel.reactor.stop();
+        let regions: Vec<_> =
+            self.kernel.mm().regions().map(|(start, region)| (start, region.clone())).collect();
+        for (start, region) in regions.iter().filter(|(_, region)| region.shared) {
+            self.kernel.mm().write_back(*start, region.end, *start, region);
+        }
+        failure.map_or(Ok(status), Err)
+    }
+
+    /// Ends the program as `SIGKILL` would.
+    pub fn kill(&self) {
+        self.kernel.sched.exit(ExitStatus::Signal(libc::SIGKILL as u8));
+    }
+}
+
+/// Bytes of a signal frame beside the XSAVE area, with room for alignment.
+const SIGNAL_FRAME: u64 = 440 + 128 + 64 + 24;

@@ -1,0 +1,288 @@
+//! Reading and writing.
+
+use std::sync::Arc;
+
+use vm_memory::VolatileSlice;
+
+use super::context::{Args, Ctx, OnSignal};
+use super::errno::{Errno, SysResult};
+use super::file::{File, Kind};
+use super::user::MAX_TRANSFER;
+use crate::vmm::Access;
+
+/// Makes attempts until one does not say `EAGAIN`, unless the file is non-blocking.
+pub fn until_ready(
+    ctx: &mut Ctx<'_>,
+    file: &Arc<File>,
+    attempt: impl FnOnce(&mut Ctx<'_>) -> SysResult,
+) -> SysResult {
+    match attempt(ctx) {
+        Err(Errno::EAGAIN) if !file.is_nonblocking() => {
+            Err(ctx.wait_for(std::slice::from_ref(file), None, OnSignal::Restart))
+        }
+        outcome => outcome,
+    }
+}
+
+fn read_parts(ctx: &mut Ctx<'_>, fd: i32, parts: &[(u64, usize)]) -> SysResult {
+    let file = ctx.kernel.file(fd)?;
+    file.check_readable()?;
+    let kernel = ctx.kernel;
+    let slices = kernel.user_vector(parts, Access::WRITE)?;
+    until_ready(ctx, &file, |ctx| Ok(file.object().read(ctx.kernel, &file, &slices)? as u64))
+}
+
+fn write_parts(ctx: &mut Ctx<'_>, fd: i32, parts: &[(u64, usize)]) -> SysResult {
+    let file = ctx.kernel.file(fd)?;
+    file.check_writable()?;
+    let kernel = ctx.kernel;
+    let slices = kernel.user_vector(parts, Access::READ)?;
+    let total: usize = slices.iter().map(VolatileSlice::len).sum();
+    // Earlier attempts of this call may have written a part already.
+    let rest = skip(&slices, ctx.thread.progress as usize)?;
+    let wrote = file.object().write(kernel, &file, &rest);
+    if wrote == Err(Errno::EPIPE) {
+        kernel.send_own(ctx.thread.tid, libc::SIGPIPE);
+    }
+    match wrote {
+        Ok(n) => ctx.thread.progress += n as u64,
+        Err(Errno::EAGAIN) if !file.is_nonblocking() => {}
+        Err(_) if ctx.thread.progress > 0 => return Ok(ctx.thread.progress),
+        Err(error) => return Err(error),
+    }
+    let done = ctx.thread.progress;
+    if done as usize >= total || file.is_nonblocking() || !waits_for_room(&file) {
+        return Ok(done);
+    }
+    match ctx.wait_for(std::slice::from_ref(&file), None, OnSignal::Restart) {
+        Errno::BLOCKED => Err(Errno::BLOCKED),
+        _ if done > 0 => Ok(done),
+        interrupted => Err(interrupted),
+    }
+}
+
+/// Whether a short write means that the reader is slow, rather than that the file is full.
+fn waits_for_room(file: &File) -> bool {
+    match &file.kind {
+        Kind::Host(host) => host.is_stream(),
+        Kind::Pipe(_) | Kind::Socket(_) => true,
+        _ => false,
+    }
+}
+
+/// The slices without their first `n` bytes.
+fn skip<'a>(slices: &[VolatileSlice<'a>], n: usize) -> Result<Vec<VolatileSlice<'a>>, Errno> {
+    let mut left = n;
+    let mut rest = Vec::with_capacity(slices.len());
+    for slice in slices {
+        let cut = left.min(slice.len());
+        left -= cut;
+        if cut < slice.len() {
+            rest.push(slice.offset(cut).map_err(|_| Errno::EFAULT)?);
+        }
+    }
+    Ok(rest)
+}
+
+pub fn read(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    read_parts(ctx, args.i32(0), &[(args.u64(1), args.size(2).min(MAX_TRANSFER))])
+}
+
+pub fn write(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    write_parts(ctx, args.i32(0), &[(args.u64(1), args.size(2).min(MAX_TRANSFER))])
+}
+
+pub fn readv(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    let parts = ctx.kernel.read_iovecs(args.u64(1), args.size(2))?;
+    read_parts(ctx, args.i32(0), &parts)
+}
+
+pub fn writev(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    let parts = ctx.kernel.read_iovecs(args.u64(1), args.size(2))?;
+    write_parts(ctx, args.i32(0), &parts)
+}
+
+fn offset(args: Args, i: usize) -> Result<u64, Errno> {
+    u64::try_from(args.i64(i)).map_err(|_| Errno::EINVAL)
+}
+
+fn read_at(ctx: &Ctx<'_>, fd: i32, parts: &[(u64, usize)], offset: u64) -> SysResult {
+    let file = ctx.kernel.file(fd)?;
+    file.check_readable()?;
+    let slices = ctx.kernel.user_vector(parts, Access::WRITE)?;
+    Ok(file.object().read_at(&slices, offset)? as u64)
+}
+
+fn write_at(ctx: &Ctx<'_>, fd: i32, parts: &[(u64, usize)], offset: u64) -> SysResult {
+    let file = ctx.kernel.file(fd)?;
+    file.check_writable()?;
+    let slices = ctx.kernel.user_vector(parts, Access::READ)?;
+    Ok(file.object().write_at(&slices, offset)? as u64)
+}
+
+pub fn pread(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    read_at(ctx, args.i32(0), &[(args.u64(1), args.size(2).min(MAX_TRANSFER))], offset(args, 3)?)
+}
+
+pub fn pwrite(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    write_at(ctx, args.i32(0), &[(args.u64(1), args.size(2).min(MAX_TRANSFER))], offset(args, 3)?)
+}
+
+pub fn preadv(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    let parts = ctx.kernel.read_iovecs(args.u64(1), args.size(2))?;
+    read_at(ctx, args.i32(0), &parts, offset(args, 3)?)
+}
+
+pub fn pwritev(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    let parts = ctx.kernel.read_iovecs(args.u64(1), args.size(2))?;
+    write_at(ctx, args.i32(0), &parts, offset(args, 3)?)
+}
+
+/// Flags only hint at how; offset -1 is the current position.
+pub fn preadv2(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    check_transfer_flags(args)?;
+    if args.i64(3) == -1 { readv(ctx, args) } else { preadv(ctx, args) }
+}
+
+/// See [`preadv2`].
+pub fn pwritev2(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    check_transfer_flags(args)?;
+    if args.i64(3) == -1 { writev(ctx, args) } else { pwritev(ctx, args) }
+}
+
+fn check_transfer_flags(args: Args) -> Result<(), Errno> {
+    const HIGH_PRIORITY_OR_SYNC: i32 = libc::RWF_HIPRI | libc::RWF_DSYNC | libc::RWF_SYNC;
+    if args.i32(5) & !HIGH_PRIORITY_OR_SYNC != 0 { Err(Errno::EOPNOTSUPP) } else { Ok(()) }
+}
+
+pub fn lseek(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    ctx.kernel.file(args.i32(0))?.object().seek(args.i64(1), args.i32(2))
+}
+
+/// Copies between files through a buffer of this size.
+const COPY: usize = 64 << 10;
+
+/// `sendfile`: from a file with positions to any other.
+pub fn sendfile(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    let (to, from, pointer) = (ctx.kernel.file(args.i32(0))?, ctx.kernel.file(args.i32(1))?, args.u64(2));
+    to.check_writable()?;
+    from.check_readable()?;
+    let start = match pointer {
+        0 => from.object().seek(0, libc::SEEK_CUR).map_err(|_| Errno::EINVAL)?,
+        pointer => ctx.kernel.read::<u64>(pointer)?,
+    };
+    let mut buffer = vec![0u8; COPY.min(args.size(3))];
+    let buffer = VolatileSlice::from(buffer.as_mut_slice());
+    let mut done = 0;
+    while done < args.size(3).min(MAX_TRANSFER) {
+        let part = buffer.subslice(0, buffer.len().min(args.size(3) - done)).map_err(|_| Errno::EFAULT)?;
+        let got = from.object().read_at(&[part], start + done as u64)?;
+        if got == 0 {
+            break;
+        }
+        let part = buffer.subslice(0, got).map_err(|_| Errno::EFAULT)?;
+        match to.object().write(ctx.kernel, &to, &[part]) {
+            Ok(n) => {
+                done += n;
+                if n < got {
+                    break;
+                }
+            }
+            Err(_) if done > 0 => break,
+            Err(Errno::EAGAIN) if !to.is_nonblocking() => {
+                return Err(ctx.wait_for(std::slice::from_ref(&to), None, OnSignal::Restart));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match pointer {
+        0 => from.object().seek((start + done as u64) as i64, libc::SEEK_SET).map(|_| ())?,
+        pointer => ctx.kernel.write(pointer, &(start + done as u64))?,
+    }
+    Ok(done as u64)
+}
+
+pub fn copy_file_range(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    let (from, to) = (ctx.kernel.file(args.i32(0))?, ctx.kernel.file(args.i32(2))?);
+    from.check_readable()?;
+    to.check_writable()?;
+    let (Kind::Host(source), Kind::Host(target)) = (&from.kind, &to.kind) else { return Err(Errno::EINVAL) };
+    let position = |pointer: u64| match pointer {
+        0 => Ok(None),
+        pointer => ctx.kernel.read::<u64>(pointer).map(Some),
+    };
+    let (mut read_at, mut write_at) = (position(args.u64(1))?, position(args.u64(3))?);
+    if args.u32(5) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let len = args.size(4).min(MAX_TRANSFER);
+    let n = rustix::fs::copy_file_range(source.fd(), read_at.as_mut(), target.fd(), write_at.as_mut(), len)?;
+    for (pointer, position) in [(args.u64(1), read_at), (args.u64(3), write_at)] {
+        if let Some(position) = position {
+            ctx.kernel.write(pointer, &position)?;
+        }
+    }
+    Ok(n as u64)
+}
+
+/// The host's regular file behind a descriptor.
+fn host_file(ctx: &Ctx<'_>, fd: i32, other: Errno) -> Result<Arc<File>, Errno> {
+    let file = ctx.kernel.file(fd)?;
+    if matches!(file.kind, Kind::Host(_)) { Ok(file) } else { Err(other) }
+}
+
+pub fn fsync(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    match &host_file(ctx, args.i32(0), Errno::EINVAL)?.kind {
+        Kind::Host(host) => Ok(rustix::fs::fsync(host.fd()).map(|()| 0)?),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+pub fn fdatasync(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    match &host_file(ctx, args.i32(0), Errno::EINVAL)?.kind {
+        Kind::Host(host) => Ok(rustix::fs::fdatasync(host.fd()).map(|()| 0)?),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// What the program wrote is in the host's page cache already; when it reaches the disk is the host's affair.
+pub fn sync(_: &mut Ctx<'_>, _: Args) -> SysResult {
+    Ok(0)
+}
+
+/// See [`sync`].
+pub fn syncfs(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    ctx.kernel.file(args.i32(0)).map(|_| 0)
+}
+
+pub fn ftruncate(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    let len = offset(args, 1)?;
+    let file = host_file(ctx, args.i32(0), Errno::EINVAL)?;
+    if !file.access_mode().1 {
+        return Err(Errno::EINVAL);
+    }
+    match &file.kind {
+        Kind::Host(host) => Ok(rustix::fs::ftruncate(host.fd(), len).map(|()| 0)?),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+pub fn fallocate(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    let file = host_file(ctx, args.i32(0), Errno::ESPIPE)?;
+    file.check_writable()?;
+    let mode = rustix::fs::FallocateFlags::from_bits(args.u32(1)).ok_or(Errno::EOPNOTSUPP)?;
+    match &file.kind {
+        Kind::Host(host) => Ok(rustix::fs::fallocate(host.fd(), mode, offset(args, 2)?, offset(args, 3)?).map(|()| 0)?),
+        _ => Err(Errno::ESPIPE),
+    }
+}
+
+/// Advice is not needed.
+pub fn fadvise(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    let file = ctx.kernel.file(args.i32(0))?;
+    match (&file.kind, args.i32(3)) {
+        (Kind::Pipe(_) | Kind::Socket(_), _) => Err(Errno::ESPIPE),
+        (_, 0..=5) => Ok(0),
+        _ => Err(Errno::EINVAL),
+    }
+}

@@ -1,0 +1,183 @@
+//! Page faults: a page gets a frame when it is first touched.
+
+use vm_memory::VolatileSlice;
+
+use super::super::errno::Errno;
+use super::super::host_io;
+use super::space::{AddressSpace, Backing, Region};
+use crate::vmm::{Access, Entry, FRAME_SIZE, Frame};
+
+/// What a page fault comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// The page is there now: the access can be repeated.
+    Handled,
+    /// Nothing is mapped at the address (`SEGV_MAPERR`).
+    NoMapping,
+    /// The region does not allow the access (`SEGV_ACCERR`).
+    Denied,
+    /// The page lies past the end of its file (`SIGBUS`).
+    PastEnd,
+    /// There is no free RAM.
+    OutOfMemory,
+}
+
+/// Pages that are filled together, in the aligned window around the fault.
+const AROUND: u64 = 16;
+/// The same where the window before is already filled: the program goes through memory in order.
+const AROUND_IN_ORDER: u64 = 64;
+
+impl AddressSpace {
+    /// Makes the page at `address` present for an access that needs `needed`.
+    pub fn fault(&mut self, address: u64, needed: Access) -> Fault {
+        let Some((start, region)) = self.find(address) else { return Fault::NoMapping };
+        let region = region.clone();
+        if region.access.is_empty() || !region.access.contains(needed) {
+            return Fault::Denied;
+        }
+        let page = address & !(FRAME_SIZE - 1);
+        if let Some(entry) = self.tables().get(page) {
+            // Another thread was faster, or the page was given back its rights without its entry.
+            if entry.access != region.access && !self.set(page, entry.frame, region.access) {
+                return Fault::OutOfMemory;
+            }
+            return Fault::Handled;
+        }
+        let (low, high) = self.window(page, start, &region);
+        match self.fill(low, high, page, start, &region) {
+            Fault::OutOfMemory if high - low > FRAME_SIZE => self.fill(page, page + FRAME_SIZE, page, start, &region),
+            outcome => outcome,
+        }
+    }
+
+    /// The frame of the page at `address` if the program may access it so, faulting it in.
+    pub fn resolve(&mut self, address: u64, needed: Access) -> Option<Frame> {
+        let page = address & !(FRAME_SIZE - 1);
+        if let Some(entry) = self.tables().get(page)
+            && entry.access.contains(needed)
+        {
+            return Some(entry.frame);
+        }
+        match self.fault(address, needed) {
+            Fault::Handled => self.tables().get(page).map(|entry| entry.frame),
+            _ => None,
+        }
+    }
+
+    /// The range around `page` to fill: absent pages only, within the region.
+    fn window(&self, page: u64, start: u64, region: &Region) -> (u64, u64) {
+        let scarce = self.frames.free() < self.frames.total() / 16;
+        if scarce {
+            return (page, page + FRAME_SIZE);
+        }
+        let absent = |at: u64| self.tables().get(at).is_none();
+        let in_order = page >= start + AROUND * FRAME_SIZE && !absent(page - FRAME_SIZE);
+        let size = FRAME_SIZE * if in_order { AROUND_IN_ORDER } else { AROUND };
+        let first = (page & !(size - 1)).max(start);
+        let last = ((page & !(size - 1)) + size).min(region.end);
+        let mut low = page;
+        while low > first && absent(low - FRAME_SIZE) {
+            low -= FRAME_SIZE;
+        }
+        let mut high = page + FRAME_SIZE;
+        while high < last && absent(high) {
+            high += FRAME_SIZE;
+        }
+        (low, high)
+    }
+
+    /// Gives frames to `[low, high)`, which must hold absent pages only. Fails for the page at `wanted` alone.
+    fn fill(&mut self, low: u64, high: u64, wanted: u64, start: u64, region: &Region) -> Fault {
+        let mut at = low;
+        while at < high {
+            let Some((frame, count)) = self.frames.allocate(((high - at) / FRAME_SIZE) as usize) else {
+                return if at > wanted { Fault::Handled } else { Fault::OutOfMemory };
+            };
+            let filled = match &region.backing {
+                Backing::Zero => {
+                    self.clear(frame, count);
+                    count
+                }
+                Backing::File { file, offset } => {
+                    let bytes = count * FRAME_SIZE as usize;
+                    let Some(slice) = self.memory.slice(frame.address(), bytes) else {
+                        return Fault::OutOfMemory;
+                    };
+                    let got = read_whole(&file.fd, &slice, offset + (at - start));
+                    let pages = got.div_ceil(FRAME_SIZE as usize);
+                    for i in 0..count as u32 {
+                        self.frames.mark_dirty(Frame(frame.0 + i));
+                    }
+                    self.memory.zero(frame.address() + got as u64, pages * FRAME_SIZE as usize - got);
+                    pages
+                }
+            };
+            for i in 0..count {
+                let (page, frame) = (at + i as u64 * FRAME_SIZE, Frame(frame.0 + i as u32));
+                if i >= filled || !self.set(page, frame, region.access) {
+                    for rest in i..count {
+                        self.frames.release(Frame(frame.0 + (rest - i) as u32));
+                    }
+                    let past_end = i >= filled;
+                    return match page > wanted {
+                        true => Fault::Handled,
+                        false if past_end => Fault::PastEnd,
+                        false => Fault::OutOfMemory,
+                    };
+                }
+            }
+            at += count as u64 * FRAME_SIZE;
+        }
+        Fault::Handled
+    }
+
+    /// Makes frames zero that may hold old content.
+    fn clear(&mut self, first: Frame, count: usize) {
+        for i in 0..count as u32 {
+            let frame = Frame(first.0 + i);
+            if self.frames.mark_dirty(frame) {
+                self.memory.zero(frame.address(), FRAME_SIZE as usize);
+            }
+        }
+    }
+
+    fn set(&mut self, page: u64, frame: Frame, access: Access) -> bool {
+        let memory = std::sync::Arc::clone(&self.memory);
+        crate::vmm::PageTables::new(&memory).set(page, Entry { frame, access }, &mut self.frames)
+    }
+}
+
+/// Reads the file from `offset` until the slice is full or the file ends; a read error counts as its end.
+fn read_whole(file: &std::os::fd::OwnedFd, slice: &VolatileSlice<'_>, offset: u64) -> usize {
+    let mut done = 0;
+    while done < slice.len() {
+        let Ok(rest) = slice.offset(done) else { break };
+        match host_io::pread(file, &[rest], offset + done as u64) {
+            Ok(0) | Err(_) => break,
+            Ok(n) => done += n,
+        }
+    }
+    done
+}
+
+impl AddressSpace {
+    /// Writes to mapped pages whatever the program may do with them; for loading.
+    pub fn poke(&mut self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = address + done as u64;
+            let n = ((FRAME_SIZE - at % FRAME_SIZE) as usize).min(bytes.len() - done);
+            let frame = self.resolve(at, Access::READ).ok_or(Errno::ENOMEM)?;
+            self.memory.write(frame.address() + at % FRAME_SIZE, &bytes[done..done + n]);
+            done += n;
+        }
+        Ok(())
+    }
+
+    /// Zeroes `[from, to)`, which lies in one mapped page.
+    pub fn zero_within_page(&mut self, from: u64, to: u64) -> Result<(), Errno> {
+        let frame = self.resolve(from, Access::READ).ok_or(Errno::ENOMEM)?;
+        self.memory.zero(frame.address() + from % FRAME_SIZE, (to - from) as usize);
+        Ok(())
+    }
+}

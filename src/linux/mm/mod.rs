@@ -1,0 +1,20 @@
+//! The program's address space: which addresses mean what, and the pages behind them.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `space.rs` | the map of regions and the choice of addresses |
+//! | `fault.rs` | page faults: filling pages from files or with zeros |
+//! | `change.rs` | un-mapping, protection, moving, giving back |
+//! | `calls.rs` | the system calls |
+//!
+//! A region ([`Region`]) says what an address range is; the guest's page tables say which frame of guest RAM a page has. Pages are made when
+//! they are first touched, several at a time. Pages of a file mapping are copies of the file in guest RAM, so that a
+//! checkpoint is the RAM and nothing else. A page that becomes inaccessible keeps its frame.
+
+pub mod calls;
+mod change;
+mod fault;
+mod space;
+
+pub use fault::Fault;
+pub use space::{AddressSpace, Backing, MappedFile, Placement, Region};

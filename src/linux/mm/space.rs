@@ -1,0 +1,251 @@
+//! The map of regions.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::super::errno::Errno;
+use crate::vmm::{Access, FRAME_SIZE, Frames, GuestMemory, PageTables, layout};
+
+/// Lowest address that can be mapped, as Linux's `vm.mmap_min_addr`.
+const LOWEST: u64 = 0x1_0000;
+/// Most regions, as Linux's `vm.max_map_count`.
+const MAX_REGIONS: usize = 65_530;
+
+/// A file behind a mapping.
+pub struct MappedFile {
+    /// A host descriptor of its own: the guest may close the one that it mapped from.
+    pub fd: OwnedFd,
+    /// Path as the guest knows it.
+    pub path: String,
+    /// Device and inode, for `/proc/self/maps`.
+    pub identity: (u64, u64),
+}
+
+/// What a region's pages hold when they are first touched.
+#[derive(Clone)]
+pub enum Backing {
+    /// Zeros.
+    Zero,
+    /// The file's content, from `offset` for the region's first byte.
+    File {
+        /// The file.
+        file: Arc<MappedFile>,
+        /// Multiple of the page size.
+        offset: u64,
+    },
+}
+
+/// A mapped address range; its start is its key in the map.
+#[derive(Clone)]
+pub struct Region {
+    /// First address after it.
+    pub end: u64,
+    /// What the program may do with it.
+    pub access: Access,
+    /// Content at first touch.
+    pub backing: Backing,
+    /// `MAP_SHARED`: stores are meant for the file.
+    pub shared: bool,
+    /// For `/proc/self/maps`: `[heap]`, `[stack]`, … or empty.
+    pub label: &'static str,
+}
+
+impl Region {
+    /// An anonymous private region up to `end`.
+    pub fn zero(end: u64, access: Access, label: &'static str) -> Region {
+        Region { end, access, backing: Backing::Zero, shared: false, label }
+    }
+
+    /// The same region beginning `by` bytes later.
+    fn shifted(&self, by: u64) -> Region {
+        let mut region = self.clone();
+        if let Backing::File { offset, .. } = &mut region.backing {
+            *offset += by;
+        }
+        region
+    }
+
+    /// Whether `next`, which starts where this one ends, continues it.
+    fn continues_as(&self, next: &Region, len: u64) -> bool {
+        let backing = match (&self.backing, &next.backing) {
+            (Backing::Zero, Backing::Zero) => true,
+            (Backing::File { file: a, offset: i }, Backing::File { file: b, offset: j }) => {
+                Arc::ptr_eq(a, b) && i + len == *j
+            }
+            _ => false,
+        };
+        backing && self.access == next.access && self.shared == next.shared && self.label == next.label
+    }
+}
+
+/// How the address of a new mapping is chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Placement {
+    /// Anywhere; at the hint if that is free.
+    Hint(u64),
+    /// Exactly here; what was there goes.
+    Fixed(u64),
+    /// Exactly here, or not at all.
+    FixedFree(u64),
+    /// Anywhere in the low 2 GiB.
+    Low,
+}
+
+/// The address space.
+pub struct AddressSpace {
+    pub(super) memory: Arc<GuestMemory>,
+    pub(super) frames: Frames,
+    pub(super) regions: BTreeMap<u64, Region>,
+    /// Addresses are chosen downwards from here.
+    top: u64,
+    /// Start of the heap that `brk` moves the end of.
+    pub(super) heap_start: u64,
+    /// End of the heap, to the byte.
+    pub(super) heap_end: u64,
+}
+
+impl AddressSpace {
+    /// An empty one over the whole of `memory`.
+    pub fn new(memory: Arc<GuestMemory>) -> AddressSpace {
+        let frames = Frames::new(memory.size());
+        AddressSpace { memory, frames, regions: BTreeMap::new(), top: 0x7fff_0000_0000, heap_start: 0, heap_end: 0 }
+    }
+
+    /// Sets where the heap begins.
+    pub fn set_heap(&mut self, start: u64) {
+        self.heap_start = start;
+        self.heap_end = start;
+    }
+
+    pub(super) fn tables(&self) -> PageTables<'_> {
+        PageTables::new(&self.memory)
+    }
+
+    /// RAM in bytes: all, and what is free.
+    pub fn ram(&self) -> (u64, u64) {
+        (self.frames.total() as u64 * FRAME_SIZE, self.frames.free() as u64 * FRAME_SIZE)
+    }
+
+    /// All regions in order, with their starts.
+    pub fn regions(&self) -> impl Iterator<Item = (u64, &Region)> {
+        self.regions.iter().map(|(start, region)| (*start, region))
+    }
+
+    /// The region that holds `address`, and its start.
+    pub fn find(&self, address: u64) -> Option<(u64, &Region)> {
+        let (start, region) = self.regions.range(..=address).next_back()?;
+        (address < region.end).then_some((*start, region))
+    }
+
+    /// Maps `len` bytes (a multiple of the page size); returns where.
+    pub fn map(
+        &mut self,
+        placement: Placement,
+        len: u64,
+        make: impl FnOnce(u64) -> Region,
+    ) -> Result<u64, Errno> {
+        if self.regions.len() >= MAX_REGIONS {
+            return Err(Errno::ENOMEM);
+        }
+        let start = self.place(placement, len)?;
+        if matches!(placement, Placement::Fixed(_)) {
+            self.unmap(start, start + len)?;
+        }
+        self.insert(start, make(start + len));
+        Ok(start)
+    }
+
+    /// The address for a mapping of `len` bytes.
+    pub fn place(&self, placement: Placement, len: u64) -> Result<u64, Errno> {
+        if len == 0 || len > layout::USER_END {
+            return Err(if len == 0 { Errno::EINVAL } else { Errno::ENOMEM });
+        }
+        let fits = |at: u64| at >= LOWEST && at.checked_add(len).is_some_and(|end| end <= layout::USER_END);
+        match placement {
+            Placement::Fixed(at) | Placement::FixedFree(at) if at % FRAME_SIZE != 0 => Err(Errno::EINVAL),
+            Placement::Fixed(at) | Placement::FixedFree(at) if !fits(at) => {
+                Err(if at < LOWEST { Errno::EPERM } else { Errno::ENOMEM })
+            }
+            Placement::Fixed(at) => Ok(at),
+            Placement::FixedFree(at) if self.is_free(at, len) => Ok(at),
+            Placement::FixedFree(_) => Err(Errno::EEXIST),
+            Placement::Hint(hint) => {
+                let at = hint & !(FRAME_SIZE - 1);
+                if at != 0 && fits(at) && self.is_free(at, len) {
+                    return Ok(at);
+                }
+                self.gap_below(self.top, len).or_else(|| self.gap_below(layout::USER_END, len)).ok_or(Errno::ENOMEM)
+            }
+            Placement::Low => self.gap_below(0x8000_0000, len).ok_or(Errno::ENOMEM),
+        }
+    }
+
+    fn is_free(&self, at: u64, len: u64) -> bool {
+        self.regions.range(..at + len).next_back().is_none_or(|(_, region)| region.end <= at)
+    }
+
+    /// The highest free range of `len` bytes that ends at or below `top`.
+    fn gap_below(&self, top: u64, len: u64) -> Option<u64> {
+        let mut top = top;
+        for (start, region) in self.regions.range(..top).rev() {
+            if region.end.checked_add(len)? <= top {
+                break;
+            }
+            top = top.min(*start);
+        }
+        top.checked_sub(len).filter(|at| *at >= LOWEST)
+    }
+
+    /// Adds a region in a free range, joined to its neighbours where it continues them.
+    pub(super) fn insert(&mut self, start: u64, mut region: Region) {
+        if let Some(next) = self.regions.get(&region.end)
+            && region.continues_as(next, region.end - start)
+        {
+            let end = next.end;
+            self.regions.remove(&region.end);
+            region.end = end;
+        }
+        if let Some((before, previous)) = self.regions.range_mut(..start).next_back()
+            && previous.end == start
+            && previous.continues_as(&region, start - before)
+        {
+            previous.end = region.end;
+            return;
+        }
+        self.regions.insert(start, region);
+    }
+
+    /// Cuts regions at `address`, so that none spans it.
+    pub(super) fn split(&mut self, address: u64) {
+        let Some((start, region)) = self.find(address) else { return };
+        if start == address {
+            return;
+        }
+        let upper = region.shifted(address - start);
+        if let Some(lower) = self.regions.get_mut(&start) {
+            lower.end = address;
+        }
+        self.regions.insert(address, upper);
+    }
+
+    /// Starts of the regions in `range`, after cutting at its ends.
+    pub(super) fn carve(&mut self, range: Range<u64>) -> Vec<u64> {
+        self.split(range.start);
+        self.split(range.end);
+        self.regions.range(range).map(|(start, _)| *start).collect()
+    }
+
+    /// Whether every byte of the range is mapped.
+    pub(super) fn is_mapped(&self, start: u64, end: u64) -> bool {
+        let mut at = start;
+        while at < end {
+            match self.find(at) {
+                Some((_, region)) => at = region.end,
+                None => return false,
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,105 @@
+//! The guest's Linux: serves the system calls of one program in a microVM.
+//!
+//! # How it is put together
+//! [`Guest`] makes a VM, loads a program and runs it. [`Kernel`] is the state that the program's threads share. A *handler* is a
+//! function from a [`Ctx`] (the kernel, the calling thread, its vCPU) and six [`Args`] to a number or an [`Errno`]. The table that
+//! leads from numbers to handlers is `kernel-config/syscalls.toml`; a call that is not in it, or is refused there, fails as Linux would
+//! fail it and is logged once.
+//!
+//! | area | files |
+//! |---|---|
+//! | starting | `guest.rs`, `loader.rs`, `vdso.rs` |
+//! | dispatch | `table.rs`, `context.rs`, `errno.rs`, `trace.rs` |
+//! | threads | `thread.rs` the record, `sched.rs` who runs where, `worker.rs` the loop around a vCPU, `reactor.rs` events from outside, `futex.rs`, `thread_calls.rs` |
+//! | memory | `mm/`, `user.rs` guest addresses to host slices |
+//! | signals | `signal/`, `timer.rs` |
+//! | files | `file.rs` the trait, `descriptor.rs`, `io.rs`, `host_file.rs`, `directory.rs`, `text.rs`, `memfd.rs`, `lock.rs`, `ioctl.rs` |
+//! | paths | `namespace.rs` the composed root, `path_calls.rs`, `stat.rs`, `attributes.rs`, `proc.rs` |
+//! | objects | `pipe.rs`, `eventfd.rs`, `timerfd.rs`, `epoll.rs`, `poll.rs` |
+//! | network | `net/` |
+//! | the rest | `time.rs`, `identity.rs`, `limits.rs` |
+//!
+//! # Threads and vCPUs
+//! A guest thread is a record, [`thread::Thread`]: registers, extended state, and, if it is inside a system call that waits, what it waits
+//! for. *Workers*, host threads with a vCPU each, run the threads that are ready. There are as many workers as threads have been ready at
+//! once, up to a limit; beyond it threads take turns.
+//!
+//! A call never waits inside its handler. The handler returns [`Errno::BLOCKED`] after it has said what it waits for ([`Ctx::block`]);
+//! the worker registers that, calls the handler once more so that no event is lost in between, and parks the thread. When something
+//! happens the thread becomes ready, and *the call begins again from its start*. What must survive that is in the record: the deadline that the
+//! first attempt fixed, and the bytes that a partial write has done. So at any time a thread is either about to enter ring 3 or at the start of
+//! a call, and a checkpoint needs to wait for nothing: [`sched::Sched::pause`] stops the workers, takes the vCPUs' state into the records,
+//! and all there is to save is plain data.
+//!
+//! A thread that waits leaves its state in the vCPU where it ran; if no other thread took that vCPU, waking it moves no registers.
+//! After a restore no vCPU holds anything: workers are started for the threads that become ready, and a program of twenty sleeping threads
+//! needs none for them.
+//!
+//! # Locks
+//! Taken in this order, never the other way: descriptor table; a file's own; scheduler (which covers futexes, signals and alarms); address
+//! space. No lock is held over a host call that may wait. A file is never dropped under a lock: the end of a pipe tells its peer.
+//!
+//! # What a hostile program can do
+//! Everything that it passes is checked here; it can fail its own calls, exhaust its own memory, descriptors and threads, and end itself.
+//! Guest memory is read and written by bounds-checked volatile copies ([`Kernel::user_slices`]); what is allocated on its behalf is bounded.
+
+macro_rules! call_modules {
+    ($($name:ident),* $(,)?) => {
+        $(#[allow(missing_docs)] // Handlers are named after their system calls.
+        pub mod $name;)*
+    };
+}
+
+call_modules!(
+    attributes,
+    descriptor,
+    directory,
+    epoll,
+    eventfd,
+    futex,
+    identity,
+    io,
+    ioctl,
+    limits,
+    lock,
+    memfd,
+    mm,
+    net,
+    path_calls,
+    pipe,
+    poll,
+    signal,
+    stat,
+    thread_calls,
+    time,
+    timer,
+    timerfd,
+);
+
+mod context;
+mod errno;
+pub mod file;
+mod guest;
+mod host_file;
+mod host_io;
+mod kernel;
+mod loader;
+mod namespace;
+mod proc;
+mod reactor;
+pub mod sched;
+mod table;
+mod text;
+pub mod thread;
+mod trace;
+mod user;
+mod vdso;
+mod worker;
+
+pub use context::{Args, Ctx, OnSignal};
+pub use errno::{Errno, SysResult};
+pub use guest::{Config, Guest, StartError};
+pub use kernel::Kernel;
+pub use loader::LoadError;
+pub use namespace::Mount;
+pub use sched::ExitStatus;

@@ -1,0 +1,343 @@
+//! The parts of `/proc` and `/dev` that programs look at. What is not here does not exist.
+
+use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{CWD, Mode, OFlags};
+
+use super::directory::Directory;
+use super::errno::Errno;
+use super::file::{File, Kind};
+use super::identity::{RELEASE, VERSION};
+use super::kernel::{Kernel, PID, PPID};
+use super::mm::Backing;
+use super::stat::Attributes;
+use super::text::Text;
+use super::thread::Tid;
+use crate::vmm::Access;
+
+/// What a path in `/proc` or `/dev` is.
+pub enum Special {
+    /// A file with this text.
+    Text(Vec<u8>),
+    /// A directory with these names and their `DT_…` types.
+    Directory(Vec<(Vec<u8>, u8)>),
+    /// A link to this path.
+    Link(PathBuf),
+    /// What this descriptor stands for.
+    Descriptor(i32),
+    /// A device of the host.
+    Device(&'static str),
+    /// It does not exist.
+    Absent,
+}
+
+/// Devices that are the host's own.
+const DEVICES: [&str; 6] = ["full", "null", "random", "tty", "urandom", "zero"];
+
+/// Whether the path is one of these, and what it is. `None`: look in the mounts.
+pub fn lookup(kernel: &Kernel, tid: Tid, path: &Path) -> Option<Special> {
+    let bytes = path.as_os_str().as_bytes();
+    let bytes = bytes.strip_suffix(b"/").unwrap_or(bytes);
+    let text = std::str::from_utf8(bytes).ok()?;
+    if let Some(rest) = text.strip_prefix("/proc") {
+        return Some(in_proc(kernel, tid, rest.strip_prefix('/').or(rest.is_empty().then_some(""))?));
+    }
+    let rest = text.strip_prefix("/dev")?;
+    let name = rest.strip_prefix('/').or(rest.is_empty().then_some(""))?;
+    Some(match name {
+        "" => {
+            let mut names: Vec<_> = DEVICES.iter().map(|d| (d.as_bytes().to_vec(), libc::DT_CHR)).collect();
+            names.extend(["fd", "stdin", "stdout", "stderr"].map(|n| (n.as_bytes().to_vec(), libc::DT_LNK)));
+            names.push((b"shm".to_vec(), libc::DT_DIR));
+            Special::Directory(names)
+        }
+        "fd" => Special::Link("/proc/self/fd".into()),
+        "stdin" => Special::Descriptor(0),
+        "stdout" => Special::Descriptor(1),
+        "stderr" => Special::Descriptor(2),
+        name if name.starts_with("fd/") => descriptor(kernel, &name[3..]),
+        // Shared memory objects are files of a directory.
+        name if name == "shm" || name.starts_with("shm/") => return None,
+        name => DEVICES.iter().find(|d| **d == name).map_or(Special::Absent, |d| Special::Device(d)),
+    })
+}
+
+fn descriptor(kernel: &Kernel, number: &str) -> Special {
+    match number.parse::<i32>() {
+        Ok(fd) if kernel.descriptors().get(fd).is_ok() => Special::Descriptor(fd),
+        _ => Special::Absent,
+    }
+}
+
+fn in_proc(kernel: &Kernel, tid: Tid, rest: &str) -> Special {
+    let (first, below) = rest.split_once('/').unwrap_or((rest, ""));
+    let own = PID.to_string();
+    match first {
+        "" => Special::Directory(
+            ["self", "thread-self"]
+                .map(|n| (n.as_bytes().to_vec(), libc::DT_LNK))
+                .into_iter()
+                .chain([(own.into_bytes(), libc::DT_DIR)])
+                .chain(
+                    ["cpuinfo", "meminfo", "stat", "uptime", "version", "loadavg", "mounts", "filesystems"]
+                        .map(|n| (n.as_bytes().to_vec(), libc::DT_REG)),
+                )
+                .collect(),
+        ),
+        "self" if below.is_empty() => Special::Link(format!("/proc/{PID}").into()),
+        "thread-self" if below.is_empty() => Special::Link(format!("/proc/{PID}/task/{tid}").into()),
+        "self" => process(kernel, PID, below),
+        "thread-self" => process(kernel, tid, below),
+        number if number == own => process(kernel, PID, below),
+        "sys" => system(kernel, below),
+        _ if !below.is_empty() => Special::Absent,
+        "meminfo" => {
+            let (total, free) = kernel.mm().ram();
+            let (total, free) = (total / 1024, free / 1024);
+            text(format!(
+                "MemTotal: {total:>14} kB\nMemFree: {free:>15} kB\nMemAvailable: {free:>10} kB\nBuffers: 0 kB\nCached: 0 kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\n"
+            ))
+        }
+        "cpuinfo" => text(cpuinfo(kernel.cpus)),
+        "stat" => {
+            let mut out = String::from("cpu  0 0 0 0 0 0 0 0 0 0\n");
+            for cpu in 0..kernel.cpus {
+                let _ = writeln!(out, "cpu{cpu} 0 0 0 0 0 0 0 0 0 0");
+            }
+            let boot = (kernel.clock.realtime() - kernel.clock.monotonic()) / super::time::SECOND;
+            let _ = writeln!(out, "ctxt 0\nbtime {boot}\nprocesses 1\nprocs_running 1\nprocs_blocked 0");
+            text(out)
+        }
+        "uptime" => {
+            let up = kernel.clock.monotonic() as f64 / super::time::SECOND as f64;
+            text(format!("{up:.2} 0.00\n"))
+        }
+        "version" => text(format!("Linux version {RELEASE} {VERSION}\n")),
+        "loadavg" => text(format!("0.00 0.00 0.00 1/1 {PID}\n")),
+        "filesystems" => text("nodev\tproc\nnodev\ttmpfs\n".into()),
+        "mounts" => text("root / rootfs rw 0 0\nproc /proc proc rw 0 0\n".into()),
+        _ => Special::Absent,
+    }
+}
+
+fn text(text: String) -> Special {
+    Special::Text(text.into_bytes())
+}
+
+/// A file of `/proc/PID` or `/proc/PID/task/TID`.
+fn process(kernel: &Kernel, tid: Tid, name: &str) -> Special {
+    let listed = |names: &[(&str, u8)]| {
+        Special::Directory(names.iter().map(|(n, kind)| (n.as_bytes().to_vec(), *kind)).collect())
+    };
+    match name {
+        "" => listed(&[
+            ("exe", libc::DT_LNK),
+            ("cwd", libc::DT_LNK),
+            ("root", libc::DT_LNK),
+            ("fd", libc::DT_DIR),
+            ("task", libc::DT_DIR),
+            ("maps", libc::DT_REG),
+            ("stat", libc::DT_REG),
+            ("statm", libc::DT_REG),
+            ("status", libc::DT_REG),
+            ("cmdline", libc::DT_REG),
+            ("comm", libc::DT_REG),
+            ("environ", libc::DT_REG),
+        ]),
+        "exe" => Special::Link(kernel.program.path.clone()),
+        "cwd" => Special::Link(kernel.working_directory()),
+        "root" => Special::Link("/".into()),
+        "cmdline" => Special::Text(joined(&kernel.program.arguments)),
+        "environ" => Special::Text(joined(&kernel.program.environment)),
+        "comm" => text(format!("{}\n", comm(kernel))),
+        "maps" => text(maps(kernel)),
+        "statm" => {
+            let (total, free) = kernel.mm().ram();
+            let resident = (total - free) / 4096;
+            text(format!("{resident} {resident} 0 0 0 0 0\n"))
+        }
+        "stat" => {
+            let threads = kernel.sched.lock().threads.len();
+            let (total, free) = kernel.mm().ram();
+            text(format!(
+                "{tid} ({}) R {PPID} {PID} {PID} 0 -1 0 0 0 0 0 0 0 0 0 20 0 {threads} 0 0 {} {} 18446744073709551615 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n",
+                comm(kernel),
+                total - free,
+                (total - free) / 4096
+            ))
+        }
+        "status" => text(status(kernel, tid)),
+        "mounts" | "mountinfo" | "cgroup" => Special::Text(Vec::new()),
+        "oom_score_adj" => text("0\n".into()),
+        "fd" => Special::Directory(
+            kernel.descriptors().iter().map(|(fd, _)| (fd.to_string().into_bytes(), libc::DT_LNK)).collect(),
+        ),
+        "task" => Special::Directory(
+            kernel
+                .sched
+                .lock()
+                .threads
+                .keys()
+                .map(|tid| (tid.to_string().into_bytes(), libc::DT_DIR))
+                .collect(),
+        ),
+        name => {
+            if let Some(number) = name.strip_prefix("fd/") {
+                return descriptor(kernel, number);
+            }
+            let Some(rest) = name.strip_prefix("task/") else { return Special::Absent };
+            let (number, below) = rest.split_once('/').unwrap_or((rest, ""));
+            match number.parse::<Tid>() {
+                Ok(tid) if !kernel.sched.is_gone(tid) && !below.starts_with("task") => {
+                    process(kernel, tid, below)
+                }
+                _ => Special::Absent,
+            }
+        }
+    }
+}
+
+fn system(kernel: &Kernel, name: &str) -> Special {
+    match name {
+        "kernel/osrelease" => text(format!("{RELEASE}\n")),
+        "kernel/ostype" => text("Linux\n".into()),
+        "kernel/version" => text(format!("{VERSION}\n")),
+        "kernel/hostname" => text(format!("{}\n", kernel.identity.host_name)),
+        "kernel/pid_max" => text("4194304\n".into()),
+        "kernel/threads-max" => text(format!("{}\n", super::sched::MAX_THREADS)),
+        "kernel/cap_last_cap" => text("40\n".into()),
+        "kernel/ngroups_max" => text("65536\n".into()),
+        "vm/overcommit_memory" => text("1\n".into()),
+        "vm/max_map_count" => text("65530\n".into()),
+        "vm/mmap_min_addr" => text("65536\n".into()),
+        "net/core/somaxconn" => text("4096\n".into()),
+        _ => Special::Absent,
+    }
+}
+
+fn joined(strings: &[Vec<u8>]) -> Vec<u8> {
+    strings.iter().flat_map(|s| s.iter().copied().chain([0])).collect()
+}
+
+fn comm(kernel: &Kernel) -> String {
+    let name = kernel.program.path.file_name().unwrap_or_default().to_string_lossy();
+    name.chars().take(15).collect()
+}
+
+fn status(kernel: &Kernel, tid: Tid) -> String {
+    let (total, free) = kernel.mm().ram();
+    let resident = (total - free) / 1024;
+    let threads = kernel.sched.lock().threads.len();
+    let (uid, gid) = (kernel.identity.uid, kernel.identity.gid);
+    format!(
+        "Name:\t{}\nUmask:\t{:04o}\nState:\tR (running)\nTgid:\t{PID}\nNgid:\t0\nPid:\t{tid}\nPPid:\t{PPID}\nTracerPid:\t0\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\nGid:\t{gid}\t{gid}\t{gid}\t{gid}\nVmPeak:\t{resident} kB\nVmSize:\t{resident} kB\nVmHWM:\t{resident} kB\nVmRSS:\t{resident} kB\nThreads:\t{threads}\nSeccomp:\t0\nCpus_allowed_list:\t0-{}\nMems_allowed_list:\t0\n",
+        comm(kernel),
+        kernel.umask(),
+        kernel.cpus - 1,
+    )
+}
+
+fn maps(kernel: &Kernel) -> String {
+    let mut out = String::new();
+    for (start, region) in kernel.mm().regions() {
+        let letter = |access, letter| if region.access.contains(access) { letter } else { '-' };
+        let (offset, (device, inode), name) = match &region.backing {
+            Backing::Zero => (0, (0, 0), region.label),
+            Backing::File { file, offset } => (*offset, file.identity, file.path.as_str()),
+        };
+        let line = format!(
+            "{start:08x}-{:08x} {}{}{}{} {offset:08x} {:02x}:{:02x} {inode} ",
+            region.end,
+            letter(Access::READ, 'r'),
+            letter(Access::WRITE, 'w'),
+            letter(Access::EXECUTE, 'x'),
+            if region.shared { 's' } else { 'p' },
+            rustix::fs::major(device),
+            rustix::fs::minor(device),
+        );
+        // Writing to a string cannot fail.
+        let _ = if name.is_empty() { writeln!(out, "{line}") } else { writeln!(out, "{line:<73}{name}") };
+    }
+    out
+}
+
+/// What programs look for in `cpuinfo`: how many processors, and which features.
+fn cpuinfo(cpus: usize) -> String {
+    let host = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let one = host.split("\n\n").next().unwrap_or("");
+    (0..cpus).fold(String::new(), |mut out, cpu| {
+        for line in one.lines() {
+            let _ = match line.split_once(':') {
+                Some((key, _)) if key.trim() == "processor" => writeln!(out, "processor\t: {cpu}"),
+                _ => writeln!(out, "{line}"),
+            };
+        }
+        out.push('\n');
+        out
+    })
+}
+
+impl Special {
+    /// What `stat` shows of it.
+    pub fn attributes(&self) -> Result<Attributes, Errno> {
+        match self {
+            Special::Text(_) => Ok(Attributes::synthetic(libc::S_IFREG | 0o444)),
+            Special::Directory(_) => Ok(Attributes::synthetic(libc::S_IFDIR | 0o555)),
+            Special::Link(_) | Special::Descriptor(_) => Ok(Attributes::synthetic(libc::S_IFLNK | 0o777)),
+            Special::Device(name) => Ok(Attributes::from_host(&rustix::fs::stat(format!("/dev/{name}"))?)),
+            Special::Absent => Err(Errno::ENOENT),
+        }
+    }
+
+    /// Opens a text, directory or device.
+    pub fn open(self, kernel: &Kernel, path: PathBuf, flags: u32, kept: u32) -> Result<Arc<File>, Errno> {
+        let writes = flags as i32 & libc::O_ACCMODE != libc::O_RDONLY;
+        let exclusive = flags as i32 & (libc::O_CREAT | libc::O_EXCL) == libc::O_CREAT | libc::O_EXCL;
+        match self {
+            Special::Absent if flags as i32 & libc::O_CREAT != 0 => Err(Errno::EACCES),
+            Special::Absent => Err(Errno::ENOENT),
+            _ if exclusive => Err(Errno::EEXIST),
+            Special::Directory(_) if writes => Err(Errno::EISDIR),
+            Special::Text(_) if writes => Err(Errno::EACCES),
+            Special::Text(_) | Special::Device(_) if flags as i32 & libc::O_DIRECTORY != 0 => {
+                Err(Errno::ENOTDIR)
+            }
+            Special::Directory(names) => {
+                let kind = Kind::Directory(Directory::Listed(names, Default::default()));
+                Ok(kernel.new_file(kind, path, kept))
+            }
+            Special::Text(bytes) => Ok(kernel.new_file(Kind::Text(Text::new(bytes)), path, kept)),
+            Special::Device(name) => {
+                let mode = OFlags::from_bits_truncate(flags & libc::O_ACCMODE as u32);
+                let fd = rustix::fs::openat(
+                    CWD,
+                    format!("/dev/{name}"),
+                    mode | OFlags::CLOEXEC | OFlags::NOCTTY,
+                    Mode::empty(),
+                )?;
+                kernel.new_host_file(fd, path, kept)
+            }
+            Special::Link(_) | Special::Descriptor(_) => Err(Errno::ELOOP),
+        }
+    }
+}
+
+/// Opens `/proc/self/fd/N`: the same file again for files with a path, the same description for others.
+pub fn open_descriptor(kernel: &Kernel, fd: i32, flags: u32) -> Result<Arc<File>, Errno> {
+    let file = kernel.file(fd)?;
+    if flags & libc::O_NOFOLLOW as u32 != 0 {
+        return Err(Errno::ELOOP);
+    }
+    match &file.kind {
+        Kind::Host(host) if !host.is_stream() => {
+            let fd = super::namespace::reopen(host.fd(), OFlags::from_bits_retain(flags))?;
+            kernel.new_host_file(fd, file.path.clone(), flags)
+        }
+        Kind::Host(_) | Kind::Pipe(_) => Ok(file),
+        Kind::Directory(_) => Err(Errno::EISDIR),
+        _ => Err(Errno::ENXIO),
+    }
+}

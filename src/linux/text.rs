@@ -1,0 +1,58 @@
+//! Read-only files whose text is made when they are opened: those of `/proc`.
+
+use std::sync::{Mutex, PoisonError};
+
+use vm_memory::VolatileSlice;
+
+use super::errno::Errno;
+use super::file::{File, Object, Ready};
+use super::kernel::Kernel;
+use super::stat::Attributes;
+use super::user::scatter;
+
+/// A text and the position in it.
+pub struct Text {
+    bytes: Vec<u8>,
+    position: Mutex<u64>,
+}
+
+impl Text {
+    /// A file that reads as `bytes`.
+    pub fn new(bytes: Vec<u8>) -> Text {
+        Text { bytes, position: Mutex::new(0) }
+    }
+}
+
+impl Object for Text {
+    fn read(&self, _: &Kernel, _: &File, into: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
+        let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
+        let n = self.read_at(into, *position)?;
+        *position += n as u64;
+        Ok(n)
+    }
+
+    fn read_at(&self, into: &[VolatileSlice<'_>], offset: u64) -> Result<usize, Errno> {
+        let rest = usize::try_from(offset).ok().and_then(|at| self.bytes.get(at..)).unwrap_or(&[]);
+        Ok(scatter(into, rest))
+    }
+
+    fn seek(&self, offset: i64, whence: i32) -> Result<u64, Errno> {
+        let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
+        let base = match whence {
+            libc::SEEK_SET => 0,
+            libc::SEEK_CUR => *position,
+            libc::SEEK_END => self.bytes.len() as u64,
+            _ => return Err(Errno::EINVAL),
+        };
+        *position = base.checked_add_signed(offset).ok_or(Errno::EINVAL)?;
+        Ok(*position)
+    }
+
+    fn ready(&self, _: &Kernel) -> Ready {
+        Ready::ALWAYS
+    }
+
+    fn attributes(&self) -> Result<Attributes, Errno> {
+        Ok(Attributes::synthetic(libc::S_IFREG | 0o444))
+    }
+}

@@ -1,0 +1,162 @@
+//! `timerfd`: a timer that is read.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use vm_memory::VolatileSlice;
+
+use super::context::{Args, Ctx};
+use super::errno::{Errno, SysResult};
+use super::file::{File, Kind, Object, Ready};
+use super::kernel::Kernel;
+use super::sched::Alarm;
+use super::stat::Attributes;
+use super::time::Timespec;
+use super::user::scatter;
+
+/// A timer, in nanoseconds of the guest's monotonic clock.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Timer {
+    /// When it expires next.
+    next: Option<u64>,
+    /// Between later expirations; 0 for a single one.
+    interval: u64,
+}
+
+impl Timer {
+    /// Counts the expirations up to `now` and moves on.
+    fn advance(&mut self, now: u64) -> u64 {
+        let Some(next) = self.next.filter(|next| *next <= now) else { return 0 };
+        if self.interval == 0 {
+            self.next = None;
+            return 1;
+        }
+        let count = 1 + (now - next) / self.interval;
+        self.next = Some(next.saturating_add(count.saturating_mul(self.interval)));
+        count
+    }
+}
+
+/// A timer descriptor.
+pub struct TimerFd {
+    timer: Mutex<Timer>,
+    realtime: bool,
+}
+
+impl TimerFd {
+    fn lock(&self) -> MutexGuard<'_, Timer> {
+        self.timer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Object for TimerFd {
+    fn read(&self, kernel: &Kernel, file: &File, into: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
+        if into.iter().map(VolatileSlice::len).sum::<usize>() < 8 {
+            return Err(Errno::EINVAL);
+        }
+        let mut timer = self.lock();
+        let count = timer.advance(kernel.clock.monotonic());
+        let next = timer.next;
+        drop(timer);
+        if count == 0 {
+            return Err(Errno::EAGAIN);
+        }
+        kernel.set_file_alarm(file, next);
+        scatter(into, &count.to_ne_bytes());
+        Ok(8)
+    }
+
+    fn ready(&self, kernel: &Kernel) -> Ready {
+        let due = self.lock().next.is_some_and(|next| next <= kernel.clock.monotonic());
+        if due { Ready::IN | Ready::RDNORM } else { Ready::empty() }
+    }
+
+    fn attributes(&self) -> Result<Attributes, Errno> {
+        Ok(Attributes::synthetic(0o600))
+    }
+}
+
+impl Kernel {
+    /// Tells those who wait for the file at `at`, and at no other time.
+    fn set_file_alarm(&self, file: &File, at: Option<u64>) {
+        let mut state = self.sched.lock();
+        state.alarms.retain(|(_, alarm)| *alarm != Alarm::File(file.id));
+        if let Some(at) = at {
+            state.alarms.insert((at, Alarm::File(file.id)));
+        }
+        drop(state);
+        if let Some(at) = at {
+            self.arm(at);
+        }
+    }
+}
+
+pub fn create(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    let (clock, flags) = (args.i32(0), args.i32(1));
+    if flags & !(libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let realtime = match clock {
+        libc::CLOCK_REALTIME => true,
+        libc::CLOCK_MONOTONIC | libc::CLOCK_BOOTTIME => false,
+        _ => return Err(Errno::EINVAL),
+    };
+    let timer = TimerFd { timer: Mutex::default(), realtime };
+    let status = libc::O_RDWR | flags & libc::TFD_NONBLOCK;
+    let file = ctx.kernel.new_file(Kind::Timer(timer), "anon_inode:[timerfd]".into(), status as u32);
+    ctx.kernel.install(file, flags as u32)
+}
+
+/// Interval and time left.
+fn show(timer: Timer, now: u64) -> [Timespec; 2] {
+    let left = timer.next.map_or(0, |next| next.saturating_sub(now).max(1));
+    [Timespec::from_nanos(timer.interval), Timespec::from_nanos(left)]
+}
+
+pub fn settime(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    const CANCEL_ON_SET: i32 = 2;
+    let flags = args.i32(1);
+    if flags & !(libc::TFD_TIMER_ABSTIME | CANCEL_ON_SET) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let [interval, first] = ctx.kernel.read::<[Timespec; 2]>(args.u64(2))?;
+    let (interval, first) = (interval.nanos()?, first.nanos()?);
+    let file = ctx.kernel.file(args.i32(0))?;
+    let Kind::Timer(timer) = &file.kind else { return Err(Errno::EINVAL) };
+    let now = ctx.kernel.clock.monotonic();
+    let next = match first {
+        0 => None,
+        first if flags & libc::TFD_TIMER_ABSTIME == 0 => Some(now.saturating_add(first)),
+        first if timer.realtime => Some(ctx.kernel.clock.monotonic_at_realtime(first)),
+        first => Some(first),
+    };
+    let mut held = timer.lock();
+    held.advance(now);
+    let old = show(*held, now);
+    *held = Timer { next, interval };
+    drop(held);
+    ctx.kernel.set_file_alarm(&file, next);
+    ctx.kernel.write_optional(args.u64(3), &old)?;
+    Ok(0)
+}
+
+pub fn gettime(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
+    let file = ctx.kernel.file(args.i32(0))?;
+    let Kind::Timer(timer) = &file.kind else { return Err(Errno::EINVAL) };
+    let shown = show(*timer.lock(), ctx.kernel.clock.monotonic());
+    ctx.kernel.write(args.u64(1), &shown).map(|()| 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expirations_are_counted_and_kept_in_phase() {
+        let mut timer = Timer { next: Some(100), interval: 10 };
+        assert_eq!(timer.advance(99), 0);
+        assert_eq!(timer.advance(125), 3);
+        assert_eq!(timer.next, Some(130));
+        let mut single = Timer { next: Some(5), interval: 0 };
+        assert_eq!((single.advance(9), single.advance(10)), (1, 0));
+    }
+}

@@ -1,0 +1,197 @@
+//! The vDSO: code and data that every program gets, with which it reads the clocks without a system call.
+//!
+//! The image is a minimal ELF shared object, written out below: one loadable segment, one dynamic section, a hash table with one
+//! bucket. Before it lies the page of its data ([`Parameters`]).
+
+use std::arch::global_asm;
+
+use super::errno::Errno;
+use super::mm::{AddressSpace, Placement, Region};
+use super::time::Parameters;
+use crate::vmm::{Access, FRAME_SIZE};
+
+global_asm!(
+    ".pushsection .rodata.hydra_vdso,\"a\",@progbits",
+    ".balign 16",
+    ".globl hydra_vdso_start, hydra_vdso_end",
+    "hydra_vdso_start:",
+    // ELF header: 64-bit, little-endian, shared object, x86-64, two program headers.
+    ".byte 0x7f, 'E', 'L', 'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0",
+    ".short 3, 62",
+    ".long 1",
+    ".quad 0, 64, 0",
+    ".long 0",
+    ".short 64, 56, 2, 0, 0, 0",
+    // PT_LOAD, readable and executable, all of it.
+    ".long 1, 5",
+    ".quad 0, 0, 0, hydra_vdso_end - hydra_vdso_start, hydra_vdso_end - hydra_vdso_start, 0x1000",
+    // PT_DYNAMIC.
+    ".long 2, 4",
+    ".quad 3f - hydra_vdso_start, 3f - hydra_vdso_start, 3f - hydra_vdso_start",
+    ".quad 4f - 3f, 4f - 3f, 8",
+    // Dynamic section: DT_HASH, DT_STRTAB, DT_SYMTAB, DT_STRSZ, DT_SYMENT, DT_SONAME, DT_NULL.
+    ".balign 8",
+    "3:",
+    ".quad 4, 5f - hydra_vdso_start",
+    ".quad 5, 7f - hydra_vdso_start",
+    ".quad 6, 6f - hydra_vdso_start",
+    ".quad 10, 8f - 7f",
+    ".quad 11, 24",
+    ".quad 14, 1",
+    ".quad 0, 0",
+    "4:",
+    // Hash table: one bucket, a chain through symbols 1 to 4.
+    "5:",
+    ".long 1, 5, 1, 0, 2, 3, 4, 0",
+    // Symbols: name, global function, section (any but 0), value, size.
+    "6:",
+    ".zero 24",
+    ".long 20f - 7f; .byte 0x12, 0; .short 1; .quad 30f - hydra_vdso_start, 31f - 30f",
+    ".long 21f - 7f; .byte 0x12, 0; .short 1; .quad 31f - hydra_vdso_start, 32f - 31f",
+    ".long 22f - 7f; .byte 0x12, 0; .short 1; .quad 32f - hydra_vdso_start, 33f - 32f",
+    ".long 23f - 7f; .byte 0x12, 0; .short 1; .quad 33f - hydra_vdso_start, 34f - 33f",
+    "7:",
+    ".byte 0",
+    ".asciz \"linux-vdso.so.1\"",
+    "20: .asciz \"__vdso_clock_gettime\"",
+    "21: .asciz \"__vdso_gettimeofday\"",
+    "22: .asciz \"__vdso_time\"",
+    "23: .asciz \"__vdso_clock_getres\"",
+    "8:",
+    ".balign 16",
+    // int clock_gettime(edi: clock, rsi: struct timespec *)
+    "30:",
+    "    cmp edi, 7",
+    "    ja 2f",
+    "    mov ecx, edi",
+    "    mov eax, 0xd2", // CLOCK_MONOTONIC, _RAW, _MONOTONIC_COARSE, _BOOTTIME
+    "    bt eax, ecx",
+    "    mov r10d, 24",
+    "    jc 1f",
+    "    mov eax, 0x21", // CLOCK_REALTIME, _REALTIME_COARSE
+    "    bt eax, ecx",
+    "    mov r10d, 32",
+    "    jnc 2f",
+    "1:  call 40f",
+    "    jc 2f",
+    "    mov [rsi], rax",
+    "    mov [rsi + 8], rdx",
+    "    xor eax, eax",
+    "    ret",
+    "2:  mov eax, 228",
+    "    syscall",
+    "    ret",
+    ".balign 16",
+    // int gettimeofday(rdi: struct timeval *, rsi: struct timezone *)
+    "31:",
+    "    test rsi, rsi",
+    "    jnz 2f",
+    "    test rdi, rdi",
+    "    jz 2f",
+    "    mov r10d, 32",
+    "    call 40f",
+    "    jc 2f",
+    "    mov [rdi], rax",
+    "    mov rax, rdx",
+    "    xor edx, edx",
+    "    mov ecx, 1000",
+    "    div rcx",
+    "    mov [rdi + 8], rax",
+    "    xor eax, eax",
+    "    ret",
+    "2:  mov eax, 96",
+    "    syscall",
+    "    ret",
+    ".balign 16",
+    // time_t time(rdi: time_t *)
+    "32:",
+    "    mov r10d, 32",
+    "    call 40f",
+    "    jc 2f",
+    "    test rdi, rdi",
+    "    jz 1f",
+    "    mov [rdi], rax",
+    "1:  ret",
+    "2:  mov eax, 201",
+    "    syscall",
+    "    ret",
+    ".balign 16",
+    // int clock_getres(edi: clock, rsi: struct timespec *)
+    "33:",
+    "    mov eax, 229",
+    "    syscall",
+    "    ret",
+    "34:",
+    ".balign 16",
+    // The clock whose base is at offset r10 of the parameters: seconds in rax, nanoseconds in rdx. Carry set: not available.
+    // Uses rcx, r8, r9, r11.
+    "40:",
+    "    lea r8, [rip + hydra_vdso_start - 0x1000]",
+    "41: mov r9d, [r8]",
+    "    test r9d, 1",
+    "    jnz 42f",
+    "    cmp dword ptr [r8 + 4], 0",
+    "    je 43f",
+    "    lfence",
+    "    rdtsc",
+    "    shl rdx, 32",
+    "    or rax, rdx",
+    "    xor ecx, ecx",
+    "    sub rax, [r8 + 8]",
+    "    cmovb rax, rcx",
+    "    mul qword ptr [r8 + 16]",
+    "    shrd rax, rdx, 32",
+    "    add rax, [r8 + r10]",
+    "    cmp r9d, [r8]",
+    "    jne 41b",
+    "    xor edx, edx",
+    "    mov ecx, 1000000000",
+    "    div rcx",
+    "    clc",
+    "    ret",
+    "42: pause",
+    "    jmp 41b",
+    "43: stc",
+    "    ret",
+    "hydra_vdso_end:",
+    ".popsection",
+);
+
+unsafe extern "C" {
+    static hydra_vdso_start: [u8; 0];
+    static hydra_vdso_end: [u8; 0];
+}
+
+fn image() -> &'static [u8] {
+    let (start, end) = ((&raw const hydra_vdso_start).cast::<u8>(), (&raw const hydra_vdso_end).cast::<u8>());
+    // SAFETY: both labels are in one read-only section, `end` after `start`, and live as long as the program.
+    unsafe { std::slice::from_raw_parts(start, end.offset_from(start) as usize) }
+}
+
+/// Maps data and code; returns the address of the image.
+pub fn map(space: &mut AddressSpace) -> Result<u64, Errno> {
+    let data = space.place(Placement::Hint(0), 2 * FRAME_SIZE)?;
+    let code = data + FRAME_SIZE;
+    space.map(Placement::FixedFree(data), FRAME_SIZE, |end| Region::zero(end, Access::READ, "[vvar]"))?;
+    let access = Access::READ | Access::EXECUTE;
+    space.map(Placement::FixedFree(code), FRAME_SIZE, |end| Region::zero(end, access, "[vdso]"))?;
+    space.poke(code, image())?;
+    space.poke(data, &Parameters::measure().to_bytes())?;
+    Ok(code)
+}
+
+const _: () = assert!(size_of::<Parameters>() == 40);
+
+#[cfg(test)]
+mod tests {
+    use object::{Object, ObjectSymbol};
+
+    #[test]
+    fn the_image_is_a_shared_object_with_its_symbols() {
+        let image = super::image();
+        assert!(image.len() <= 4096);
+        let parsed = object::File::parse(image).expect("an ELF file");
+        let names: Vec<&str> = parsed.dynamic_symbols().filter_map(|s| s.name().ok()).collect();
+        assert!(names.contains(&"__vdso_clock_gettime") && names.contains(&"__vdso_time"), "{names:?}");
+    }
+}

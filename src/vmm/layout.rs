@@ -1,0 +1,52 @@
+//! Where things lie: guest-physical memory from 0, and the part of guest-virtual memory that is not the program's.
+
+/// Global descriptor table.
+pub const GDT: u64 = 0x1000;
+/// Interrupt descriptor table: 32 gates of 16 bytes.
+pub const IDT: u64 = 0x2000;
+/// Ring-0 code: exception entries and the return to ring 3.
+pub const RING0_CODE: u64 = 0x3000;
+/// The system-call entry, in a page of its own: on some KVMs ring 3 executes it (see [`super::ring0`]).
+pub const SYSCALL_CODE: u64 = 0x4000;
+/// Root of the page tables (PML4).
+pub const PAGE_ROOT: u64 = 0x5000;
+/// Lower page tables of the ring-0 window: one each of PDPT, page directory, page table.
+pub const WINDOW_TABLES: [u64; 3] = [0x6000, 0x7000, 0x8000];
+/// Lower page tables of [`SYSCALL_ALIAS`].
+pub const ALIAS_TABLES: [u64; 3] = [0x9000, 0xa000, 0xb000];
+/// One page for each vCPU: its task state segment at the start, its kernel stack at the end.
+pub const VCPU_AREA: u64 = 0x1_0000;
+/// Most vCPUs of a VM: what fits between [`VCPU_AREA`] and [`FIRST_FRAME`].
+pub const MAX_VCPUS: usize = ((FIRST_FRAME - VCPU_AREA) / 0x1000) as usize;
+/// From here on guest RAM is handed out by [`super::Frames`]. What is below is the 2 MiB that the ring-0 window shows.
+pub const FIRST_FRAME: u64 = 0x20_0000;
+
+/// Guest-virtual address of the ring-0 window, which shows guest-physical 0 to [`FIRST_FRAME`], to ring 0 only.
+pub const WINDOW: u64 = 0xffff_8880_0000_0000;
+/// Second, user-executable, read-only mapping of [`SYSCALL_CODE`]: the page after the last one a program can have.
+pub const SYSCALL_ALIAS: u64 = 0x7fff_ffff_f000;
+/// End of the addresses that a program can map, as on Linux with four-level paging.
+pub const USER_END: u64 = 0x7fff_ffff_f000;
+
+/// Selectors, as Linux has them.
+pub mod selector {
+    /// Ring-0 code.
+    pub const KERNEL_CODE: u16 = 0x10;
+    /// Ring-0 data.
+    pub const KERNEL_DATA: u16 = 0x18;
+    /// Ring-3 code of 32 bits; `sysret` counts from it.
+    pub const USER_CODE_32: u16 = 0x23;
+    /// Ring-3 data.
+    pub const USER_DATA: u16 = 0x2b;
+    /// Ring-3 code.
+    pub const USER_CODE: u16 = 0x33;
+    /// Task state segment.
+    pub const TASK: u16 = 0x38;
+}
+
+/// I/O port by which the system-call entry leaves the VM.
+pub const SYSCALL_PORT: u16 = 0x10;
+/// I/O port of exception 0; exception `n` has port `EXCEPTION_PORT + n`.
+pub const EXCEPTION_PORT: u16 = 0x20;
+
+const _: () = assert!(SYSCALL_ALIAS >= USER_END && MAX_VCPUS >= 256);

@@ -1,0 +1,154 @@
+//! Guest RAM: one range of guest-physical memory from address 0, backed by a file.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use rustix::fs::MemfdFlags;
+use vm_memory::mmap::MmapRegion;
+use vm_memory::{Bytes, FileOffset, VolatileMemory, VolatileSlice};
+
+use super::error::VmmError;
+
+/// The RAM of one VM, mapped into this process. All access is bounds-checked and volatile: guest threads may change any
+/// byte at any time.
+pub struct GuestMemory {
+    region: MmapRegion,
+    shared: bool,
+}
+
+impl GuestMemory {
+    /// Makes `bytes` of zeroed RAM in an unlinked memory file. Nothing is resident until it is touched.
+    pub fn new(bytes: u64) -> Result<GuestMemory, VmmError> {
+        let file = rustix::fs::memfd_create("hydra-guest", MemfdFlags::CLOEXEC)
+            .map_err(|e| VmmError::Memory { doing: "create", bytes, source: e.into() })?;
+        rustix::fs::ftruncate(&file, bytes).map_err(|e| VmmError::Memory {
+            doing: "size",
+            bytes,
+            source: e.into(),
+        })?;
+        GuestMemory::map(File::from(file), bytes, true)
+    }
+
+    /// RAM whose first content is `image`; what the guest writes stays private to this VM.
+    pub fn from_image(image: File, bytes: u64) -> Result<GuestMemory, VmmError> {
+        GuestMemory::map(image, bytes, false)
+    }
+
+    fn map(file: File, bytes: u64, shared: bool) -> Result<GuestMemory, VmmError> {
+        let size = usize::try_from(bytes).map_err(|_| VmmError::Lacks("so large an address space"))?;
+        let flags = libc::MAP_NORESERVE | if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+        let region = MmapRegion::build(
+            Some(FileOffset::new(file, 0)),
+            size,
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags,
+        )
+        .map_err(|e| VmmError::Memory { doing: "map", bytes, source: io::Error::other(e) })?;
+        Ok(GuestMemory { region, shared })
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> u64 {
+        self.region.size() as u64
+    }
+
+    /// Host-virtual address of guest-physical 0, for KVM's memory slot.
+    pub(super) fn host_address(&self) -> u64 {
+        self.region.as_ptr() as u64
+    }
+
+    /// The bytes at guest-physical `[address, address + len)`, or `None` outside of RAM.
+    pub fn slice(&self, address: u64, len: usize) -> Option<VolatileSlice<'_>> {
+        self.region.get_slice(usize::try_from(address).ok()?, len).ok()
+    }
+
+    /// Reads the page-table entry or other aligned word at `address`; 0 outside of RAM.
+    pub fn load(&self, address: u64) -> u64 {
+        let word = usize::try_from(address).ok().and_then(|at| {
+            self.region.as_volatile_slice().load::<u64>(at, std::sync::atomic::Ordering::Acquire).ok()
+        });
+        debug_assert!(word.is_some(), "load outside of guest RAM");
+        word.unwrap_or(0)
+    }
+
+    /// Writes an aligned word at `address`, in one piece as the page walker and vCPUs see it.
+    pub fn store(&self, address: u64, value: u64) {
+        let done = usize::try_from(address).ok().and_then(|at| {
+            self.region.as_volatile_slice().store(value, at, std::sync::atomic::Ordering::Release).ok()
+        });
+        debug_assert!(done.is_some(), "store outside of guest RAM");
+    }
+
+    /// Copies `bytes` to `address`, which the caller has taken from the layout or from [`super::Frames`].
+    pub fn write(&self, address: u64, bytes: &[u8]) {
+        let target = self.slice(address, bytes.len());
+        debug_assert!(target.is_some(), "write outside of guest RAM");
+        if let Some(target) = target {
+            target.copy_from(bytes);
+        }
+    }
+
+    /// Sets `len` bytes from `address` to zero.
+    pub fn zero(&self, address: u64, len: usize) {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        let mut at = 0;
+        while at < len {
+            let n = (len - at).min(ZEROS.len());
+            self.write(address + at as u64, &ZEROS[..n]);
+            at += n;
+        }
+    }
+
+    /// Makes all vCPUs forget translations to `[address, address + len)`, so that a page-table entry that was cleared
+    /// or narrowed takes effect everywhere.
+    ///
+    /// A change of the host mapping's protection makes KVM drop its own (shadow or nested) entries of the range and
+    /// flush every vCPU's TLB, on both sorts of KVM; a flush inside the guest would not reach shadow page tables.
+    /// The protection is widened and put back, never narrowed, because host threads may be using the range.
+    pub fn flush(&self, address: u64, len: usize) -> Result<(), VmmError> {
+        let failed = |source| VmmError::Memory { doing: "flush translations of", bytes: len as u64, source };
+        let Some(slice) = self.slice(address, len) else {
+            return Err(failed(io::ErrorKind::InvalidInput.into()));
+        };
+        let start = slice.ptr_guard_mut().as_ptr().cast();
+        let plain = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: the range lies within our own mapping (slice() checked it) and stays readable and writable.
+        let widened = unsafe { libc::mprotect(start, len, plain | libc::PROT_EXEC) };
+        if widened != 0 {
+            return Err(failed(io::Error::last_os_error()));
+        }
+        // SAFETY: as above.
+        match unsafe { libc::mprotect(start, len, plain) } {
+            0 => Ok(()),
+            _ => Err(failed(io::Error::last_os_error())),
+        }
+    }
+
+    /// Gives the page-aligned range back to the host: it reads as zeros afterwards, and no vCPU has a translation to it.
+    pub fn discard(&self, address: u64, len: usize) -> Result<(), VmmError> {
+        let failed = |source| VmmError::Memory { doing: "give back", bytes: len as u64, source };
+        let Some(slice) = self.slice(address, len) else {
+            return Err(failed(io::ErrorKind::InvalidInput.into()));
+        };
+        let start: *mut libc::c_void = slice.ptr_guard_mut().as_ptr().cast();
+        if self.shared {
+            // SAFETY: the range lies within our own shared file mapping; removing it leaves it mapped and zero.
+            match unsafe { libc::madvise(start, len, libc::MADV_REMOVE) } {
+                0 => Ok(()),
+                _ => Err(failed(io::Error::last_os_error())),
+            }
+        } else {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+            // SAFETY: replaces a part of our own mapping by zeroed memory of the same protection. MADV_DONTNEED would
+            // bring the image's content back.
+            let mapped = unsafe { libc::mmap(start, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+            if mapped == libc::MAP_FAILED { Err(failed(io::Error::last_os_error())) } else { Ok(()) }
+        }
+    }
+
+    /// The file behind the RAM of a VM that was not restored.
+    pub fn file(&self) -> Option<i32> {
+        self.region.file_offset().map(|f| f.file().as_raw_fd())
+    }
+}

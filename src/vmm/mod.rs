@@ -1,0 +1,46 @@
+//! The machine: a KVM virtual machine that runs one program in guest ring 3.
+//!
+//! Nothing here knows Linux. A [`Vm`] is guest memory and a set of [`Vcpu`]s; a vCPU is entered with the
+//! registers of a ring-3 program ([`UserRegs`]) and comes back with an [`Exit`]: the program executed
+//! `syscall`, raised an exception, or was kicked. Ring 0 holds a page of assembly ([`ring0`]) that turns
+//! system calls and exceptions into VM exits; it keeps no state, so the registers that [`Vcpu::enter`] returns are
+//! always those of ring 3 and can be saved, changed, or loaded into another vCPU.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `kvm.rs` | `/dev/kvm`: what it offers, and the probe of how a system call arrives |
+//! | `vm.rs` | one virtual machine |
+//! | `vcpu.rs` | one virtual CPU: entering, leaving, loading and saving a thread's state |
+//! | `state.rs` | that state: general registers, segment bases, XSAVE area |
+//! | `memory.rs` | guest RAM, and un-mapping a page for all vCPUs |
+//! | `frames.rs` | which pages of guest RAM are in use |
+//! | `paging.rs` | the guest's page tables |
+//! | `layout.rs` | where things lie in guest-physical and guest-virtual memory |
+//! | `ring0.rs` | descriptor tables and the ring-0 code |
+//! | `cpuid.rs` | what the guest is told of the CPU |
+//!
+//! # Two sorts of KVM
+//! On hardware KVM `syscall` enters ring 0 at the stub, which leaves the VM by an `out`. A KVM that emulates ring 0
+//! in software (KVM on PVM) delivers `syscall` to the stub *in ring 3*. [`Sort`] says which it is, and only
+//! `vcpu.rs` and `ring0.rs` look at it. Un-mapping a page for all vCPUs is one act for both: [`GuestMemory::flush`].
+
+mod cpuid;
+mod error;
+mod frames;
+mod kvm;
+pub mod layout;
+mod memory;
+mod paging;
+mod ring0;
+mod state;
+mod vcpu;
+mod vm;
+
+pub use error::VmmError;
+pub use frames::{FRAME_SIZE, Frame, Frames};
+pub use kvm::{Hypervisor, Sort, host_counter};
+pub use memory::GuestMemory;
+pub use paging::{Access, Entry, PageTables};
+pub use state::{ExtendedState, UserRegs, Xsave, XsaveLayout};
+pub use vcpu::{Exit, Kick, Vcpu};
+pub use vm::Vm;

@@ -1,0 +1,235 @@
+//! The guest's page tables: four levels of 4 KiB pages, kept in guest RAM and edited through the host's mapping. The
+//! guest itself has no mapping of them.
+
+use super::frames::{FRAME_SIZE, Frame, Frames};
+use super::layout::PAGE_ROOT;
+use super::memory::GuestMemory;
+
+const PRESENT: u64 = 1;
+const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+/// Accessed and dirty are set from the start: nothing reads them, and the CPU need not write them.
+const ACCESSED_DIRTY: u64 = 1 << 5 | 1 << 6;
+const NO_EXECUTE: u64 = 1 << 63;
+/// A bit that the CPU ignores: the page has a frame though ring 3 may not touch it.
+const RETAINED: u64 = 1 << 9;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+const ENTRIES: u64 = 512;
+/// Bytes that one lowest-level table maps.
+const TABLE_SPAN: u64 = ENTRIES * FRAME_SIZE;
+
+bitflags::bitflags! {
+    /// What ring 3 may do with a page.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct Access: u8 {
+        /// Load from it.
+        const READ = 1;
+        /// Store to it.
+        const WRITE = 2;
+        /// Fetch instructions from it.
+        const EXECUTE = 4;
+    }
+}
+
+/// An entry of a lowest-level table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// The frame that the page shows.
+    pub frame: Frame,
+    /// What ring 3 may do with it. Without any access the page keeps its frame but is absent for the CPU; with any, x86
+    /// lets it be read.
+    pub access: Access,
+}
+
+impl Entry {
+    fn decode(bits: u64) -> Option<Entry> {
+        let frame = Frame(((bits & ADDRESS) / FRAME_SIZE) as u32);
+        if bits & PRESENT == 0 {
+            return (bits & RETAINED != 0).then_some(Entry { frame, access: Access::empty() });
+        }
+        let mut access = Access::READ;
+        access.set(Access::WRITE, bits & WRITABLE != 0);
+        access.set(Access::EXECUTE, bits & NO_EXECUTE == 0);
+        Some(Entry { frame, access })
+    }
+
+    fn encode(self) -> u64 {
+        if self.access.is_empty() {
+            return self.frame.address() | RETAINED;
+        }
+        let mut bits = self.frame.address() | PRESENT | USER | ACCESSED_DIRTY;
+        if self.access.contains(Access::WRITE) {
+            bits |= WRITABLE;
+        }
+        if !self.access.contains(Access::EXECUTE) {
+            bits |= NO_EXECUTE;
+        }
+        bits
+    }
+}
+
+/// Looks at and changes the user half of the page tables of one VM. Changes that take rights away must be followed by
+/// [`GuestMemory::flush`] of the frames concerned.
+pub struct PageTables<'a> {
+    memory: &'a GuestMemory,
+}
+
+impl<'a> PageTables<'a> {
+    /// The page tables in `memory`.
+    pub fn new(memory: &'a GuestMemory) -> PageTables<'a> {
+        PageTables { memory }
+    }
+
+    /// The page at `address`, if it has a frame.
+    pub fn get(&self, address: u64) -> Option<Entry> {
+        let table = self.table(address)?;
+        Entry::decode(self.memory.load(slot(table, address, 0)))
+    }
+
+    /// Gives the page at `address` a frame. Takes frames for the tables on the way from `frames`; false when there are none left.
+    #[must_use]
+    pub fn set(&self, address: u64, entry: Entry, frames: &mut Frames) -> bool {
+        let Some(table) = self.table_or_new(address, frames) else { return false };
+        self.memory.store(slot(table, address, 0), entry.encode());
+        true
+    }
+
+    /// Visits every page with a frame in the page-aligned range in order; `change` returns what is to become of it. Tables that are
+    /// absent are skipped at the cost of one look.
+    pub fn update(&self, start: u64, end: u64, mut change: impl FnMut(u64, Entry) -> Option<Entry>) {
+        let mut address = start;
+        while address < end {
+            let Some(table) = self.table(address) else {
+                address = self.skip_absent(address);
+                continue;
+            };
+            let stop = end.min((address / TABLE_SPAN + 1) * TABLE_SPAN);
+            while address < stop {
+                let at = slot(table, address, 0);
+                if let Some(entry) = Entry::decode(self.memory.load(at)) {
+                    let new = change(address, entry);
+                    if new != Some(entry) {
+                        self.memory.store(at, new.map_or(0, Entry::encode));
+                    }
+                }
+                address += FRAME_SIZE;
+            }
+        }
+    }
+
+    /// First address after the highest absent table that covers `address`.
+    fn skip_absent(&self, address: u64) -> u64 {
+        let mut table = PAGE_ROOT;
+        for level in (1..4).rev() {
+            let bits = self.memory.load(slot(table, address, level));
+            if bits & PRESENT == 0 {
+                let span = FRAME_SIZE << (9 * level);
+                return (address / span + 1) * span;
+            }
+            table = bits & ADDRESS;
+        }
+        (address / TABLE_SPAN + 1) * TABLE_SPAN
+    }
+
+    /// The lowest-level table for `address`.
+    fn table(&self, address: u64) -> Option<u64> {
+        let mut table = PAGE_ROOT;
+        for level in (1..4).rev() {
+            let bits = self.memory.load(slot(table, address, level));
+            if bits & PRESENT == 0 {
+                return None;
+            }
+            table = bits & ADDRESS;
+        }
+        Some(table)
+    }
+
+    fn table_or_new(&self, address: u64, frames: &mut Frames) -> Option<u64> {
+        let mut table = PAGE_ROOT;
+        for level in (1..4).rev() {
+            let at = slot(table, address, level);
+            let bits = self.memory.load(at);
+            table = if bits & PRESENT != 0 {
+                bits & ADDRESS
+            } else {
+                let (frame, _) = frames.allocate(1)?;
+                if frames.mark_dirty(frame) {
+                    self.memory.zero(frame.address(), FRAME_SIZE as usize);
+                }
+                self.memory.store(at, frame.address() | PRESENT | WRITABLE | USER | ACCESSED_DIRTY);
+                frame.address()
+            };
+        }
+        Some(table)
+    }
+}
+
+/// Maps one supervisor or user page with tables at fixed places; for the ring-0 window, before the first vCPU runs.
+pub(super) fn map_fixed(
+    memory: &GuestMemory,
+    tables: [u64; 3],
+    virtual_address: u64,
+    physical: u64,
+    flags: FixedPage,
+) {
+    let user = if flags == FixedPage::UserCode { USER } else { 0 };
+    let mut table = PAGE_ROOT;
+    for (level, next) in (1..4).rev().zip(tables) {
+        memory.store(slot(table, virtual_address, level), next | PRESENT | WRITABLE | user | ACCESSED_DIRTY);
+        table = next;
+    }
+    let leaf = match flags {
+        FixedPage::UserCode => USER,
+        FixedPage::KernelCode => 0,
+        FixedPage::KernelData => WRITABLE | NO_EXECUTE,
+    };
+    memory.store(slot(table, virtual_address, 0), physical | leaf | PRESENT | ACCESSED_DIRTY);
+}
+
+/// The three sorts of page that are not the program's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum FixedPage {
+    UserCode,
+    KernelCode,
+    KernelData,
+}
+
+/// Guest-physical address of the entry for `address` in a `table` of `level` (0 is the lowest).
+fn slot(table: u64, address: u64, level: u32) -> u64 {
+    table + 8 * (address >> (12 + 9 * level) & (ENTRIES - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_set_is_found_changed_and_cleared() {
+        let memory = GuestMemory::new(8 << 20).expect("8 MiB of memory");
+        let mut frames = Frames::new(memory.size());
+        let tables = PageTables::new(&memory);
+        let entry = Entry { frame: Frame(700), access: Access::READ | Access::WRITE };
+        let pages = [0x40_0000, 0x7f_ffff_f000, 0x7fff_ffff_e000];
+        for page in pages {
+            assert!(tables.set(page, entry, &mut frames));
+        }
+        assert_eq!(tables.get(0x40_0000), Some(entry));
+        assert_eq!(tables.get(0x40_1000), None);
+        let mut seen = Vec::new();
+        tables.update(0, 0x7fff_ffff_f000, |address, _| {
+            seen.push(address);
+            (address != pages[1]).then_some(Entry { frame: Frame(700), access: Access::READ })
+        });
+        assert_eq!(seen, pages);
+        assert_eq!(tables.get(pages[0]).map(|e| e.access), Some(Access::READ));
+        assert_eq!(tables.get(pages[1]), None);
+    }
+
+    #[test]
+    fn no_frames_left_is_reported() {
+        let memory = GuestMemory::new(8 << 20).expect("8 MiB of memory");
+        let mut frames = Frames::new(super::super::layout::FIRST_FRAME + 2 * FRAME_SIZE);
+        let entry = Entry { frame: Frame(700), access: Access::READ };
+        assert!(!PageTables::new(&memory).set(0x40_0000, entry, &mut frames));
+    }
+}

@@ -1,0 +1,67 @@
+//! One virtual machine: a memory slot and its vCPUs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+
+use super::error::VmmError;
+use super::kvm::Hypervisor;
+use super::layout;
+use super::memory::GuestMemory;
+use super::ring0;
+use super::vcpu::Vcpu;
+
+/// A virtual machine. Has no in-kernel interrupt controller: it needs none, and one makes memory slots slow.
+pub struct Vm {
+    pub(super) fd: VmFd,
+    memory: Arc<GuestMemory>,
+    vcpus: AtomicUsize,
+}
+
+impl Vm {
+    /// A VM whose RAM is zero but for ring 0.
+    pub fn new(memory: GuestMemory) -> Result<Vm, VmmError> {
+        Vm::with(Hypervisor::get()?, memory)
+    }
+
+    /// A VM whose RAM holds what another VM of the same layout left, ring 0 included.
+    pub fn from_image(memory: GuestMemory) -> Result<Vm, VmmError> {
+        Vm::attach(Hypervisor::get()?, memory)
+    }
+
+    pub(super) fn with(hypervisor: &Hypervisor, memory: GuestMemory) -> Result<Vm, VmmError> {
+        ring0::install(&memory);
+        Vm::attach(hypervisor, memory)
+    }
+
+    fn attach(hypervisor: &Hypervisor, memory: GuestMemory) -> Result<Vm, VmmError> {
+        let fd = hypervisor.kvm.create_vm().map_err(VmmError::kvm("create a VM"))?;
+        let slot = kvm_userspace_memory_region {
+            slot: 0,
+            guest_phys_addr: 0,
+            memory_size: memory.size(),
+            userspace_addr: memory.host_address(),
+            flags: 0,
+        };
+        // SAFETY: the mapping is owned by `memory`, which this VM keeps, and vCPUs keep too.
+        unsafe { fd.set_user_memory_region(slot) }.map_err(VmmError::kvm("add guest memory"))?;
+        Ok(Vm { fd, memory: Arc::new(memory), vcpus: AtomicUsize::new(0) })
+    }
+
+    /// The VM's RAM.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+
+    /// One more vCPU. It belongs to the calling process and must be loaded before it is entered.
+    pub fn create_vcpu(&self) -> Result<Vcpu, VmmError> {
+        Vcpu::create(Hypervisor::get()?, self)
+    }
+
+    pub(super) fn next_vcpu(&self) -> Result<usize, VmmError> {
+        let index = self.vcpus.fetch_add(1, Ordering::Relaxed);
+        if index < layout::MAX_VCPUS { Ok(index) } else { Err(VmmError::TooManyVcpus(layout::MAX_VCPUS)) }
+    }
+}
