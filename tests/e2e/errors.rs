@@ -181,13 +181,11 @@ async fn more_requests_than_there_is_room_for_are_refused_at_once() {
                 tokio::spawn(async move { client.invoke(&name, &sleep(60_000).to_string()).await })
             })
             .collect();
-        // All but /healthz counts, so this asks until it is told that there is no room.
-        let refused = loop {
-            let reply = world.client.functions().await.unwrap();
-            if reply.status != 200 {
-                break reply;
-            }
-        };
+        // The log tells when they have begun; a request that asks would take their room.
+        let begun =
+            || world.server.log().lines().filter(|l| l.contains(&name) && l.contains("sleeps")).count();
+        crate::world::until("both to begin", async || begun() == 2).await;
+        let refused = world.client.functions().await.unwrap();
         expect_error(&refused, 503, "no_capacity", "try again later");
         expect_error(&world.call(&name, &json!({})).await, 503, "no_capacity", "try again later");
         expect(&world.client.get("/healthz").await.unwrap(), 200);

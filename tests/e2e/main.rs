@@ -3,6 +3,8 @@
 //!
 //! A language that cannot run here is skipped and named on standard error; with `HYDRA_REQUIRE_ALL=1` that is a failure.
 
+#![allow(clippy::unwrap_used)]
+
 mod clients;
 mod confinement;
 mod contract;
