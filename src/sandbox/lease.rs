@@ -54,6 +54,11 @@ impl Lease {
         self.sandbox.as_ref().map(|sandbox| sandbox.health().clone()).unwrap_or_default()
     }
 
+    /// The sandbox itself, which still counts as busy.
+    pub fn into_sandbox(mut self) -> Option<Box<dyn Sandbox>> {
+        self.sandbox.take()
+    }
+
     /// Gives back a sandbox that is ready for another request.
     pub fn give_back(mut self) {
         if let Some(sandbox) = self.sandbox.take_if(|_| !self.fresh && self.phase == Phase::Quiet) {

@@ -9,6 +9,8 @@ mod memory;
 mod pool;
 mod process;
 mod rendezvous;
+#[cfg(test)]
+mod test_agent;
 
 pub use blank::BlankAgents;
 pub use host::LanguageHosts;

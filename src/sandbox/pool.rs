@@ -37,7 +37,7 @@ pub struct Pool {
 #[derive(Default)]
 struct State {
     idle: Vec<Idle>,
-    waiting: VecDeque<oneshot::Sender<Result<Ready, Error>>>,
+    waiting: VecDeque<oneshot::Sender<Result<Leased, Error>>>,
     busy: u32,
     starting: u32,
     closed: bool,
@@ -54,6 +54,10 @@ struct Ready {
     started: Option<Duration>,
 }
 
+/// A sandbox on its way to a request that waited for it, and how long its start took. It is a lease, as the request may be given up
+/// between the sending and the receiving: then the sandbox goes back to the pool.
+type Leased = (Lease, Option<Duration>);
+
 /// What a request gets at once.
 enum Claim {
     /// A sandbox.
@@ -61,7 +65,7 @@ enum Claim {
     /// A place among the busy ones, for a sandbox that it starts itself; maybe that of an idle one, to be dropped.
     Place(Option<Box<dyn Sandbox>>),
     /// A place in the queue.
-    Wait(oneshot::Receiver<Result<Ready, Error>>),
+    Wait(oneshot::Receiver<Result<Leased, Error>>),
 }
 
 /// How the sandbox of an invocation was come by.
@@ -205,12 +209,12 @@ impl Pool {
             }
         };
         // The sender is dropped only by `close`.
-        let ready = ready.map_err(|_| closed())??;
+        let (lease, started) = ready.map_err(|_| closed())??;
         if fresh {
-            drop(ready.sandbox);
+            drop(lease.into_sandbox());
             return self.start_fresh().await;
         }
-        Ok((Lease::new(self.clone(), ready.sandbox), ready.started))
+        Ok((lease, started))
     }
 
     /// What can be had without waiting: an idle sandbox, a place to start a fresh one, or a place in the queue.
@@ -234,6 +238,10 @@ impl Pool {
                     return Ok(Claim::Ready(idle.sandbox));
                 }
             }
+        }
+        if state.waiting.len() >= self.settings.max_waiting {
+            // Those whose client has gone do not count.
+            state.waiting.retain(|waiter| !waiter.is_closed());
         }
         if state.waiting.len() >= self.settings.max_waiting {
             return Err(Error::NoCapacity);
@@ -302,23 +310,25 @@ impl Pool {
     }
 
     /// Gives a sandbox that counts as busy to the first request that waits, else makes it idle.
-    fn hand_over(self: &Arc<Pool>, mut ready: Ready) {
+    fn hand_over(self: &Arc<Pool>, Ready { sandbox, started }: Ready) {
+        let mut leased = (Lease::new(self.clone(), sandbox), started);
         let mut state = self.state();
         while !state.closed
             && let Some(waiter) = state.waiting.pop_front()
         {
-            match waiter.send(Ok(ready)) {
-                Ok(()) => return,
-                Err(Ok(back)) => ready = back,
-                Err(Err(_)) => return,
+            match waiter.send(Ok(leased)) {
+                Ok(()) | Err(Err(_)) => return,
+                Err(Ok(back)) => leased = back,
             }
         }
         state.busy -= 1;
+        // Not by dropping the lease: that would give it back to this very pool.
+        let sandbox = leased.0.into_sandbox();
         if state.closed {
             drop(state);
-            drop(ready);
+            drop(sandbox);
         } else {
-            state.idle.push(Idle { sandbox: ready.sandbox, since: Instant::now() });
+            state.idle.extend(sandbox.map(|sandbox| Idle { sandbox, since: Instant::now() }));
         }
     }
 
@@ -361,7 +371,7 @@ impl Pool {
             idle: state.idle.len() as u32,
             busy: state.busy,
             starting: state.starting,
-            waiting: state.waiting.len() as u32,
+            waiting: state.waiting.iter().filter(|waiter| !waiter.is_closed()).count() as u32,
         }
     }
 
@@ -381,5 +391,84 @@ struct Place<'a>(&'a Arc<Pool>);
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.0.lost();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::test_agent;
+
+    /// A pool of one sandbox at most, whose function answers when `release` is notified.
+    fn pool() -> (Arc<Pool>, Arc<tokio::sync::Semaphore>) {
+        let answers = Arc::new(tokio::sync::Semaphore::new(0));
+        let settings =
+            PoolSettings { max_waiting: 8, idle_time: Duration::from_secs(60), parallel_starts: 1 };
+        let starter = test_agent::Starter { answers: answers.clone() };
+        (Pool::new(test_agent::function(), Arc::new(starter), settings), answers)
+    }
+
+    async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+        let waited = tokio::time::timeout(Duration::from_secs(10), async {
+            while !is_so() {
+                tokio::task::yield_now().await;
+            }
+        });
+        assert!(waited.await.is_ok(), "{what} did not come about");
+    }
+
+    #[tokio::test]
+    async fn clients_that_go_away_take_no_sandbox_with_them() {
+        let (pool, answers) = pool();
+        for _ in 0..50 {
+            let clients: Vec<_> = (0..6)
+                .map(|_| {
+                    let pool = pool.clone();
+                    tokio::spawn(async move { pool.invoke(b"{}", false).await.map(drop) })
+                })
+                .collect();
+            until("a queue", || pool.status().waiting == 5).await;
+            // One answer: its sandbox is on its way to the next client when that one goes.
+            answers.add_permits(1);
+            tokio::task::yield_now().await;
+            clients.iter().for_each(|client| client.abort());
+            answers.add_permits(5);
+            until("an idle sandbox", || {
+                let status = pool.status();
+                (status.idle, status.busy, status.waiting) == (1, 0, 0)
+            })
+            .await;
+            answers.forget_permits(answers.available_permits());
+        }
+        answers.add_permits(1);
+        assert_eq!(pool.invoke(b"{}", false).await.unwrap().result, "{}");
+    }
+
+    #[tokio::test]
+    async fn too_many_that_wait_are_told_so_and_those_that_left_do_not_count() {
+        let (pool, answers) = pool();
+        let wait = || {
+            let pool = pool.clone();
+            tokio::spawn(async move { pool.invoke(b"{}", false).await.map(|done| done.result) })
+        };
+        let clients: Vec<_> = (0..9).map(|_| wait()).collect();
+        until("a full queue", || pool.status().waiting == 8).await;
+        assert!(matches!(pool.invoke(b"{}", false).await, Err(Error::NoCapacity)));
+        clients.iter().for_each(|client| client.abort());
+        until("an empty queue", || pool.status().waiting == 0).await;
+        let later = wait();
+        answers.add_permits(20);
+        assert_eq!(later.await.unwrap().unwrap(), "{}");
+    }
+
+    #[tokio::test]
+    async fn a_fresh_sandbox_takes_the_place_of_an_idle_one() {
+        let (pool, answers) = pool();
+        answers.add_permits(3);
+        assert_eq!(pool.invoke(b"{}", false).await.unwrap().start, Start::Cold);
+        assert_eq!(pool.invoke(b"{}", false).await.unwrap().start, Start::Warm);
+        assert_eq!(pool.invoke(b"{}", true).await.unwrap().start, Start::Cold);
+        let status = pool.status();
+        assert_eq!((status.idle, status.busy, status.starting), (0, 0, 0));
     }
 }

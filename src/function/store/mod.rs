@@ -46,6 +46,15 @@ pub struct Code {
     _lease: Arc<Lease>,
 }
 
+#[cfg(test)]
+impl Code {
+    /// Code that is nowhere, for tests of what does not look at it.
+    pub(crate) fn without_files() -> Code {
+        let _lease = Arc::new(Lease::of_nothing());
+        Code { digest: String::new(), root: PathBuf::new(), entry: None, form: Form::Python, _lease }
+    }
+}
+
 /// The store in one `app_dir`. Clones share it.
 #[derive(Clone)]
 pub struct CodeStore(Arc<Inner>);

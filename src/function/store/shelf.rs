@@ -31,6 +31,11 @@ pub(super) struct Lease {
 }
 
 impl Lease {
+    #[cfg(test)]
+    pub(super) fn of_nothing() -> Lease {
+        Lease { digest: String::new() }
+    }
+
     pub(super) fn digest(&self) -> &str {
         &self.digest
     }
