@@ -124,7 +124,7 @@ fn check_own(ctx: &Ctx<'_>, tid: Tid) -> Result<(), Errno> {
 }
 
 pub fn sched_yield(ctx: &mut Ctx<'_>, _: Args) -> SysResult {
-    ctx.kernel.attend(ctx.thread.tid);
+    ctx.kernel.sched.end_turn(ctx.thread.tid);
     Ok(0)
 }
 
@@ -265,7 +265,7 @@ pub fn waitid(_: &mut Ctx<'_>, _: Args) -> SysResult {
 impl Kernel {
     /// Adds a thread that is ready to run.
     pub fn add_thread(&self, thread: Thread, mask: u64) {
-        self.sched.add(thread, mask, |worker| self.spawn_worker(worker));
+        self.sched.add(thread, mask, |need| self.serve(need));
     }
 }
 
