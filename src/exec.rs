@@ -91,6 +91,7 @@ impl Exec {
             environment,
             working_directory,
             descriptors: standard_streams()?,
+            umask: umask(),
             identity: Identity::of_this_process(),
             network: Policy::Open,
             trace: self.trace,
@@ -129,6 +130,13 @@ impl Exec {
             })
             .ok_or(ExecError::NotFound(given))
     }
+}
+
+/// This process's file mode creation mask. Asking is setting, so it is set back at once; no other thread runs yet.
+fn umask() -> u32 {
+    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    rustix::process::umask(mask);
+    mask.as_raw_mode()
 }
 
 /// Copies of descriptors 0 to 2 with their open flags.

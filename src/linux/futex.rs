@@ -149,11 +149,16 @@ fn wait(
             return Err(Errno::EAGAIN);
         }
         state.futexes.woken.remove(&tid);
+        state.forget_wake(tid);
         state.futexes.enqueue(address, tid, bits);
         drop(state);
         ctx.thread.progress = 1;
-    } else if kernel.sched.lock().futexes.woken.remove(&tid) {
-        return Ok(0);
+    } else {
+        let mut state = kernel.sched.lock();
+        if state.futexes.woken.remove(&tid) {
+            return Ok(0);
+        }
+        state.forget_wake(tid);
     }
     let give_up = if ctx.is_past(ctx.thread.deadline) {
         Errno::ETIMEDOUT

@@ -34,6 +34,8 @@ pub struct Config {
     pub working_directory: PathBuf,
     /// Descriptors 0, 1, … with their open flags.
     pub descriptors: Vec<(OwnedFd, u32)>,
+    /// Its file mode creation mask.
+    pub umask: u32,
     /// As whom it believes to run.
     pub identity: Identity,
     /// Whom it may talk to.
@@ -103,7 +105,7 @@ impl Guest {
             limits: Default::default(),
             timers: Default::default(),
             working_directory: config.working_directory.into(),
-            umask: 0o022.into(),
+            umask: config.umask.into(),
             refused: Default::default(),
         });
         for (i, (fd, flags)) in config.descriptors.into_iter().enumerate() {

@@ -14,8 +14,8 @@ use super::limits::Limits;
 use super::mm::AddressSpace;
 use super::namespace::Namespace;
 use super::net::Policy;
-use super::reactor::Reactor;
-use super::sched::{Sched, State};
+use super::reactor::{Reactor, TIME_SLICE};
+use super::sched::{Need, Sched, State};
 use super::signal::SigInfo;
 use super::thread::{FileId, Tid};
 use super::time::Clock;
@@ -133,26 +133,31 @@ impl Kernel {
         self.umask.swap(mask, Ordering::Relaxed)
     }
 
-    /// Starts the worker that the scheduler asks for.
-    pub fn spawn_worker(&self, id: usize) {
-        if let Some(this) = self.this() {
-            worker::spawn(&this, id);
+    /// Gives a thread that became ready what it needs.
+    pub(super) fn serve(&self, need: Need) {
+        match need {
+            Need::Worker(id) => {
+                if let Some(this) = self.this() {
+                    worker::spawn(&this, id);
+                }
+            }
+            Need::Turn => self.arm(self.clock.monotonic() + TIME_SLICE),
         }
     }
 
     /// Wakes those who wait for a file.
     pub fn wake_file(&self, id: FileId) {
-        self.sched.wake_file(id, |worker| self.spawn_worker(worker));
+        self.sched.wake_file(id, |need| self.serve(need));
     }
 
     /// Wakes threads; gives the scheduler's lock back.
     pub(super) fn wake_locked(&self, state: MutexGuard<'_, State>, tids: Vec<Tid>) {
-        self.sched.wake_all(state, tids, |worker| self.spawn_worker(worker));
+        self.sched.wake_all(state, tids, |need| self.serve(need));
     }
 
     /// Sends a signal to a thread or the process; false if there is no such thread.
     pub fn send_signal(&self, target: Option<Tid>, info: SigInfo) -> bool {
-        self.sched.send(target, info, |worker| self.spawn_worker(worker))
+        self.sched.send(target, info, |need| self.serve(need))
     }
 
     /// Sends a signal to the calling thread, as the kernel does for `SIGPIPE`.

@@ -36,7 +36,7 @@
 //! needs none for them.
 //!
 //! # Locks
-//! Taken in this order, never the other way: descriptor table; a file's own; scheduler (which covers futexes, signals and alarms); address
+//! Taken in this order, never the other way: descriptor table; a file's own; timers; scheduler (which covers futexes, signals and alarms); address
 //! space. No lock is held over a host call that may wait. A file is never dropped under a lock: the end of a pipe tells its peer.
 //!
 //! # What a hostile program can do

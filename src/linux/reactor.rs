@@ -19,7 +19,7 @@ use crate::vmm::VmmError;
 const TIMER: u64 = 1;
 const STOP: u64 = 2;
 /// How long a thread keeps its vCPU while others wait for one.
-const TIME_SLICE: u64 = 10_000_000;
+pub const TIME_SLICE: u64 = 10_000_000;
 
 /// What the thread waits on.
 pub struct Reactor {
@@ -158,8 +158,7 @@ impl Kernel {
                 Alarm::Timer(id) => self.timer_expired(id),
             }
         }
-        if self.sched.is_crowded() {
-            self.sched.kick_all();
+        if self.sched.end_turns() {
             self.arm(self.clock.monotonic() + TIME_SLICE);
         }
         if let Some(at) = self.sched.next_alarm() {

@@ -71,6 +71,8 @@ pub struct Slot {
     pub(super) signals: ThreadSignals,
     /// Tells the worker to look at signals and orders before it enters the guest again.
     attention: Arc<AtomicBool>,
+    /// Others wait for its vCPU, and its time slice is over.
+    turn_over: bool,
 }
 
 impl Slot {
@@ -94,6 +96,15 @@ struct Worker {
     loaded: Option<Tid>,
     kick: Option<Kick>,
     gone: bool,
+}
+
+/// What a thread that became ready needs and the scheduler cannot give it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Need {
+    /// A new worker with this number.
+    Worker(usize),
+    /// That a running thread gives its vCPU up after its time slice.
+    Turn,
 }
 
 /// What a worker is to do next.
@@ -128,8 +139,8 @@ impl Sched {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a thread that is ready to run; `spawn` starts a worker with the given number when one more is needed.
-    pub fn add(&self, thread: Thread, mask: u64, spawn: impl FnOnce(usize)) {
+    /// Adds a thread that is ready to run.
+    pub fn add(&self, thread: Thread, mask: u64, serve: impl FnOnce(Need)) {
         let tid = thread.tid;
         let mut state = self.lock();
         let slot = Slot {
@@ -139,11 +150,12 @@ impl Sched {
             woken: false,
             signals: ThreadSignals { mask, ..ThreadSignals::default() },
             attention: Arc::new(AtomicBool::new(true)),
+            turn_over: false,
         };
         state.threads.insert(tid, slot);
-        if let Some(worker) = state.dispatch(tid, self.workers_limit) {
+        if let Some(need) = state.dispatch(tid, self.workers_limit) {
             drop(state);
-            spawn(worker);
+            serve(need);
         }
     }
 
@@ -194,8 +206,9 @@ impl Sched {
             } else if let Some(tid) = state.take_for(id) {
                 if state.workers[id].loaded != Some(tid) {
                     state.evict(id, vcpu)?;
+                    state.workers[id].loaded = Some(tid);
+                    state.offer_ready();
                 }
-                state.workers[id].loaded = Some(tid);
                 if let Some(slot) = state.threads.get_mut(&tid)
                     && let Some(record) = slot.record.take()
                 {
@@ -215,11 +228,12 @@ impl Sched {
         }
     }
 
-    /// Registers what a thread that still runs is about to wait for. From now on a wake is remembered.
+    /// Registers what a thread that still runs is about to wait for. From now on a wake is remembered; for a futex it is since
+    /// the thread joined the queue.
     pub fn register(&self, tid: Tid, wait: &Wait) {
         let mut state = self.lock();
-        if let Some(slot) = state.threads.get_mut(&tid) {
-            slot.woken = false;
+        if !wait.futex {
+            state.forget_wake(tid);
         }
         for file in &wait.files {
             state.file_waiters.entry(*file).or_default().push(tid);
@@ -237,12 +251,9 @@ impl Sched {
     /// Puts a registered thread to sleep, unless it was woken since: then it is given back, registered no more.
     pub fn park(&self, mut thread: Box<Thread>) -> Option<Box<Thread>> {
         let mut state = self.lock();
-        let due = state.signal_is_due(thread.tid) || state.exit.is_some() || state.paused;
-        let woken = state.threads.get(&thread.tid).is_none_or(|slot| slot.woken);
         let tid = thread.tid;
-        if due && state.paused && !woken {
-            // A pause finds the thread asleep, registered.
-        } else if due || woken {
+        let woken = state.threads.get(&tid).is_none_or(|slot| slot.woken);
+        if woken || state.signal_is_due(tid) || state.exit.is_some() {
             if let Some(wait) = thread.wait.take() {
                 state.unregister(tid, &wait);
             }
@@ -254,14 +265,17 @@ impl Sched {
         None
     }
 
-    /// Gives the vCPU to the next ready thread, if there is one; `thread` runs again later.
+    /// Gives the vCPU to the next ready thread if there is one and the turn of `thread` is over; it runs again later.
     pub fn yield_to_others(&self, thread: Box<Thread>) -> Option<Box<Thread>> {
         let mut state = self.lock();
-        if state.ready.is_empty() && !state.paused && state.exit.is_none() {
+        let tid = thread.tid;
+        let others = !state.ready.is_empty();
+        let stop = state.paused || state.exit.is_some();
+        let slot = state.threads.get_mut(&tid)?;
+        let turn_over = std::mem::take(&mut slot.turn_over);
+        if !(others && turn_over) && !stop {
             return Some(thread);
         }
-        let tid = thread.tid;
-        let slot = state.threads.get_mut(&tid)?;
         slot.phase = Phase::Ready;
         slot.record = Some(thread);
         state.ready.push_back(tid);
@@ -280,10 +294,10 @@ impl Sched {
     }
 
     /// Says that the file may have become ready for those who wait for it.
-    pub fn wake_file(&self, file: FileId, spawn: impl FnMut(usize)) {
+    pub fn wake_file(&self, file: FileId, serve: impl FnMut(Need)) {
         let state = self.lock();
         if let Some(tids) = state.file_waiters.get(&file).cloned() {
-            self.wake_all(state, tids, spawn);
+            self.wake_all(state, tids, serve);
         }
     }
 
@@ -292,12 +306,11 @@ impl Sched {
         &self,
         mut state: MutexGuard<'_, State>,
         tids: Vec<Tid>,
-        mut spawn: impl FnMut(usize),
+        mut serve: impl FnMut(Need),
     ) {
-        let workers: Vec<_> =
-            tids.into_iter().filter_map(|tid| state.wake(tid, self.workers_limit)).collect();
+        let needs: Vec<_> = tids.into_iter().filter_map(|tid| state.wake(tid, self.workers_limit)).collect();
         drop(state);
-        workers.into_iter().for_each(&mut spawn);
+        needs.into_iter().for_each(&mut serve);
     }
 
     /// Takes the alarms that are due.
@@ -318,9 +331,27 @@ impl Sched {
         self.lock().alarms.first().map(|(at, _)| *at)
     }
 
-    /// Whether threads wait for a vCPU; then those that run should give theirs up soon.
-    pub fn is_crowded(&self) -> bool {
-        !self.lock().ready.is_empty()
+    /// Ends the turn of every running thread if others wait for a vCPU; false if none does.
+    pub fn end_turns(&self) -> bool {
+        let mut state = self.lock();
+        if state.ready.is_empty() {
+            return false;
+        }
+        for slot in state.threads.values_mut() {
+            slot.turn_over = matches!(slot.phase, Phase::Running(_));
+        }
+        for slot in state.threads.values() {
+            state.alert(slot);
+        }
+        true
+    }
+
+    /// Ends the turn of one thread, by its own wish.
+    pub fn end_turn(&self, tid: Tid) {
+        if let Some(slot) = self.lock().threads.get_mut(&tid) {
+            slot.turn_over = true;
+            slot.attend();
+        }
     }
 
     /// Makes every worker leave the guest and look for orders.
@@ -337,10 +368,10 @@ impl Sched {
     }
 
     /// Queues a signal: for one thread, or for the process. Ignored ones vanish here, as on Linux.
-    pub fn send(&self, target: Option<Tid>, info: SigInfo, spawn: impl FnMut(usize)) -> bool {
+    pub fn send(&self, target: Option<Tid>, info: SigInfo, serve: impl FnMut(Need)) -> bool {
         let mut state = self.lock();
         let Some(tid) = super::signal::queue(&mut state, target, info) else { return target.is_none() };
-        self.wake_all(state, tid.into_iter().collect(), spawn);
+        self.wake_all(state, tid.into_iter().collect(), serve);
         true
     }
 
@@ -391,7 +422,8 @@ impl Sched {
         for worker in &state.workers {
             worker.wake.notify_all();
         }
-        while state.exit.is_none() && state.workers.iter().any(|w| !w.idle || w.loaded.is_some()) {
+        while state.exit.is_none() && state.workers.iter().any(|w| !w.gone && (!w.idle || w.loaded.is_some()))
+        {
             state = self.quiet.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -418,6 +450,24 @@ impl State {
         self.ready.remove(at)
     }
 
+    /// Hands ready threads that no vCPU holds any more to idle workers.
+    fn offer_ready(&mut self) {
+        while let Some(worker) = self.workers.iter().position(|w| w.idle && w.assigned.is_none())
+            && let Some(at) =
+                self.ready.iter().position(|tid| self.threads.get(tid).is_some_and(|s| s.home.is_none()))
+        {
+            self.workers[worker].assigned = self.ready.remove(at);
+            self.workers[worker].wake.notify_one();
+        }
+    }
+
+    /// What happened so far is not what the thread will wait for.
+    pub(super) fn forget_wake(&mut self, tid: Tid) {
+        if let Some(slot) = self.threads.get_mut(&tid) {
+            slot.woken = false;
+        }
+    }
+
     /// Moves the state of the thread that worker `id` holds from its vCPU to the record.
     fn evict(&mut self, id: usize, vcpu: &mut Vcpu) -> Result<(), VmmError> {
         let Some(tid) = self.workers[id].loaded.take() else { return Ok(()) };
@@ -430,8 +480,8 @@ impl State {
         Ok(())
     }
 
-    /// Makes a thread run if it sleeps, and remembers the wake if it is about to. Returns the number of a worker to start.
-    fn wake(&mut self, tid: Tid, limit: usize) -> Option<usize> {
+    /// Makes a thread run if it sleeps, and remembers the wake if it is about to.
+    fn wake(&mut self, tid: Tid, limit: usize) -> Option<Need> {
         let slot = self.threads.get_mut(&tid)?;
         slot.woken = true;
         match slot.phase {
@@ -450,8 +500,8 @@ impl State {
         }
     }
 
-    /// Finds a worker for a ready thread. Returns the number of one to start, if one more is worth it.
-    fn dispatch(&mut self, tid: Tid, limit: usize) -> Option<usize> {
+    /// Finds a worker for a ready thread.
+    fn dispatch(&mut self, tid: Tid, limit: usize) -> Option<Need> {
         let home = self.threads.get(&tid).and_then(|slot| slot.home);
         let free = |w: &Worker| w.idle && w.assigned.is_none();
         let worker = match home {
@@ -467,17 +517,20 @@ impl State {
                 kick: None,
                 gone: false,
             });
-            return Some(self.workers.len() - 1);
+            return Some(Need::Worker(self.workers.len() - 1));
         }
         let worker = worker.or_else(|| home.is_none().then(|| self.workers.iter().position(free)).flatten());
         match worker {
             Some(worker) => {
                 self.workers[worker].assigned = Some(tid);
                 self.workers[worker].wake.notify_one();
+                None
             }
-            None => self.ready.push_back(tid),
+            None => {
+                self.ready.push_back(tid);
+                Some(Need::Turn)
+            }
         }
-        None
     }
 
     /// Makes the worker of a running thread look for orders.

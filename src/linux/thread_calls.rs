@@ -106,7 +106,12 @@ pub fn get_robust_list(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     Ok(0)
 }
 
-/// Whether `tid` (0 is the caller) is a thread of the program.
+/// Whether `tid` (0 is the caller) is a thread of the program; negative numbers are none.
+fn check_found(ctx: &Ctx<'_>, tid: Tid) -> Result<(), Errno> {
+    check_known(ctx, tid).map_err(|_| Errno::ESRCH)
+}
+
+/// The same, where Linux refuses negative numbers as such.
 fn check_known(ctx: &Ctx<'_>, tid: Tid) -> Result<(), Errno> {
     if tid < 0 {
         return Err(Errno::EINVAL);
@@ -119,13 +124,13 @@ fn check_own(ctx: &Ctx<'_>, tid: Tid) -> Result<(), Errno> {
 }
 
 pub fn sched_yield(ctx: &mut Ctx<'_>, _: Args) -> SysResult {
-    ctx.kernel.attend(ctx.thread.tid);
+    ctx.kernel.sched.end_turn(ctx.thread.tid);
     Ok(0)
 }
 
 /// Every thread may run on every CPU.
 pub fn sched_getaffinity(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    check_known(ctx, args.i32(0))?;
+    check_found(ctx, args.i32(0))?;
     let cpus = ctx.kernel.cpus;
     let mut mask = vec![0u8; cpus.div_ceil(64) * 8];
     for cpu in 0..cpus {
@@ -140,7 +145,7 @@ pub fn sched_getaffinity(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 
 /// Accepted when it leaves a CPU that there is; the host places threads as it likes.
 pub fn sched_setaffinity(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    check_known(ctx, args.i32(0))?;
+    check_found(ctx, args.i32(0))?;
     let mut mask = vec![0u8; args.size(1).min(128)];
     ctx.kernel.read_bytes(args.u64(2), &mut mask)?;
     let offered = (0..ctx.kernel.cpus).any(|cpu| mask.get(cpu / 8).is_some_and(|byte| byte >> (cpu % 8) & 1 != 0));
@@ -260,7 +265,7 @@ pub fn waitid(_: &mut Ctx<'_>, _: Args) -> SysResult {
 impl Kernel {
     /// Adds a thread that is ready to run.
     pub fn add_thread(&self, thread: Thread, mask: u64) {
-        self.sched.add(thread, mask, |worker| self.spawn_worker(worker));
+        self.sched.add(thread, mask, |need| self.serve(need));
     }
 }
 

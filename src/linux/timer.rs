@@ -51,12 +51,15 @@ impl Kernel {
             SigInfo { signal: timer.signal, code: SI_TIMER, fields, trap: (0, 0) }
         };
         let (target, next) = (timer.target, timer.next);
+        // Before the signal, and under the lock: the program may set the timer anew at once.
+        self.set_alarm(id, next);
         drop(timers);
         if info.signal != 0 {
             self.send_signal(target, info);
         }
-        self.set_alarm(id, next);
     }
+
+    /// Called with the lock of the timers held, so that a timer and its alarm agree.
 
     fn set_alarm(&self, id: i32, at: Option<u64>) {
         let mut state = self.sched.lock();
@@ -76,7 +79,6 @@ impl Kernel {
         let timer = timers.get_mut(&id).ok_or(Errno::EINVAL)?;
         let old = (timer.interval, left(timer, self.clock.monotonic()));
         (timer.interval, timer.next) = (interval, next);
-        drop(timers);
         self.set_alarm(id, next);
         Ok(old)
     }
@@ -210,7 +212,8 @@ pub fn timer_getoverrun(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 
 pub fn timer_delete(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let id = check_id(args)?;
-    ctx.kernel.timers().remove(&id).ok_or(Errno::EINVAL)?;
+    let mut timers = ctx.kernel.timers();
+    timers.remove(&id).ok_or(Errno::EINVAL)?;
     ctx.kernel.set_alarm(id, None);
     Ok(0)
 }

@@ -55,12 +55,11 @@ impl Object for TimerFd {
         }
         let mut timer = self.lock();
         let count = timer.advance(kernel.clock.monotonic());
-        let next = timer.next;
-        drop(timer);
         if count == 0 {
             return Err(Errno::EAGAIN);
         }
-        kernel.set_file_alarm(file, next);
+        kernel.set_file_alarm(file, timer.next);
+        drop(timer);
         scatter(into, &count.to_ne_bytes());
         Ok(8)
     }
@@ -76,7 +75,7 @@ impl Object for TimerFd {
 }
 
 impl Kernel {
-    /// Tells those who wait for the file at `at`, and at no other time.
+    /// Tells those who wait for the file at `at`, and at no other time. Called with the timer locked, so that both agree.
     fn set_file_alarm(&self, file: &File, at: Option<u64>) {
         let mut state = self.sched.lock();
         state.alarms.retain(|(_, alarm)| *alarm != Alarm::File(file.id));
@@ -133,8 +132,8 @@ pub fn settime(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     held.advance(now);
     let old = show(*held, now);
     *held = Timer { next, interval };
-    drop(held);
     ctx.kernel.set_file_alarm(&file, next);
+    drop(held);
     ctx.kernel.write_optional(args.u64(3), &old)?;
     Ok(0)
 }
