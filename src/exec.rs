@@ -24,12 +24,26 @@ pub struct Exec {
     /// Environment variable K with value V, beside those that this command has. May be given again.
     #[arg(long = "env", value_name = "K=V", value_parser = parse_variable)]
     environment: Vec<OsString>,
+    /// Whom the program may talk to over the network.
+    #[arg(long, value_enum, default_value_t = Network::Open)]
+    network: Network,
     /// Print system calls to standard error.
     #[arg(long)]
     trace: bool,
     /// The program and its arguments.
     #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM ARGS")]
     command: Vec<OsString>,
+}
+
+/// The values of `--network`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Network {
+    /// Nobody.
+    Closed,
+    /// Services on this machine's loopback interface.
+    Loopback,
+    /// Everybody.
+    Open,
 }
 
 fn parse_mount(text: &str) -> Result<Mount, String> {
@@ -93,7 +107,11 @@ impl Exec {
             descriptors: standard_streams()?,
             umask: umask(),
             identity: Identity::of_this_process(),
-            network: Policy::Open,
+            network: match self.network {
+                Network::Closed => Policy::Closed,
+                Network::Loopback => Policy::Loopback,
+                Network::Open => Policy::Open,
+            },
             trace: self.trace,
         };
         Ok(match Guest::start(config)?.wait()? {

@@ -27,11 +27,11 @@ fn find(ctx: &Ctx<'_>, directory: i32, address: u64, follow: bool) -> Result<Own
 fn of_descriptor(ctx: &Ctx<'_>, fd: i32) -> Result<OwnedFd, Errno> {
     let file = ctx.kernel.file(fd)?;
     match &file.kind {
-        Kind::Host(_) | Kind::Directory(_) => ctx.kernel.namespace.find_to_change(&file.path, true).or_else(|_| match &file.kind {
-            // It may have been renamed or removed since it was opened.
-            Kind::Host(host) => Ok(rustix::io::fcntl_dupfd_cloexec(host.fd(), 3)?),
-            _ => Err(Errno::ENOENT),
-        }),
+        Kind::Host(host) if host.is_changeable() => Ok(rustix::io::fcntl_dupfd_cloexec(host.fd(), 3)?),
+        Kind::Directory(directory) if !ctx.kernel.namespace.is_read_only(&file.path) => {
+            Ok(rustix::io::fcntl_dupfd_cloexec(directory.fd().map_err(|_| Errno::EPERM)?, 3)?)
+        }
+        Kind::Host(_) | Kind::Directory(_) => Err(Errno::EROFS),
         _ => Err(Errno::EPERM),
     }
 }
@@ -50,11 +50,6 @@ pub fn fchmodat(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 }
 
 pub fn fchmod(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    let file = ctx.kernel.file(args.i32(0))?;
-    if let Kind::Host(host) = &file.kind {
-        rustix::fs::fchmod(host.fd(), Mode::from_raw_mode(args.u32(1) & 0o7777))?;
-        return Ok(0);
-    }
     change_mode(&of_descriptor(ctx, args.i32(0))?, args.u32(1))
 }
 

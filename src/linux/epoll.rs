@@ -1,6 +1,6 @@
 //! `epoll`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::context::{Args, Ctx, OnSignal};
@@ -18,12 +18,16 @@ const WAKEUP: u32 = 1 << 29;
 /// Deepest nesting of epoll files, as on Linux.
 const DEEPEST: u32 = 5;
 
+/// Most files in a set.
+const MOST_ITEMS: usize = super::descriptor::MOST;
+
 /// A set of files with the events that are wanted of each.
 #[derive(Default)]
 pub struct Epoll {
     items: Mutex<BTreeMap<(i32, FileId), Item>>,
 }
 
+#[derive(Clone)]
 struct Item {
     file: Weak<File>,
     events: u32,
@@ -36,12 +40,24 @@ struct Item {
 
 impl Item {
     /// The events to report now.
-    fn due(&self, kernel: &Kernel, file: &File) -> u32 {
+    fn due(&self, kernel: &Kernel, file: &File, depth: u32, known: &mut HashMap<FileId, bool>) -> u32 {
         if self.disarmed || (self.events & EDGE != 0 && self.reported == Some(file.changes())) {
             return 0;
         }
         let wanted = Ready::from_bits_truncate(self.events) | Ready::ERR | Ready::HUP;
-        (file.object().ready(kernel) & wanted).bits()
+        let ready = match &file.kind {
+            Kind::Epoll(_) if depth == 0 => Ready::empty(),
+            Kind::Epoll(inner) => {
+                let due = match known.get(&file.id) {
+                    Some(due) => *due,
+                    None => inner.is_due(kernel, depth - 1, known),
+                };
+                known.insert(file.id, due);
+                if due { Ready::IN | Ready::RDNORM } else { Ready::empty() }
+            }
+            _ => file.object().ready(kernel),
+        };
+        (ready & wanted).bits()
     }
 }
 
@@ -61,13 +77,14 @@ impl Epoll {
         let mut events = Vec::new();
         let mut gone = Vec::new();
         let mut reported = Vec::new();
+        let mut known = HashMap::new();
         for (key, item) in items.iter_mut() {
             let Some(file) = item.file.upgrade() else {
                 gone.push(*key);
                 continue;
             };
             let changes = file.changes();
-            let due = item.due(kernel, &file);
+            let due = item.due(kernel, &file, DEEPEST, &mut known);
             if due != 0 && events.len() < most {
                 events.push((due, item.data));
                 item.reported = Some(changes);
@@ -84,41 +101,68 @@ impl Epoll {
         events
     }
 
-    /// How many epoll files are below this one, itself included.
-    fn depth(&self) -> u32 {
-        let depth = |file: &Arc<File>| match &file.kind {
-            Kind::Epoll(inner) => inner.depth(),
-            _ => 0,
-        };
-        1 + self.files().iter().map(depth).max().unwrap_or(0)
-    }
-
-    /// Whether `target` is this set or in it, at any depth.
-    fn reaches(&self, target: FileId) -> bool {
-        self.files().iter().any(|file| {
-            file.id == target || matches!(&file.kind, Kind::Epoll(inner) if inner.reaches(target))
-        })
-    }
-
-    /// All files whose changes matter to a waiter, at any depth.
-    fn sources(&self, into: &mut Vec<Arc<File>>) {
-        for file in self.files() {
-            if let Kind::Epoll(inner) = &file.kind {
-                inner.sources(into);
+    /// How many levels of epoll files there are from this one down, at most [`DEEPEST`] and one; and whether `target` is among them.
+    /// Level by level, each file once: neither a chain nor a lattice of sets may cost more than its files.
+    fn survey(&self, target: FileId) -> (u32, bool) {
+        let mut level = self.files();
+        let mut seen = HashSet::new();
+        let mut depth = 1;
+        while depth <= DEEPEST {
+            let mut below = Vec::new();
+            for file in &level {
+                if file.id == target {
+                    return (depth, true);
+                }
+                if let Kind::Epoll(inner) = &file.kind
+                    && seen.insert((depth, file.id))
+                {
+                    below.extend(inner.files());
+                }
             }
-            into.push(file);
+            if !level.iter().any(|file| matches!(file.kind, Kind::Epoll(_))) {
+                break;
+            }
+            depth += 1;
+            let mut ids = HashSet::new();
+            below.retain(|file| ids.insert(file.id));
+            level = below;
         }
+        (depth, false)
+    }
+
+    /// All files whose changes matter to a waiter, at any depth that can be reported from.
+    fn sources(&self) -> Vec<Arc<File>> {
+        let mut found: Vec<Arc<File>> = Vec::new();
+        let mut seen = HashSet::new();
+        let mut level = self.files();
+        for _ in 0..=DEEPEST {
+            let mut below = Vec::new();
+            for file in level.into_iter().filter(|file| seen.insert(file.id)) {
+                if let Kind::Epoll(inner) = &file.kind {
+                    below.extend(inner.files());
+                }
+                found.push(file);
+            }
+            level = below;
+        }
+        found
+    }
+
+    /// Whether an event is due, looking at most `depth` levels down and at each set once.
+    fn is_due(&self, kernel: &Kernel, depth: u32, known: &mut HashMap<FileId, bool>) -> bool {
+        // The files outlive the lock: the last of a pipe end tells its peer when it goes.
+        let items: Vec<_> =
+            self.lock().values().filter_map(|item| Some((item.file.upgrade()?, item.clone()))).collect();
+        items.iter().any(|(file, item)| item.due(kernel, file, depth, known) != 0)
     }
 }
 
+/// Held while a set is added to another, so that two additions cannot make a circle or a chain that neither sees.
+static NESTING: Mutex<()> = Mutex::new(());
+
 impl Object for Epoll {
     fn ready(&self, kernel: &Kernel) -> Ready {
-        // The files outlive the lock: the last of a pipe end tells its peer when it goes.
-        let files = self.files();
-        let due = self.lock().values().any(|item| {
-            let file = files.iter().find(|file| Arc::as_ptr(file) == item.file.as_ptr());
-            file.is_some_and(|file| item.due(kernel, file) != 0)
-        });
+        let due = self.is_due(kernel, DEEPEST, &mut HashMap::new());
         if due { Ready::IN | Ready::RDNORM } else { Ready::empty() }
     }
 
@@ -147,6 +191,12 @@ fn make(ctx: &Ctx<'_>, flags: u32) -> SysResult {
     ctx.kernel.install(file, flags)
 }
 
+/// Forgets files that were closed without being taken out of the set; false if there are none.
+fn make_room(items: &mut BTreeMap<(i32, FileId), Item>) -> bool {
+    items.retain(|_, item| item.file.strong_count() > 0);
+    items.len() < MOST_ITEMS
+}
+
 pub fn ctl(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let (operation, fd) = (args.i32(1), args.i32(2));
     let (events, data) = if operation == libc::EPOLL_CTL_DEL {
@@ -163,11 +213,14 @@ pub fn ctl(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     if set.id == file.id {
         return Err(Errno::EINVAL);
     }
+    let mut nesting = None;
     match &file.kind {
         Kind::Host(host) if !host.is_stream() => return Err(Errno::EPERM),
         Kind::Directory(_) | Kind::Text(_) => return Err(Errno::EPERM),
         Kind::Epoll(inner) if operation == libc::EPOLL_CTL_ADD => {
-            if inner.reaches(set.id) || inner.depth() >= DEEPEST {
+            nesting = Some(NESTING.lock().unwrap_or_else(PoisonError::into_inner));
+            let (depth, circle) = inner.survey(set.id);
+            if circle || depth >= DEEPEST {
                 return Err(Errno::ELOOP);
             }
         }
@@ -177,6 +230,7 @@ pub fn ctl(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let mut items = epoll.lock();
     match operation {
         libc::EPOLL_CTL_ADD if items.contains_key(&key) => return Err(Errno::EEXIST),
+        libc::EPOLL_CTL_ADD if items.len() >= MOST_ITEMS && !make_room(&mut items) => return Err(Errno::ENOSPC),
         libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_DEL if !items.contains_key(&key) => return Err(Errno::ENOENT),
         libc::EPOLL_CTL_MOD if events & EXCLUSIVE != 0 => return Err(Errno::EINVAL),
         libc::EPOLL_CTL_ADD | libc::EPOLL_CTL_MOD => {
@@ -195,6 +249,7 @@ pub fn ctl(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         _ => return Err(Errno::EINVAL),
     }
     drop(items);
+    drop(nesting);
     if let Some(fd) = file.object().host()
         && operation != libc::EPOLL_CTL_DEL
     {
@@ -272,8 +327,7 @@ fn wait_events(ctx: &mut Ctx<'_>, args: Args, timeout: Option<u64>) -> SysResult
     if ctx.is_past(deadline) {
         return Ok(0);
     }
-    let mut sources = Vec::new();
-    epoll.sources(&mut sources);
+    let mut sources = epoll.sources();
     sources.push(Arc::clone(&set));
     Err(ctx.wait_for(&sources, deadline, OnSignal::Interrupt))
 }

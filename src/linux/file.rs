@@ -211,11 +211,17 @@ impl Kernel {
         Arc::new(File { id, kind, path, flags, changes, kernel: self.weak() })
     }
 
-    /// A new file on a host descriptor, directory or not.
-    pub fn new_host_file(&self, fd: OwnedFd, path: PathBuf, flags: u32) -> Result<Arc<File>, Errno> {
+    /// A new file on a host descriptor, directory or not. `changeable`: see [`HostFile::new`].
+    pub fn new_host_file(
+        &self,
+        fd: OwnedFd,
+        path: PathBuf,
+        flags: u32,
+        changeable: bool,
+    ) -> Result<Arc<File>, Errno> {
         let kind = match rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
             rustix::fs::FileType::Directory => Kind::Directory(Directory::new(fd)),
-            kind => Kind::Host(HostFile::new(fd, kind)),
+            kind => Kind::Host(HostFile::new(fd, kind, changeable)),
         };
         Ok(self.new_file(kind, path, flags))
     }

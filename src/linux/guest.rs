@@ -109,7 +109,7 @@ impl Guest {
             refused: Default::default(),
         });
         for (i, (fd, flags)) in config.descriptors.into_iter().enumerate() {
-            let file = kernel.new_host_file(fd, format!("/dev/fd/{i}").into(), flags);
+            let file = kernel.new_host_file(fd, format!("/dev/fd/{i}").into(), flags, false);
             file.and_then(|file| kernel.install(file, 0)).map_err(|_| StartError::Descriptor(i))?;
         }
         let regs = UserRegs { rip: start.rip, rsp: start.rsp, ..UserRegs::default() };

@@ -21,12 +21,20 @@ pub struct HostFile {
     fd: OwnedFd,
     /// Reads and writes may wait: anything but regular files and block devices.
     stream: bool,
+    /// Its mode, owner and times may be changed, and it may be opened anew with other rights.
+    changeable: bool,
 }
 
 impl HostFile {
-    /// A file of this type.
-    pub fn new(fd: OwnedFd, kind: FileType) -> HostFile {
-        HostFile { fd, stream: !matches!(kind, FileType::RegularFile | FileType::BlockDevice) }
+    /// A file of this type. `changeable`: it is the guest's own, rather than lent to it (a device, an inherited stream) or
+    /// below a read-only mount.
+    pub fn new(fd: OwnedFd, kind: FileType, changeable: bool) -> HostFile {
+        HostFile { fd, stream: !matches!(kind, FileType::RegularFile | FileType::BlockDevice), changeable }
+    }
+
+    /// Whether mode, owner and times may be changed, and rights that the descriptor does not have be gained by opening it anew.
+    pub fn is_changeable(&self) -> bool {
+        self.changeable
     }
 
     /// The descriptor, for calls that are passed on.

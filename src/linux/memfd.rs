@@ -17,7 +17,7 @@ pub fn memfd_create(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     })?;
     let fd = rustix::fs::memfd_create("guest", flags | MemfdFlags::CLOEXEC)?;
     let path = format!("/memfd:{} (deleted)", String::from_utf8_lossy(&name));
-    let file = ctx.kernel.new_host_file(fd, path.into(), libc::O_RDWR as u32)?;
+    let file = ctx.kernel.new_host_file(fd, path.into(), libc::O_RDWR as u32, true)?;
     let install = if flags.contains(MemfdFlags::CLOEXEC) { libc::O_CLOEXEC as u32 } else { 0 };
     ctx.kernel.install(file, install)
 }

@@ -101,6 +101,11 @@ impl Namespace {
         if self.locate(path)?.0.read_only { Err(Errno::EROFS) } else { Ok(found) }
     }
 
+    /// Whether nothing can be changed at the path.
+    pub fn is_read_only(&self, path: &Path) -> bool {
+        self.locate(path).is_ok_and(|(mount, _)| mount.read_only)
+    }
+
     /// The directory entry of a path that is to be created, removed or renamed.
     pub fn entry(&self, path: &Path) -> Result<Entry, Errno> {
         let bytes = path.as_os_str().as_bytes();

@@ -105,7 +105,8 @@ fn open_path(ctx: &mut Ctx<'_>, path: PathBuf, flags: u32, mode: u32, depth: u32
     // A FIFO is opened without waiting for its other end.
     let host_flags = host_flags | OFlags::NONBLOCK;
     let fd = ctx.kernel.namespace.open(&path, host_flags, if creates { mode } else { Mode::empty() })?;
-    let file = ctx.kernel.new_host_file(fd, path, kept)?;
+    let changeable = !ctx.kernel.namespace.is_read_only(&path);
+    let file = ctx.kernel.new_host_file(fd, path, kept, changeable)?;
     ctx.kernel.install(file, flags)
 }
 

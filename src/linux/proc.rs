@@ -318,7 +318,7 @@ impl Special {
                     mode | OFlags::CLOEXEC | OFlags::NOCTTY,
                     Mode::empty(),
                 )?;
-                kernel.new_host_file(fd, path, kept)
+                kernel.new_host_file(fd, path, kept, false)
             }
             Special::Link(_) | Special::Descriptor(_) => Err(Errno::ELOOP),
         }
@@ -333,8 +333,17 @@ pub fn open_descriptor(kernel: &Kernel, fd: i32, flags: u32) -> Result<Arc<File>
     }
     match &file.kind {
         Kind::Host(host) if !host.is_stream() => {
+            // The host's kernel checks against the rights of this process: a guest may gain none by opening a file twice.
+            let (readable, writable) = file.access_mode();
+            let held = file.flags() as i32 & libc::O_PATH != 0;
+            let mode = flags as i32 & libc::O_ACCMODE;
+            let writes = mode != libc::O_RDONLY || flags as i32 & libc::O_TRUNC != 0;
+            if !host.is_changeable() && (writes && !writable || mode != libc::O_WRONLY && !readable && !held)
+            {
+                return Err(Errno::EACCES);
+            }
             let fd = super::namespace::reopen(host.fd(), OFlags::from_bits_retain(flags))?;
-            kernel.new_host_file(fd, file.path.clone(), flags)
+            kernel.new_host_file(fd, file.path.clone(), flags, host.is_changeable())
         }
         Kind::Host(_) | Kind::Pipe(_) => Ok(file),
         Kind::Directory(_) => Err(Errno::EISDIR),
