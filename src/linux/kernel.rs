@@ -176,7 +176,7 @@ impl Kernel {
         address: u64,
         mut change: impl FnMut(u32) -> Option<u32>,
     ) -> Result<Option<u32>, Errno> {
-        if address % 4 != 0 {
+        if !address.is_multiple_of(4) {
             return Err(Errno::EINVAL);
         }
         let slices = self.user_slices(address, 4, Access::WRITE)?;

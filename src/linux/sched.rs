@@ -273,7 +273,7 @@ impl Sched {
         let stop = state.paused || state.exit.is_some();
         let slot = state.threads.get_mut(&tid)?;
         let turn_over = std::mem::take(&mut slot.turn_over);
-        if !(others && turn_over) && !stop {
+        if !(stop || others && turn_over) {
             return Some(thread);
         }
         slot.phase = Phase::Ready;

@@ -1,7 +1,7 @@
 //! What is known of files: stat and its like.
 
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::AtFlags;
 
@@ -35,13 +35,13 @@ impl Attributes {
         Attributes {
             device: s.st_dev,
             inode: s.st_ino,
-            links: s.st_nlink as u64,
+            links: s.st_nlink,
             mode: s.st_mode,
             uid: s.st_uid,
             gid: s.st_gid,
             special_device: s.st_rdev,
             size: s.st_size,
-            block_size: s.st_blksize as i64,
+            block_size: s.st_blksize,
             blocks: s.st_blocks,
             times: [
                 (s.st_atime, s.st_atime_nsec as i64),
@@ -226,7 +226,7 @@ fn proc_statfs(ctx: &Ctx<'_>, pointer: u64) -> SysResult {
 }
 
 /// For callers that name a path and no more.
-pub fn path_attributes(ctx: &Ctx<'_>, path: &PathBuf) -> Result<Attributes, Errno> {
+pub fn path_attributes(ctx: &Ctx<'_>, path: &Path) -> Result<Attributes, Errno> {
     of_path(ctx, path, true)
 }
 

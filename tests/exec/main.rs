@@ -1,5 +1,7 @@
 //! Programs run natively and in a microVM by `hydra exec`: same output, same exit status.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
