@@ -1,7 +1,7 @@
 //! What is known of files: stat and its like.
 
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::AtFlags;
 
