@@ -105,6 +105,7 @@ fn open_path(ctx: &mut Ctx<'_>, path: PathBuf, flags: u32, mode: u32, depth: u32
     // A FIFO is opened without waiting for its other end.
     let host_flags = host_flags | OFlags::NONBLOCK;
     let fd = ctx.kernel.namespace.open(&path, host_flags, if creates { mode } else { Mode::empty() })?;
+    let path = ctx.kernel.namespace.real_path(std::os::fd::AsFd::as_fd(&fd), &path);
     let file = ctx.kernel.new_host_file(fd, path, kept)?;
     ctx.kernel.install(file, flags)
 }
