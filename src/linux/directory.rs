@@ -128,7 +128,7 @@ pub fn getcwd(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 }
 
 pub fn chdir(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    let path = ctx.kernel.path_from(args.u64(0))?;
+    let mut path = ctx.kernel.path_from(args.u64(0))?;
     match proc::lookup(ctx.kernel, ctx.thread.tid, &path) {
         Some(Special::Directory(_)) => {}
         Some(_) => return Err(Errno::ENOTDIR),
@@ -139,6 +139,7 @@ pub fn chdir(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
             }
             let magic = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
             rustix::fs::access(magic, rustix::fs::Access::EXEC_OK)?;
+            path = ctx.kernel.namespace.real_path(found.as_fd(), &path);
         }
     }
     ctx.kernel.set_working_directory(super::namespace::absolute(&path, b""));

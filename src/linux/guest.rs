@@ -1,6 +1,6 @@
 //! Starting a program in a microVM, and waiting for its end.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -80,6 +80,11 @@ impl Guest {
             identity: &config.identity,
             signal_frame: hypervisor.xsave().size as u64 + SIGNAL_FRAME,
         };
+        // As `/proc/self/exe` shows it: programs look beside it for their libraries.
+        let real = match namespace.find(&config.program, true) {
+            Ok(found) => namespace.real_path(found.as_fd(), &config.program),
+            Err(_) => config.program.clone(),
+        };
         let start = loader::load(&mut space, &namespace, &image)?;
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let reactor = Reactor::new()?;
@@ -92,7 +97,7 @@ impl Guest {
             namespace,
             identity: config.identity,
             program: Program {
-                path: config.program,
+                path: real,
                 arguments: config.arguments,
                 environment: config.environment,
             },

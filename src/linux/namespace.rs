@@ -4,7 +4,7 @@
 //! a symbolic link leads out of it.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -106,6 +106,20 @@ impl Namespace {
         self.locate(path).is_ok_and(|(mount, _)| mount.read_only)
     }
 
+    /// The path without symbolic links by which the guest knows what `fd`, opened by `path`, stands for now.
+    pub fn real_path(&self, fd: BorrowedFd<'_>, path: &Path) -> PathBuf {
+        let host = |fd: BorrowedFd<'_>| {
+            let magic = format!("/proc/self/fd/{}", fd.as_raw_fd());
+            rustix::fs::readlink(magic, Vec::new()).ok().map(|p| PathBuf::from(OsStr::from_bytes(p.as_bytes())))
+        };
+        let found = || {
+            let (mount, _) = self.locate(path).ok()?;
+            let below = host(fd)?.strip_prefix(host(mount.root.as_fd())?).ok()?.to_owned();
+            Some(mount.target.components().chain(below.components()).collect())
+        };
+        found().unwrap_or_else(|| path.to_owned())
+    }
+
     /// The directory entry of a path that is to be created, removed or renamed.
     pub fn entry(&self, path: &Path) -> Result<Entry, Errno> {
         let bytes = path.as_os_str().as_bytes();
@@ -153,7 +167,6 @@ fn open_below(root: BorrowedFd<'_>, rest: &Path, flags: OFlags, mode: Mode) -> R
 
 /// Opens what a descriptor stands for.
 pub fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
-    use std::os::fd::AsRawFd;
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let flags = (flags - OFlags::CREATE - OFlags::EXCL - OFlags::NOFOLLOW) | OFlags::CLOEXEC | OFlags::NOCTTY;
     Ok(rustix::fs::openat(CWD, path, flags, Mode::empty())?)

@@ -106,6 +106,7 @@ fn open_path(ctx: &mut Ctx<'_>, path: PathBuf, flags: u32, mode: u32, depth: u32
     let host_flags = host_flags | OFlags::NONBLOCK;
     let fd = ctx.kernel.namespace.open(&path, host_flags, if creates { mode } else { Mode::empty() })?;
     let changeable = !ctx.kernel.namespace.is_read_only(&path);
+    let path = ctx.kernel.namespace.real_path(std::os::fd::AsFd::as_fd(&fd), &path);
     let file = ctx.kernel.new_host_file(fd, path, kept, changeable)?;
     ctx.kernel.install(file, flags)
 }

@@ -38,7 +38,7 @@ fn check_protocol(domain: i32, kind: i32, protocol: i32) -> Result<(), Errno> {
     match (domain, kind, protocol) {
         (_, _, 0) | (libc::AF_UNIX, _, libc::AF_UNIX) => Ok(()),
         (libc::AF_UNIX, ..) => Err(Errno::EPROTONOSUPPORT),
-        (_, libc::SOCK_STREAM, libc::IPPROTO_TCP) | (_, libc::SOCK_DGRAM, libc::IPPROTO_UDP) => Ok(()),
+        (_, libc::SOCK_STREAM, libc::IPPROTO_TCP) | (_, libc::SOCK_DGRAM, libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE) => Ok(()),
         _ => Err(Errno::EPROTONOSUPPORT),
     }
 }

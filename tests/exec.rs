@@ -1,0 +1,199 @@
+//! `hydra exec`: programs do in a microVM what they do natively.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// Longest time for one program.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Whether microVMs can run; if not, says so. `HYDRA_REQUIRE_KVM` turns that into a failure.
+fn can_run(test: &str) -> bool {
+    match hydra::vmm::Hypervisor::get() {
+        Ok(_) => true,
+        Err(error) => {
+            assert!(std::env::var_os("HYDRA_REQUIRE_KVM").is_none(), "{error}");
+            eprintln!("{test} skipped: {error}");
+            false
+        }
+    }
+}
+
+/// The program's path, if it is installed.
+fn installed(program: &str) -> Option<PathBuf> {
+    if program.starts_with('/') {
+        return Path::new(program).exists().then(|| program.into());
+    }
+    ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].iter().map(|dir| Path::new(dir).join(program)).find(|p| p.exists())
+}
+
+/// Runs a command with a plain environment and a time limit.
+fn run(mut command: Command) -> Output {
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("LANG", "C.UTF-8").env("HOME", "/tmp");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("the command starts");
+    let id = child.id();
+    let started = Instant::now();
+    let (done, wait) = std::sync::mpsc::channel();
+    let watch = std::thread::spawn(move || {
+        if wait.recv_timeout(LIMIT).is_err() {
+            // SAFETY: plain system call; the child is not reaped before `done` is sent.
+            unsafe { libc::kill(id as i32, libc::SIGKILL) };
+        }
+    });
+    let output = child.wait_with_output().expect("the command ends");
+    let _ = done.send(());
+    watch.join().expect("the watch ends");
+    assert!(started.elapsed() < LIMIT, "{command:?} did not end in time");
+    output
+}
+
+fn natively(program: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(program);
+    command.args(args);
+    run(command)
+}
+
+fn in_guest(options: &[&str], program: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hydra"));
+    command.arg("exec").args(options).arg("--").arg(program).args(args);
+    run(command)
+}
+
+/// The exit status as a shell shows it.
+fn status(output: &Output) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0))
+}
+
+fn same(name: &str, program: &Path, args: &[&str]) {
+    let (native, guest) = (natively(program, args), in_guest(&[], program, args));
+    let text = |o: &Output| (String::from_utf8_lossy(&o.stdout).into_owned(), status(o));
+    let errors = String::from_utf8_lossy(&guest.stderr).into_owned();
+    assert_eq!(text(&guest), text(&native), "{name}: the guest differs; its standard error: {errors}");
+}
+
+/// Compiles a program of `tests/guests` once.
+fn compiled(name: &str, flags: &[&str]) -> PathBuf {
+    static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let dir = DIR.get_or_init(|| tempfile::tempdir().expect("a directory"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests").join(name);
+    let target = dir.path().join(format!("{name}{}", flags.concat()));
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-O1", "-w", "-pthread"]).args(flags).arg("-o").arg(&target).arg(source);
+    assert!(gcc.status().expect("gcc is installed").success());
+    target
+}
+
+/// One test for each program of `tests/guests`, linked in each way.
+macro_rules! guests {
+    ($($test:ident: $file:literal $flags:expr;)*) => {$(
+        #[test]
+        fn $test() {
+            if can_run(stringify!($test)) {
+                same($file, &compiled($file, &$flags), &[]);
+            }
+        }
+    )*};
+}
+
+guests! {
+    threads: "threads.c" [];
+    threads_static: "threads.c" ["-static"];
+    signals: "signals.c" [];
+    signals_fixed_address: "signals.c" ["-no-pie"];
+    memory: "memory.c" [];
+    memory_static_pie: "memory.c" ["-static-pie"];
+    files: "files.c" [];
+    events: "events.c" [];
+}
+
+#[test]
+fn installed_programs_do_what_they_do_natively() {
+    if !can_run("installed_programs_do_what_they_do_natively") {
+        return;
+    }
+    let sha = "import hashlib; print(hashlib.sha256(bytes(10**6)).hexdigest())";
+    let table: &[(&str, &[&str])] = &[
+        ("busybox", &["echo", "one", "two"]),
+        ("busybox", &["ls", "-l", "/usr/share/zoneinfo/Europe"]),
+        ("bash", &["-c", "s=0; for i in {1..1000}; do ((s += i)); done; echo $s; exit 3"]),
+        ("bash", &["-c", "kill -TERM $$"]),
+        ("sqlite3", &[":memory:", "with recursive n(i) as (select 1 union select i+1 from n limit 1000) select sum(i*i) from n"]),
+        ("openssl", &["dgst", "-sha256", "/usr/bin/openssl"]),
+        ("xz", &["-T2", "-c", "/usr/bin/xz"]),
+        ("zstd", &["-T2", "-c", "/usr/bin/xz"]),
+        ("sha256sum", &["/usr/bin/openssl"]),
+        ("sort", &["/usr/share/common-licenses/GPL-3"]),
+        ("awk", &["BEGIN { for (i = 0; i < 1000; i++) s += i; print s; exit 4 }"]),
+        ("perl", &["-e", "print join(',', map { $_ * 2 } 1..10), \"\\n\"; exit 5"]),
+        ("/usr/bin/python3.11", &["-c", "print(1)"]),
+        ("/usr/bin/python3.11", &["-c", sha]),
+        ("/usr/bin/python3.11", &["-c", "import json, re, sqlite3, asyncio, ssl; print(asyncio.run(asyncio.sleep(0.01, 5)))"]),
+        ("/usr/bin/python3.11", &["-c", "import sys; sys.exit(77)"]),
+        ("/usr/bin/python3.11", &["-c", "import os; os.abort()"]),
+        ("/usr/bin/node", &["-e", "setTimeout(() => console.log([1, 2, 3].map(x => x * x)), 5)"]),
+    ];
+    for (program, args) in table {
+        match installed(program) {
+            Some(path) => same(&format!("{program} {args:?}"), &path, args),
+            None => eprintln!("{program} skipped: it is not installed"),
+        }
+    }
+}
+
+#[test]
+fn a_rust_program_runs_static_and_dynamic() {
+    if !can_run("a_rust_program_runs_static_and_dynamic") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let source = dir.path().join("hello.rs");
+    let text = "fn main() { let v: Vec<_> = (0..4).map(|i| std::thread::spawn(move || i * i)).collect();
+        let s: i32 = v.into_iter().map(|t| t.join().unwrap()).sum(); println!(\"{s}\"); std::process::exit(9) }";
+    std::fs::write(&source, text).expect("the source is written");
+    for (name, feature) in [("dynamic", "-crt-static"), ("static", "+crt-static")] {
+        let target = dir.path().join(name);
+        let mut rustc = Command::new("rustc");
+        rustc.arg("-C").arg(format!("target-feature={feature}")).arg("-o").arg(&target).arg(&source);
+        assert!(rustc.status().expect("rustc is installed").success());
+        same(name, &target, &[]);
+    }
+}
+
+#[test]
+fn the_root_is_what_was_mounted() {
+    if !can_run("the_root_is_what_was_mounted") {
+        return;
+    }
+    let Some(busybox) = installed("busybox") else { return eprintln!("skipped: busybox is not installed") };
+    let dir = tempfile::tempdir().expect("a directory");
+    let (root, data) = (dir.path().join("root"), dir.path().join("data"));
+    for made in [root.join("bin"), data.clone()] {
+        std::fs::create_dir_all(made).expect("a directory");
+    }
+    std::fs::copy(busybox, root.join("bin/busybox")).expect("busybox is copied");
+    std::fs::write(data.join("file"), "content").expect("a file");
+    let mount = format!("{}:/data:ro", data.display());
+    let options = ["--root", root.to_str().expect("UTF-8"), "--mount", &mount, "--env", "NAME=value"];
+    let guest = |args: &[&str]| in_guest(&options, Path::new("/bin/busybox"), args);
+    assert_eq!(guest(&["cat", "/data/file"]).stdout, b"content");
+    assert_eq!(guest(&["ls", "/"]).stdout, b"bin\n");
+    assert_eq!(guest(&["sh", "-c", "echo $NAME"]).stdout, b"value\n");
+    let written = guest(&["sh", "-c", "echo x > /data/new"]);
+    assert_ne!(status(&written), 0);
+    assert!(String::from_utf8_lossy(&written.stderr).contains("Read-only file system"));
+    assert_eq!(status(&guest(&["cat", "/../../../../etc/passwd"])), 1);
+}
+
+#[test]
+fn calls_are_traced() {
+    if !can_run("calls_are_traced") {
+        return;
+    }
+    let Some(busybox) = installed("busybox") else { return eprintln!("skipped: busybox is not installed") };
+    let traced = in_guest(&["--trace"], &busybox, &["echo", "hello"]);
+    let lines = String::from_utf8_lossy(&traced.stderr).into_owned();
+    assert!(lines.contains("write(1, \"hello\\n\", 6) = 6"), "{lines}");
+}

@@ -1,0 +1,114 @@
+// Pipes, eventfd, timerfd, epoll, poll, select, sockets of the loopback.
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+static void *feed(void *fd) {
+    static char block[300000];
+    memset(block, 'x', sizeof block);
+    printf("fed %ld\n", write((int)(long)fd, block, sizeof block));
+    close((int)(long)fd);
+    return 0;
+}
+
+static void *serve(void *listener) {
+    int fd = accept((int)(long)listener, 0, 0);
+    char text[64];
+    long n;
+    while ((n = read(fd, text, sizeof text)) > 0) write(fd, text, n);
+    close(fd);
+    return 0;
+}
+
+int main(void) {
+    signal(SIGPIPE, SIG_IGN);
+    int ends[2];
+    pipe(ends);
+    pthread_t thread;
+    pthread_create(&thread, 0, feed, (void *)(long)ends[1]);
+    long total = 0, n;
+    char text[5000];
+    while ((n = read(ends[0], text, sizeof text)) > 0) total += n;
+    pthread_join(thread, 0);
+    printf("drained %ld\n", total);
+
+    pipe2(ends, O_NONBLOCK);
+    printf("empty %ld %s\n", read(ends[0], text, 1), strerror(errno));
+    close(ends[0]);
+    printf("broken %ld %s\n", write(ends[1], "x", 1), strerror(errno));
+
+    int counter = eventfd(3, EFD_NONBLOCK), set = epoll_create1(0);
+    struct epoll_event wanted = {.events = EPOLLIN | EPOLLET, .data.u64 = 11}, found[4];
+    epoll_ctl(set, EPOLL_CTL_ADD, counter, &wanted);
+    printf("edge %d", epoll_wait(set, found, 4, 0));
+    printf(" then %d", epoll_wait(set, found, 4, 0));
+    eventfd_write(counter, 1);
+    printf(" then %d with %lu\n", epoll_wait(set, found, 4, 0), (unsigned long)found[0].data.u64);
+    eventfd_t value;
+    eventfd_read(counter, &value);
+    printf("counter %lu\n", (unsigned long)value);
+
+    int timer = timerfd_create(CLOCK_MONOTONIC, 0);
+    struct itimerspec spec = {.it_value = {.tv_nsec = 10000000}, .it_interval = {.tv_nsec = 5000000}};
+    timerfd_settime(timer, 0, &spec, 0);
+    wanted.events = EPOLLIN | EPOLLONESHOT;
+    wanted.data.u64 = 22;
+    epoll_ctl(set, EPOLL_CTL_ADD, timer, &wanted);
+    printf("timer %d %lu", epoll_wait(set, found, 4, 2000), (unsigned long)found[0].data.u64);
+    uint64_t expired;
+    n = read(timer, &expired, 8);
+    printf(" read %ld, again %d\n", n, expired > 0 && epoll_wait(set, found, 4, 30) == 0);
+
+    pipe(ends);
+    struct pollfd polled[3] = {{ends[0], POLLIN, 0}, {ends[1], POLLOUT, 0}, {999, POLLIN, 0}};
+    printf("poll %d: %x %x %x\n", poll(polled, 3, 0), polled[0].revents, polled[1].revents, polled[2].revents);
+    fd_set readable;
+    FD_ZERO(&readable);
+    FD_SET(ends[0], &readable);
+    struct timeval soon = {0, 20000};
+    printf("select %d\n", select(ends[0] + 1, &readable, 0, 0, &soon));
+
+    int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof address;
+    bind(listener, (struct sockaddr *)&address, sizeof address);
+    listen(listener, 5);
+    getsockname(listener, (struct sockaddr *)&address, &len);
+    pthread_create(&thread, 0, serve, (void *)(long)listener);
+    printf("connect %d\n", connect(client, (struct sockaddr *)&address, sizeof address));
+    send(client, "echo", 4, 0);
+    memset(text, 0, 8);
+    printf("echo %ld %s\n", recv(client, text, 4, MSG_WAITALL), text);
+    shutdown(client, SHUT_WR);
+    printf("end %ld\n", read(client, text, 1));
+    pthread_join(thread, 0);
+
+    int pair[2];
+    socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair);
+    printf("pair %ld %s\n", recv(pair[0], text, 1, 0), strerror(errno));
+    wanted.events = EPOLLIN;
+    epoll_ctl(set, EPOLL_CTL_ADD, pair[0], &wanted);
+    write(pair[1], "abc", 3);
+    printf("pair %d %ld\n", epoll_wait(set, found, 4, 1000), read(pair[0], text, 8));
+    struct timeval brief = {0, 10000};
+    setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &brief, sizeof brief);
+    int lonely = socket(AF_INET, SOCK_DGRAM, 0);
+    setsockopt(lonely, SOL_SOCKET, SO_RCVTIMEO, &brief, sizeof brief);
+    address.sin_port = 0;
+    bind(lonely, (struct sockaddr *)&address, sizeof address);
+    printf("timeout %ld %s\n", recv(lonely, text, 1, 0), strerror(errno));
+    return 0;
+}
