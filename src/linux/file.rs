@@ -196,6 +196,9 @@ impl Drop for File {
     fn drop(&mut self) {
         if let Some(kernel) = self.kernel.upgrade() {
             kernel.reactor.forget(self.id);
+            if matches!(self.kind, Kind::Timer(_)) {
+                kernel.set_file_alarm(self, None);
+            }
             self.object().closed(&kernel);
         }
     }

@@ -96,11 +96,7 @@ impl Guest {
             clock: Clock::default(),
             namespace,
             identity: config.identity,
-            program: Program {
-                path: real,
-                arguments: config.arguments,
-                environment: config.environment,
-            },
+            program: Program { path: real, arguments: config.arguments, environment: config.environment },
             network: config.network,
             cpus,
             trace: config.trace.then_some(Trace),

@@ -110,7 +110,9 @@ impl Namespace {
     pub fn real_path(&self, fd: BorrowedFd<'_>, path: &Path) -> PathBuf {
         let host = |fd: BorrowedFd<'_>| {
             let magic = format!("/proc/self/fd/{}", fd.as_raw_fd());
-            rustix::fs::readlink(magic, Vec::new()).ok().map(|p| PathBuf::from(OsStr::from_bytes(p.as_bytes())))
+            rustix::fs::readlink(magic, Vec::new())
+                .ok()
+                .map(|p| PathBuf::from(OsStr::from_bytes(p.as_bytes())))
         };
         let found = || {
             let (mount, _) = self.locate(path).ok()?;

@@ -76,7 +76,7 @@ impl Object for TimerFd {
 
 impl Kernel {
     /// Tells those who wait for the file at `at`, and at no other time. Called with the timer locked, so that both agree.
-    fn set_file_alarm(&self, file: &File, at: Option<u64>) {
+    pub(super) fn set_file_alarm(&self, file: &File, at: Option<u64>) {
         let mut state = self.sched.lock();
         state.alarms.retain(|(_, alarm)| *alarm != Alarm::File(file.id));
         if let Some(at) = at {

@@ -1,5 +1,6 @@
 //! A worker: a host thread with a vCPU that runs guest threads.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,11 +22,18 @@ pub fn spawn(kernel: &Arc<Kernel>, id: usize) {
     let mine = Arc::clone(kernel);
     let named = std::thread::Builder::new().name(format!("guest-{id}")).stack_size(STACK);
     let started = named.spawn(move || {
-        if let Err(error) = work(&mine, id) {
-            mine.sched.fail(error);
+        // A defect in a handler ends this program, and none but this.
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(&mine, id)));
+        // Also when it got no vCPU: those who wait for the program's end wait for this.
+        mine.sched.leave(id);
+        match outcome {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => mine.sched.fail(error),
+            Err(_) => mine.sched.fail(VmmError::Stopped("a defect in the service of a system call".into())),
         }
     });
     if let Err(source) = started {
+        kernel.sched.leave(id);
         kernel.sched.fail(VmmError::Kvm { doing: "start a host thread for a vCPU", source });
     }
 }
@@ -33,7 +41,9 @@ pub fn spawn(kernel: &Arc<Kernel>, id: usize) {
 fn work(kernel: &Arc<Kernel>, id: usize) -> Result<(), VmmError> {
     let mut vcpu = kernel.vm.create_vcpu()?;
     kernel.sched.enlist(id, vcpu.kicker());
-    let outcome = loop {
+    // Dropped before the vCPU goes, also when a handler panics: nobody may kick it then.
+    let _registration = Enlisted(kernel, id);
+    loop {
         match kernel.sched.next(id, &mut vcpu) {
             Ok(Next::Stop) => break Ok(()),
             Ok(Next::Run(thread, attention)) => {
@@ -43,10 +53,16 @@ fn work(kernel: &Arc<Kernel>, id: usize) -> Result<(), VmmError> {
             }
             Err(error) => break Err(error),
         }
-    };
-    // Before the vCPU goes: nobody may kick it then.
-    kernel.sched.leave(id);
-    outcome
+    }
+}
+
+/// A worker that is on the scheduler's list.
+struct Enlisted<'a>(&'a Kernel, usize);
+
+impl Drop for Enlisted<'_> {
+    fn drop(&mut self) {
+        self.0.sched.leave(self.1);
+    }
 }
 
 /// What became of an attempt at a system call.

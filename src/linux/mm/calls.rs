@@ -91,7 +91,13 @@ pub fn munmap(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         return Err(Errno::EINVAL);
     }
     let (start, end) = range(args.u64(0), args.u64(1)).map_err(|_| Errno::EINVAL)?;
-    ctx.kernel.mm().unmap(start, end)?;
+    let mut space = ctx.kernel.mm();
+    // Linux too lets nothing be cut at its limit, but whole regions go.
+    let cuts = [start, end].iter().any(|at| space.find(*at).is_some_and(|(first, _)| first != *at));
+    if cuts {
+        space.check_room()?;
+    }
+    space.unmap(start, end)?;
     Ok(0)
 }
 

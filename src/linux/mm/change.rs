@@ -46,6 +46,7 @@ impl AddressSpace {
         if !self.is_mapped(start, end) {
             return Err(Errno::ENOMEM);
         }
+        self.check_room()?;
         let mut narrowed = Vec::new();
         for key in self.carve(start..end) {
             let Some(mut region) = self.regions.remove(&key) else { continue };
@@ -74,14 +75,17 @@ impl AddressSpace {
         let mut frames: Vec<_> = moved.iter().map(|(_, e)| (e.frame, !e.access.is_empty())).collect();
         let memory = std::sync::Arc::clone(&self.memory);
         let tables = crate::vmm::PageTables::new(&memory);
+        let mut lost = Vec::new();
         for (address, entry) in moved {
             if !tables.set(address - old + new, entry, &mut self.frames) {
-                self.frames.release(entry.frame);
+                lost.push(entry.frame);
             }
         }
         for (first, count, _) in runs(&mut frames) {
             self.memory.flush(first.address(), count * FRAME_SIZE as usize).map_err(|_| Errno::ENOMEM)?;
         }
+        // Only now does no vCPU write to them any more.
+        lost.into_iter().for_each(|frame| self.frames.release(frame));
         Ok(())
     }
 
@@ -97,6 +101,7 @@ impl AddressSpace {
                 self.unmap(old + new_len, old + old_len)?;
                 return Ok(old);
             }
+            region.check_offsets((old - start).checked_add(new_len).ok_or(Errno::EINVAL)?)?;
             // Grow in place where the next addresses are free and the region ends here.
             let growth = Placement::FixedFree(old + old_len);
             if region.end == old + old_len && self.place(growth, new_len - old_len).is_ok() {
@@ -107,6 +112,7 @@ impl AddressSpace {
             }
             return Err(Errno::ENOMEM);
         }
+        region.check_offsets((old - start).checked_add(new_len).ok_or(Errno::EINVAL)?)?;
         let new = self.place(to.unwrap_or(Placement::Hint(0)), new_len)?;
         if new < old + old_len && old < new + new_len {
             return Err(Errno::EINVAL);

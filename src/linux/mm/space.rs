@@ -58,6 +58,14 @@ impl Region {
         Region { end, access, backing: Backing::Zero, shared: false, label }
     }
 
+    /// `EINVAL` if a region of `len` bytes would need offsets in its file that there are not.
+    pub(super) fn check_offsets(&self, len: u64) -> Result<(), Errno> {
+        match &self.backing {
+            Backing::File { offset, .. } => offset.checked_add(len).map(|_| ()).ok_or(Errno::EINVAL),
+            Backing::Zero => Ok(()),
+        }
+    }
+
     /// The same region beginning `by` bytes later.
     fn shifted(&self, by: u64) -> Region {
         let mut region = self.clone();
@@ -228,6 +236,11 @@ impl AddressSpace {
             lower.end = address;
         }
         self.regions.insert(address, upper);
+    }
+
+    /// `ENOMEM` if cutting a region in three would make too many.
+    pub(super) fn check_room(&self) -> Result<(), Errno> {
+        if self.regions.len() + 2 > MAX_REGIONS { Err(Errno::ENOMEM) } else { Ok(()) }
     }
 
     /// Starts of the regions in `range`, after cutting at its ends.

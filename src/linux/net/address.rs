@@ -56,6 +56,12 @@ pub fn read(ctx: &Ctx<'_>, socket: &Socket, pointer: u64, len: u32, purpose: Use
     }
 }
 
+/// The internet address in an address of the host's, if it is one.
+pub fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
+    let family = u16::from_le_bytes(*bytes.first_chunk()?);
+    ip(i32::from(family), bytes).ok().flatten()
+}
+
 fn ip(family: i32, bytes: &[u8]) -> Result<Option<IpAddr>, Errno> {
     match family {
         libc::AF_INET => {
@@ -90,6 +96,10 @@ fn unix(ctx: &Ctx<'_>, bytes: Vec<u8>, purpose: Use) -> Result<HostAddress, Errn
         let host = format!("/proc/self/fd/{}/", entry.parent.as_raw_fd()).into_bytes();
         (entry.parent, [&host, entry.name.as_os_str().as_bytes()].concat())
     } else {
+        // What listens below a read-only mount is the host's, not a peer of the program's own making.
+        if ctx.kernel.namespace.is_read_only(&absolute) && ctx.kernel.network != super::Policy::Open {
+            return Err(Errno::EACCES);
+        }
         let found = ctx.kernel.namespace.find(&absolute, true)?;
         let host = format!("/proc/self/fd/{}", found.as_raw_fd()).into_bytes();
         (found, host)

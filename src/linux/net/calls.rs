@@ -123,6 +123,13 @@ pub fn bind(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 
 pub fn listen(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     with_socket!(ctx, args.i32(0), file, socket);
+    // A socket that was never bound, or to no address in particular, would listen on every one.
+    if let Some(local) = address::ip_of(&host::local_address(socket.fd())?) {
+        ctx.kernel.network.check_remote(local)?;
+        if local.is_unspecified() && ctx.kernel.network != super::Policy::Open {
+            return Err(Errno::EACCES);
+        }
+    }
     host::listen(socket.fd(), args.i32(1)).map(|()| 0)
 }
 

@@ -97,7 +97,9 @@ fn write(
     let size = area.0.len();
     let state_at = sp.wrapping_sub(size as u64 + 4) & !63;
     let frame_at = (state_at.wrapping_sub(FRAME as u64) & !15).wrapping_sub(8);
-    if frame_at >= layout::USER_END {
+    // A handler nested too deeply must not leave the alternate stack at its lower end, and come back at its upper one.
+    let nested = alternate.size != 0 && alternate.holds(thread.regs.rsp);
+    if frame_at >= layout::USER_END || (nested || switch) && frame_at < alternate.base {
         return Err(Errno::EFAULT);
     }
 
