@@ -40,8 +40,13 @@ fn generate() -> Result<(), Box<dyn std::error::Error>> {
             (None, Some(errno)) => format!("Answer::Refused(crate::linux::Errno::{errno})"),
             _ => return Err(format!("{}: give either `by` or `errno`", call.name).into()),
         };
-        let kinds: Vec<String> =
-            call.args.as_deref().unwrap_or("").split_whitespace().map(|k| format!("Kind::{}", title(k))).collect();
+        let kinds: Vec<String> = call
+            .args
+            .as_deref()
+            .unwrap_or("")
+            .split_whitespace()
+            .map(|k| format!("Kind::{}", title(k)))
+            .collect();
         slots.resize(slots.len().max(call.n + 1), None);
         if slots[call.n].is_some() {
             return Err(format!("number {} is given twice", call.n).into());

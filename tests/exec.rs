@@ -25,7 +25,10 @@ fn installed(program: &str) -> Option<PathBuf> {
     if program.starts_with('/') {
         return Path::new(program).exists().then(|| program.into());
     }
-    ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].iter().map(|dir| Path::new(dir).join(program)).find(|p| p.exists())
+    ["/usr/bin", "/bin", "/usr/sbin", "/sbin"]
+        .iter()
+        .map(|dir| Path::new(dir).join(program))
+        .find(|p| p.exists())
 }
 
 /// Runs a command with a plain environment and a time limit.
@@ -120,7 +123,13 @@ fn installed_programs_do_what_they_do_natively() {
         ("busybox", &["ls", "-l", "/usr/share/zoneinfo/Europe"]),
         ("bash", &["-c", "s=0; for i in {1..1000}; do ((s += i)); done; echo $s; exit 3"]),
         ("bash", &["-c", "kill -TERM $$"]),
-        ("sqlite3", &[":memory:", "with recursive n(i) as (select 1 union select i+1 from n limit 1000) select sum(i*i) from n"]),
+        (
+            "sqlite3",
+            &[
+                ":memory:",
+                "with recursive n(i) as (select 1 union select i+1 from n limit 1000) select sum(i*i) from n",
+            ],
+        ),
         ("openssl", &["dgst", "-sha256", "/usr/bin/openssl"]),
         ("xz", &["-T2", "-c", "/usr/bin/xz"]),
         ("zstd", &["-T2", "-c", "/usr/bin/xz"]),
@@ -130,7 +139,10 @@ fn installed_programs_do_what_they_do_natively() {
         ("perl", &["-e", "print join(',', map { $_ * 2 } 1..10), \"\\n\"; exit 5"]),
         ("/usr/bin/python3.11", &["-c", "print(1)"]),
         ("/usr/bin/python3.11", &["-c", sha]),
-        ("/usr/bin/python3.11", &["-c", "import json, re, sqlite3, asyncio, ssl; print(asyncio.run(asyncio.sleep(0.01, 5)))"]),
+        (
+            "/usr/bin/python3.11",
+            &["-c", "import json, re, sqlite3, asyncio, ssl; print(asyncio.run(asyncio.sleep(0.01, 5)))"],
+        ),
         ("/usr/bin/python3.11", &["-c", "import sys; sys.exit(77)"]),
         ("/usr/bin/python3.11", &["-c", "import os; os.abort()"]),
         ("/usr/bin/node", &["-e", "setTimeout(() => console.log([1, 2, 3].map(x => x * x)), 5)"]),

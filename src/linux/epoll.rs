@@ -166,11 +166,10 @@ pub fn ctl(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     match &file.kind {
         Kind::Host(host) if !host.is_stream() => return Err(Errno::EPERM),
         Kind::Directory(_) | Kind::Text(_) => return Err(Errno::EPERM),
-        Kind::Epoll(inner) if operation == libc::EPOLL_CTL_ADD => {
-            if inner.reaches(set.id) || inner.depth() >= DEEPEST {
+        Kind::Epoll(inner) if operation == libc::EPOLL_CTL_ADD
+            && (inner.reaches(set.id) || inner.depth() >= DEEPEST) => {
                 return Err(Errno::ELOOP);
             }
-        }
         _ => {}
     }
     let key = (fd, file.id);

@@ -123,7 +123,8 @@ pub struct File {
 }
 
 /// The open flags that `fcntl` can change.
-pub const CHANGEABLE: u32 = (libc::O_APPEND | libc::O_NONBLOCK | libc::O_ASYNC | libc::O_DIRECT | libc::O_NOATIME) as u32;
+pub const CHANGEABLE: u32 =
+    (libc::O_APPEND | libc::O_NONBLOCK | libc::O_ASYNC | libc::O_DIRECT | libc::O_NOATIME) as u32;
 
 impl File {
     /// The object's operations.

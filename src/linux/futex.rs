@@ -264,7 +264,7 @@ impl Kernel {
     }
 
     fn release_robust(&self, word: u64, tid: Tid) {
-        if word % 4 != 0 {
+        if !word.is_multiple_of(4) {
             return;
         }
         let changed = self.update_word(word, |old| {

@@ -96,11 +96,7 @@ impl Guest {
             clock: Clock::default(),
             namespace,
             identity: config.identity,
-            program: Program {
-                path: real,
-                arguments: config.arguments,
-                environment: config.environment,
-            },
+            program: Program { path: real, arguments: config.arguments, environment: config.environment },
             network: config.network,
             cpus,
             trace: config.trace.then_some(Trace),
@@ -129,7 +125,8 @@ impl Guest {
     pub fn wait(self) -> Result<ExitStatus, VmmError> {
         let (status, failure) = self.kernel.sched.wait_for_end();
         self.kernel.reactor.stop();
-        let regions: Vec<_> = self.kernel.mm().regions().map(|(start, region)| (start, region.clone())).collect();
+        let regions: Vec<_> =
+            self.kernel.mm().regions().map(|(start, region)| (start, region.clone())).collect();
         for (start, region) in regions.iter().filter(|(_, region)| region.shared) {
             self.kernel.mm().write_back(*start, region.end, *start, region);
         }

@@ -10,7 +10,8 @@ use super::errno::Errno;
 const PARTS: usize = 1024;
 
 fn vectors(slices: &[VolatileSlice<'_>]) -> Vec<libc::iovec> {
-    let part = |s: &VolatileSlice<'_>| libc::iovec { iov_base: s.ptr_guard_mut().as_ptr().cast(), iov_len: s.len() };
+    let part =
+        |s: &VolatileSlice<'_>| libc::iovec { iov_base: s.ptr_guard_mut().as_ptr().cast(), iov_len: s.len() };
     slices.iter().take(PARTS).map(part).collect()
 }
 

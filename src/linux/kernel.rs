@@ -171,8 +171,12 @@ impl Kernel {
     }
 
     /// Changes a word of the program's memory in one atomic step; returns the old value, `None` if `change` did not want to.
-    pub fn update_word(&self, address: u64, mut change: impl FnMut(u32) -> Option<u32>) -> Result<Option<u32>, Errno> {
-        if address % 4 != 0 {
+    pub fn update_word(
+        &self,
+        address: u64,
+        mut change: impl FnMut(u32) -> Option<u32>,
+    ) -> Result<Option<u32>, Errno> {
+        if !address.is_multiple_of(4) {
             return Err(Errno::EINVAL);
         }
         let slices = self.user_slices(address, 4, Access::WRITE)?;
@@ -187,7 +191,12 @@ impl Kernel {
         const MOST: usize = 1024;
         let mut refused = lock(&self.refused);
         if refused.len() < MOST && refused.insert(number) {
-            tracing::info!(number, name, errno = errno.name(), "the program made a system call that is not served");
+            tracing::info!(
+                number,
+                name,
+                errno = errno.name(),
+                "the program made a system call that is not served"
+            );
         }
     }
 }

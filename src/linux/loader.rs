@@ -54,7 +54,9 @@ pub enum LoadError {
         errno: Errno,
     },
     /// Arguments and environment are too long.
-    #[error("arguments and environment have {0} bytes, more than the {MOST_STRINGS} that a program can be given")]
+    #[error(
+        "arguments and environment have {0} bytes, more than the {MOST_STRINGS} that a program can be given"
+    )]
     Strings(usize),
 }
 
@@ -166,7 +168,12 @@ fn random_words() -> [u64; 5] {
 }
 
 /// Maps the segments of one file; a position-independent one near `hint`.
-fn load_file(space: &mut AddressSpace, files: &Namespace, path: &Path, hint: u64) -> Result<Loaded, LoadError> {
+fn load_file(
+    space: &mut AddressSpace,
+    files: &Namespace,
+    path: &Path,
+    hint: u64,
+) -> Result<Loaded, LoadError> {
     let open = |errno| LoadError::Open { path: path.into(), errno };
     let format = |reason| LoadError::Format { path: path.into(), reason };
     let fd = files.open(path, OFlags::RDONLY, Mode::empty()).map_err(open)?;
@@ -179,7 +186,8 @@ fn load_file(space: &mut AddressSpace, files: &Namespace, path: &Path, hint: u64
     if header.e_machine(little) != elf::EM_X86_64 {
         return Err(format("it is for another processor"));
     }
-    let segments = header.program_headers(little, data).map_err(|_| format("its program headers are damaged"))?;
+    let segments =
+        header.program_headers(little, data).map_err(|_| format("its program headers are damaged"))?;
     if segments.len() > MOST_SEGMENTS {
         return Err(format("it has too many segments"));
     }
@@ -227,7 +235,9 @@ fn load_file(space: &mut AddressSpace, files: &Namespace, path: &Path, hint: u64
         })
         .map_or(0, |address| address.wrapping_add(base));
     let interpreter = match segments.iter().find(|s| s.p_type(little) == elf::PT_INTERP) {
-        Some(s) => Some(read_interpreter(data, s).ok_or_else(|| format("the name of its interpreter is damaged"))?),
+        Some(s) => {
+            Some(read_interpreter(data, s).ok_or_else(|| format("the name of its interpreter is damaged"))?)
+        }
         None => None,
     };
     Ok(Loaded {

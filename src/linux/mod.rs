@@ -43,7 +43,6 @@
 //! Everything that it passes is checked here; it can fail its own calls, exhaust its own memory, descriptors and threads, and end itself.
 //! Guest memory is read and written by bounds-checked volatile copies ([`Kernel::user_slices`]); what is allocated on its behalf is bounded.
 
-
 macro_rules! call_modules {
     ($($name:ident),* $(,)?) => {
         $(#[allow(missing_docs)] // Handlers are named after their system calls.
@@ -52,8 +51,29 @@ macro_rules! call_modules {
 }
 
 call_modules!(
-    attributes, descriptor, directory, epoll, eventfd, futex, identity, io, ioctl, limits, lock, memfd, mm, net, path_calls,
-    pipe, poll, signal, stat, thread_calls, time, timer, timerfd,
+    attributes,
+    descriptor,
+    directory,
+    epoll,
+    eventfd,
+    futex,
+    identity,
+    io,
+    ioctl,
+    limits,
+    lock,
+    memfd,
+    mm,
+    net,
+    path_calls,
+    pipe,
+    poll,
+    signal,
+    stat,
+    thread_calls,
+    time,
+    timer,
+    timerfd,
 );
 
 mod context;

@@ -105,7 +105,9 @@ impl Namespace {
     pub fn real_path(&self, fd: BorrowedFd<'_>, path: &Path) -> PathBuf {
         let host = |fd: BorrowedFd<'_>| {
             let magic = format!("/proc/self/fd/{}", fd.as_raw_fd());
-            rustix::fs::readlink(magic, Vec::new()).ok().map(|p| PathBuf::from(OsStr::from_bytes(p.as_bytes())))
+            rustix::fs::readlink(magic, Vec::new())
+                .ok()
+                .map(|p| PathBuf::from(OsStr::from_bytes(p.as_bytes())))
         };
         let found = || {
             let (mount, _) = self.locate(path).ok()?;
@@ -121,7 +123,9 @@ impl Namespace {
         let trimmed = bytes.iter().rposition(|b| *b != b'/').map_or(&bytes[..0], |last| &bytes[..=last]);
         let trailing_slash = trimmed.len() < bytes.len();
         let whole = Path::new(OsStr::from_bytes(trimmed));
-        let (Some(parent), Some(name)) = (whole.parent(), whole.file_name()) else { return Err(Errno::EBUSY) };
+        let (Some(parent), Some(name)) = (whole.parent(), whole.file_name()) else {
+            return Err(Errno::EBUSY);
+        };
         let (mount, rest) = self.locate(parent)?;
         if self.0.iter().any(|m| m.target == whole) {
             return Err(Errno::EBUSY);
@@ -129,8 +133,7 @@ impl Namespace {
         if !mount.directory {
             return Err(Errno::ENOTDIR);
         }
-        let opened =
-            open_below(mount.root.as_fd(), rest, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+        let opened = open_below(mount.root.as_fd(), rest, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
         if mount.read_only {
             return Err(Errno::EROFS);
         }

@@ -77,10 +77,14 @@ fn in_proc(kernel: &Kernel, tid: Tid, rest: &str) -> Special {
     let own = PID.to_string();
     match first {
         "" => Special::Directory(
-            ["self", "thread-self"].map(|n| (n.as_bytes().to_vec(), libc::DT_LNK)).into_iter()
+            ["self", "thread-self"]
+                .map(|n| (n.as_bytes().to_vec(), libc::DT_LNK))
+                .into_iter()
                 .chain([(own.into_bytes(), libc::DT_DIR)])
-                .chain(["cpuinfo", "meminfo", "stat", "uptime", "version", "loadavg", "mounts", "filesystems"]
-                    .map(|n| (n.as_bytes().to_vec(), libc::DT_REG)))
+                .chain(
+                    ["cpuinfo", "meminfo", "stat", "uptime", "version", "loadavg", "mounts", "filesystems"]
+                        .map(|n| (n.as_bytes().to_vec(), libc::DT_REG)),
+                )
                 .collect(),
         ),
         "self" if below.is_empty() => Special::Link(format!("/proc/{PID}").into()),
@@ -172,7 +176,13 @@ fn process(kernel: &Kernel, tid: Tid, name: &str) -> Special {
             kernel.descriptors().iter().map(|(fd, _)| (fd.to_string().into_bytes(), libc::DT_LNK)).collect(),
         ),
         "task" => Special::Directory(
-            kernel.sched.lock().threads.keys().map(|tid| (tid.to_string().into_bytes(), libc::DT_DIR)).collect(),
+            kernel
+                .sched
+                .lock()
+                .threads
+                .keys()
+                .map(|tid| (tid.to_string().into_bytes(), libc::DT_DIR))
+                .collect(),
         ),
         name => {
             if let Some(number) = name.strip_prefix("fd/") {
@@ -181,7 +191,9 @@ fn process(kernel: &Kernel, tid: Tid, name: &str) -> Special {
             let Some(rest) = name.strip_prefix("task/") else { return Special::Absent };
             let (number, below) = rest.split_once('/').unwrap_or((rest, ""));
             match number.parse::<Tid>() {
-                Ok(tid) if !kernel.sched.is_gone(tid) && !below.starts_with("task") => process(kernel, tid, below),
+                Ok(tid) if !kernel.sched.is_gone(tid) && !below.starts_with("task") => {
+                    process(kernel, tid, below)
+                }
                 _ => Special::Absent,
             }
         }
@@ -290,7 +302,9 @@ impl Special {
             _ if exclusive => Err(Errno::EEXIST),
             Special::Directory(_) if writes => Err(Errno::EISDIR),
             Special::Text(_) if writes => Err(Errno::EACCES),
-            Special::Text(_) | Special::Device(_) if flags as i32 & libc::O_DIRECTORY != 0 => Err(Errno::ENOTDIR),
+            Special::Text(_) | Special::Device(_) if flags as i32 & libc::O_DIRECTORY != 0 => {
+                Err(Errno::ENOTDIR)
+            }
             Special::Directory(names) => {
                 let kind = Kind::Directory(Directory::Listed(names, Default::default()));
                 Ok(kernel.new_file(kind, path, kept))
@@ -298,7 +312,12 @@ impl Special {
             Special::Text(bytes) => Ok(kernel.new_file(Kind::Text(Text::new(bytes)), path, kept)),
             Special::Device(name) => {
                 let mode = OFlags::from_bits_truncate(flags & libc::O_ACCMODE as u32);
-                let fd = rustix::fs::openat(CWD, format!("/dev/{name}"), mode | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())?;
+                let fd = rustix::fs::openat(
+                    CWD,
+                    format!("/dev/{name}"),
+                    mode | OFlags::CLOEXEC | OFlags::NOCTTY,
+                    Mode::empty(),
+                )?;
                 kernel.new_host_file(fd, path, kept)
             }
             Special::Link(_) | Special::Descriptor(_) => Err(Errno::ELOOP),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 
-use rustix::event::{epoll, eventfd, EventfdFlags};
+use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use super::errno::Errno;
@@ -90,7 +90,8 @@ impl Reactor {
             let at = at.max(1);
             let value = Timespec { tv_sec: (at / SECOND) as i64, tv_nsec: (at % SECOND) as i64 };
             let spec = Itimerspec { it_interval: zero, it_value: value };
-            if let Err(error) = rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &spec) {
+            if let Err(error) = rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &spec)
+            {
                 tracing::error!(%error, "cannot set the timer of a microVM");
             }
         }
@@ -166,7 +167,13 @@ impl Kernel {
     }
 
     fn file_event(&self, id: FileId) {
-        let file = self.reactor.watched.lock().unwrap_or_else(PoisonError::into_inner).get(&id).and_then(Weak::upgrade);
+        let file = self
+            .reactor
+            .watched
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .and_then(Weak::upgrade);
         if let Some(file) = file {
             self.changed(&file);
         }

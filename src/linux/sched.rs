@@ -273,7 +273,7 @@ impl Sched {
         let stop = state.paused || state.exit.is_some();
         let slot = state.threads.get_mut(&tid)?;
         let turn_over = std::mem::take(&mut slot.turn_over);
-        if !(others && turn_over) && !stop {
+        if !(stop || others && turn_over) {
             return Some(thread);
         }
         slot.phase = Phase::Ready;
@@ -422,8 +422,7 @@ impl Sched {
         for worker in &state.workers {
             worker.wake.notify_all();
         }
-        while state.exit.is_none()
-            && state.workers.iter().any(|w| !w.gone && (!w.idle || w.loaded.is_some()))
+        while state.exit.is_none() && state.workers.iter().any(|w| !w.gone && (!w.idle || w.loaded.is_some()))
         {
             state = self.quiet.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -454,7 +453,8 @@ impl State {
     /// Hands ready threads that no vCPU holds any more to idle workers.
     fn offer_ready(&mut self) {
         while let Some(worker) = self.workers.iter().position(|w| w.idle && w.assigned.is_none())
-            && let Some(at) = self.ready.iter().position(|tid| self.threads.get(tid).is_some_and(|s| s.home.is_none()))
+            && let Some(at) =
+                self.ready.iter().position(|tid| self.threads.get(tid).is_some_and(|s| s.home.is_none()))
         {
             self.workers[worker].assigned = self.ready.remove(at);
             self.workers[worker].wake.notify_one();

@@ -136,7 +136,7 @@ pub fn sched_getaffinity(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     for cpu in 0..cpus {
         mask[cpu / 8] |= 1 << (cpu % 8);
     }
-    if args.size(1) < mask.len() || args.size(1) % 8 != 0 {
+    if args.size(1) < mask.len() || !args.size(1).is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
     ctx.kernel.write_bytes(args.u64(2), &mask)?;

@@ -60,7 +60,6 @@ impl Kernel {
     }
 
     /// Called with the lock of the timers held, so that a timer and its alarm agree.
-
     fn set_alarm(&self, id: i32, at: Option<u64>) {
         let mut state = self.sched.lock();
         state.alarms.retain(|(_, alarm)| *alarm != Alarm::Timer(id));

@@ -25,7 +25,8 @@ impl Trace {
         let mut line = format!("[{}] ", thread.tid);
         match table::call(r.rax) {
             Some(call) => {
-                let shown: Vec<String> = call.args.iter().zip(args).map(|(kind, arg)| show(kernel, *kind, arg, &args)).collect();
+                let shown: Vec<String> =
+                    call.args.iter().zip(args).map(|(kind, arg)| show(kernel, *kind, arg, &args)).collect();
                 let _ = write!(line, "{}({})", call.name, shown.join(", "));
             }
             None => {
@@ -68,7 +69,8 @@ fn show(kernel: &Kernel, kind: Kind, arg: u64, all: &[u64; 6]) -> String {
         Kind::Ptr | Kind::Hex | Kind::Flags => format!("{arg:#x}"),
         Kind::Prot => {
             let parts = ["PROT_READ", "PROT_WRITE", "PROT_EXEC"];
-            let set: Vec<&str> = parts.into_iter().enumerate().filter(|(i, _)| arg >> i & 1 != 0).map(|(_, p)| p).collect();
+            let set: Vec<&str> =
+                parts.into_iter().enumerate().filter(|(i, _)| arg >> i & 1 != 0).map(|(_, p)| p).collect();
             if set.is_empty() { "PROT_NONE".into() } else { set.join("|") }
         }
         Kind::Path => match kernel.read_path(arg) {

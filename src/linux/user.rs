@@ -30,9 +30,15 @@ impl Kernel {
 
     /// Host slices for as much of the start of the range as the program may access, at least one byte unless `len` is 0; and how
     /// many bytes they hold. This is what a transfer uses that ends early at a bad page.
-    pub fn user_prefix(&self, address: u64, len: usize, access: Access) -> Result<(Slices<'_>, usize), Errno> {
+    pub fn user_prefix(
+        &self,
+        address: u64,
+        len: usize,
+        access: Access,
+    ) -> Result<(Slices<'_>, usize), Errno> {
         let len = len.min(MAX_TRANSFER);
-        let end = address.checked_add(len as u64).filter(|end| *end <= layout::USER_END).ok_or(Errno::EFAULT)?;
+        let end =
+            address.checked_add(len as u64).filter(|end| *end <= layout::USER_END).ok_or(Errno::EFAULT)?;
         let mut slices: Slices<'_> = Vec::new();
         // The run of frames being gathered: guest-physical start and bytes.
         let mut run: Option<(u64, usize)> = None;

@@ -62,7 +62,12 @@ enum Attempt {
 }
 
 /// Runs a thread until it sleeps, ends, or gives way to another.
-fn run(kernel: &Kernel, vcpu: &mut Vcpu, mut thread: Box<Thread>, attention: &AtomicBool) -> Result<(), VmmError> {
+fn run(
+    kernel: &Kernel,
+    vcpu: &mut Vcpu,
+    mut thread: Box<Thread>,
+    attention: &AtomicBool,
+) -> Result<(), VmmError> {
     if let Some(state) = thread.extended.take() {
         vcpu.load(&state)?;
     }
@@ -113,7 +118,9 @@ fn run(kernel: &Kernel, vcpu: &mut Vcpu, mut thread: Box<Thread>, attention: &At
                 thread.deadline = None;
                 thread.progress = 0;
             }
-            Exit::Exception { vector: 14, error, address } => page_fault(kernel, &mut thread, error, address, attention),
+            Exit::Exception { vector: 14, error, address } => {
+                page_fault(kernel, &mut thread, error, address, attention)
+            }
             Exit::Exception { vector, error, .. } => {
                 let info = signal::exception(vector, error, thread.regs.rip);
                 kernel.force_signal(thread.tid, info);

@@ -35,8 +35,13 @@ impl Frames {
         let total = usize::try_from(bytes / FRAME_SIZE).unwrap_or(0);
         let first = (FIRST_FRAME / FRAME_SIZE) as usize;
         let words = total.div_ceil(PER_WORD);
-        let mut frames =
-            Frames { used: vec![0; words], dirty: vec![0; words], free: 0, total, next_word: first / PER_WORD };
+        let mut frames = Frames {
+            used: vec![0; words],
+            dirty: vec![0; words],
+            free: 0,
+            total,
+            next_word: first / PER_WORD,
+        };
         for frame in (0..first.min(total)).chain(total..words * PER_WORD) {
             frames.used[frame / PER_WORD] |= 1 << (frame % PER_WORD);
         }

@@ -22,8 +22,11 @@ impl GuestMemory {
     pub fn new(bytes: u64) -> Result<GuestMemory, VmmError> {
         let file = rustix::fs::memfd_create("hydra-guest", MemfdFlags::CLOEXEC)
             .map_err(|e| VmmError::Memory { doing: "create", bytes, source: e.into() })?;
-        rustix::fs::ftruncate(&file, bytes)
-            .map_err(|e| VmmError::Memory { doing: "size", bytes, source: e.into() })?;
+        rustix::fs::ftruncate(&file, bytes).map_err(|e| VmmError::Memory {
+            doing: "size",
+            bytes,
+            source: e.into(),
+        })?;
         GuestMemory::map(File::from(file), bytes, true)
     }
 
@@ -104,8 +107,7 @@ impl GuestMemory {
     /// flush every vCPU's TLB, on both sorts of KVM; a flush inside the guest would not reach shadow page tables.
     /// The protection is widened and put back, never narrowed, because host threads may be using the range.
     pub fn flush(&self, address: u64, len: usize) -> Result<(), VmmError> {
-        let failed =
-            |source| VmmError::Memory { doing: "flush translations of", bytes: len as u64, source };
+        let failed = |source| VmmError::Memory { doing: "flush translations of", bytes: len as u64, source };
         let Some(slice) = self.slice(address, len) else {
             return Err(failed(io::ErrorKind::InvalidInput.into()));
         };
@@ -140,8 +142,7 @@ impl GuestMemory {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
             // SAFETY: replaces a part of our own mapping by zeroed memory of the same protection. MADV_DONTNEED would
             // bring the image's content back.
-            let mapped =
-                unsafe { libc::mmap(start, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+            let mapped = unsafe { libc::mmap(start, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
             if mapped == libc::MAP_FAILED { Err(failed(io::Error::last_os_error())) } else { Ok(()) }
         }
     }

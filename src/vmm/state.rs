@@ -102,7 +102,16 @@ impl Xsave {
     pub fn sanitise(&mut self, layout: XsaveLayout) {
         self.0.resize(layout.size, 0);
         let word = |b: &[u8], at: usize| {
-            u64::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3], b[at + 4], b[at + 5], b[at + 6], b[at + 7]])
+            u64::from_le_bytes([
+                b[at],
+                b[at + 1],
+                b[at + 2],
+                b[at + 3],
+                b[at + 4],
+                b[at + 5],
+                b[at + 6],
+                b[at + 7],
+            ])
         };
         let present = word(&self.0, XSTATE_BV) & layout.features;
         self.0[XSTATE_BV..XSTATE_BV + 8].copy_from_slice(&present.to_le_bytes());

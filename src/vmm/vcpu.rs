@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use kvm_bindings::{kvm_device_attr, kvm_msr_entry, kvm_regs, kvm_segment, kvm_xsave, Msrs};
+use kvm_bindings::{Msrs, kvm_device_attr, kvm_msr_entry, kvm_regs, kvm_segment, kvm_xsave};
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 
 use super::error::VmmError;
@@ -290,8 +290,7 @@ impl Vcpu {
         let mut regs = to_kvm(user);
         regs.rflags = user.user_flags();
         if self.ring == Ring::Kernel {
-            regs.rsp =
-                ring0::write_return_frame(&self.memory, self.index, user.rip, regs.rflags, user.rsp);
+            regs.rsp = ring0::write_return_frame(&self.memory, self.index, user.rip, regs.rflags, user.rsp);
             regs.rip = ring0::return_address();
             regs.rflags = 2;
         }

@@ -36,7 +36,7 @@ fn whole_pages(len: u64) -> Result<u64, Errno> {
 
 /// A page-aligned range of user addresses.
 fn range(start: u64, len: u64) -> Result<(u64, u64), Errno> {
-    if start % FRAME_SIZE != 0 {
+    if !start.is_multiple_of(FRAME_SIZE) {
         return Err(Errno::EINVAL);
     }
     let end = start.checked_add(whole_pages(len)?).ok_or(Errno::EINVAL)?;
