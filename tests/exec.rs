@@ -110,6 +110,7 @@ guests! {
     memory_static_pie: "memory.c" ["-static-pie"];
     files: "files.c" [];
     events: "events.c" [];
+    clocks: "clocks.c" [];
 }
 
 #[test]

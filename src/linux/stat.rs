@@ -1,9 +1,6 @@
 //! What is known of files: stat and its like.
 
 use std::os::fd::AsFd;
-use std::path::Path;
-
-use rustix::fs::AtFlags;
 
 use super::context::{Args, Ctx};
 use super::errno::{Errno, SysResult};
@@ -223,14 +220,4 @@ fn proc_statfs(ctx: &Ctx<'_>, pointer: u64) -> SysResult {
     let mut words = [0u64; 15];
     (words[0], words[1], words[8], words[9]) = (PROC, 4096, 255, 4096);
     ctx.kernel.write(pointer, &words).map(|()| 0)
-}
-
-/// For callers that name a path and no more.
-pub fn path_attributes(ctx: &Ctx<'_>, path: &Path) -> Result<Attributes, Errno> {
-    of_path(ctx, path, true)
-}
-
-/// Flags of the host for following a link or not.
-pub fn follow_flags(follow: bool) -> AtFlags {
-    if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW }
 }
