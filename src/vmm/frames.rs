@@ -27,7 +27,15 @@ pub struct Frames {
     free: usize,
     total: usize,
     next_word: usize,
+    /// Frames that were given out at any time.
+    touched: Vec<u64>,
+    /// Next of the frames kept for page tables, which end with the RAM.
+    next_table: usize,
 }
+
+/// One in so many frames is kept for page tables, in RAM of at least [`SPLIT`] frames.
+const TABLE_SHARE: usize = 64;
+const SPLIT: usize = 8192;
 
 impl Frames {
     /// All frames of `bytes` of RAM, less those below [`FIRST_FRAME`].
@@ -35,17 +43,20 @@ impl Frames {
         let total = usize::try_from(bytes / FRAME_SIZE).unwrap_or(0);
         let first = (FIRST_FRAME / FRAME_SIZE) as usize;
         let words = total.div_ceil(PER_WORD);
+        let data_end = if total < SPLIT { total } else { total - total / TABLE_SHARE };
+        let zeros = vec![0; words];
         let mut frames = Frames {
-            used: vec![0; words],
-            dirty: vec![0; words],
-            free: 0,
+            used: zeros.clone(),
+            dirty: zeros.clone(),
+            touched: zeros,
+            free: data_end.saturating_sub(first),
             total,
             next_word: first / PER_WORD,
+            next_table: data_end,
         };
-        for frame in (0..first.min(total)).chain(total..words * PER_WORD) {
+        for frame in (0..first.min(total)).chain(data_end..words * PER_WORD) {
             frames.used[frame / PER_WORD] |= 1 << (frame % PER_WORD);
         }
-        frames.free = total.saturating_sub(first);
         frames
     }
 
@@ -69,6 +80,7 @@ impl Frames {
                 let got = align.min(count);
                 let mask = mask(got) << (first % PER_WORD);
                 self.used[first / PER_WORD] |= mask;
+                self.touched[first / PER_WORD] |= mask;
                 self.free -= got;
                 return Some((Frame(first as u32), got));
             }
@@ -77,6 +89,21 @@ impl Frames {
             }
             align /= 2;
         }
+    }
+
+    /// Takes a frame for a page table, for good. It never held anything else: a host call that still fills memory which the program
+    /// unmapped meanwhile can spoil the program's data, but not its page tables.
+    pub fn allocate_table(&mut self) -> Option<Frame> {
+        if self.next_table < self.total {
+            self.next_table += 1;
+            return Some(Frame(self.next_table as u32 - 1));
+        }
+        let word = (0..self.used.len()).find(|i| self.used[*i] | self.touched[*i] != u64::MAX)?;
+        let bit = (self.used[word] | self.touched[word]).trailing_ones() as usize;
+        self.used[word] |= 1 << bit;
+        self.touched[word] |= 1 << bit;
+        self.free -= 1;
+        Some(Frame((word * PER_WORD + bit) as u32))
     }
 
     /// First frame of a free run of `len` frames, aligned to `len`, a power of two up to 64.
@@ -146,6 +173,27 @@ mod tests {
         }
         assert_eq!((seen.len(), frames.free()), (100, 0));
         assert!(u64::from(*seen.first().expect("100 frames")) * FRAME_SIZE >= FIRST_FRAME);
+    }
+
+    #[test]
+    fn page_tables_get_frames_that_never_held_data() {
+        for total in [600, SPLIT] {
+            let mut frames = Frames::new(total as u64 * FRAME_SIZE);
+            let mut data = std::collections::BTreeSet::new();
+            for _ in 0..5 {
+                let (first, n) = frames.allocate(16).expect("frames");
+                for frame in (first.0..).take(n).map(Frame) {
+                    data.insert(frame);
+                    frames.release(frame);
+                }
+            }
+            let mut tables = std::collections::BTreeSet::new();
+            while let Some(table) = frames.allocate_table() {
+                assert!(!data.contains(&table) && tables.insert(table), "{table:?}");
+            }
+            assert_eq!(tables.len(), total - (FIRST_FRAME / FRAME_SIZE) as usize - data.len());
+            assert_eq!(frames.free(), data.len());
+        }
     }
 
     proptest! {

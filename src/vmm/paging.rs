@@ -152,10 +152,9 @@ impl<'a> PageTables<'a> {
             table = if bits & PRESENT != 0 {
                 bits & ADDRESS
             } else {
-                let (frame, _) = frames.allocate(1)?;
-                if frames.mark_dirty(frame) {
-                    self.memory.zero(frame.address(), FRAME_SIZE as usize);
-                }
+                // Frames of page tables come zeroed: they were never used.
+                let frame = frames.allocate_table()?;
+                frames.mark_dirty(frame);
                 self.memory.store(at, frame.address() | PRESENT | WRITABLE | USER | ACCESSED_DIRTY);
                 frame.address()
             };

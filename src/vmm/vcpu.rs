@@ -303,6 +303,13 @@ impl Vcpu {
         loop {
             let port = match self.fd.run() {
                 Ok(VcpuExit::IoOut(port, _)) => port,
+                // The I/O bitmap that lets ring 3 leave by this port does not tell input from output; ring 0 has no input.
+                Ok(VcpuExit::IoIn(layout::SYSCALL_PORT, _)) => {
+                    *user = from_kvm(&self.fd.sync_regs().regs);
+                    self.ring = Ring::User;
+                    self.settle();
+                    return Ok(Exit::Exception { vector: 13, error: 0, address: 0 });
+                }
                 Ok(exit) => {
                     let what = format!("{exit:?}");
                     let regs = self.fd.sync_regs().regs;

@@ -118,7 +118,7 @@ void threads(void) {
     }
     int started = 0;
     // A stack need not be a thread's own to wait in the kernel with.
-    for (; started < 6000; started++)
+    for (; started < 4200; started++)
         if (clone(waits, stacks[started % 64] + 4096 - 512, (int)shared, NULL) < 0) break;
     for (int i = 0; i < 400; i++) {
         syscall(SYS_tgkill, getpid(), below(200) + 100, below(66));

@@ -34,7 +34,7 @@ static void handle_all(void) {
 int attempt(void (*f)(uint64_t), uint64_t argument) {
     handle_all();
     // Whatever waits is interrupted, again and again.
-    struct itimerval often = {{0, 20000}, {0, 20000}}, never = {{0, 0}, {0, 0}};
+    struct itimerval often = {{0, 5000}, {0, 5000}}, never = {{0, 0}, {0, 0}};
     setitimer(ITIMER_REAL, &often, NULL);
     int signal = sigsetjmp(escape, 1);
     if (signal == 0) {
