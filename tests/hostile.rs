@@ -16,7 +16,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 const RAM_MIB: u64 = 128;
 /// Host memory beside the guest's RAM that a guest may make the host use.
 const OVERHEAD_KIB: u64 = 256 << 10;
-/// Guest status when it ended as it meant to, by a signal of its own (128 and the number), or because RAM ran out.
+/// Exit statuses of a host process that panicked, or whose microVM failed. Any other is the guest's own: it may well die of what it does.
 const HOST_FAILED: [i32; 2] = [101, 125];
 
 /// The program, compiled once; `None`, and a note, where there is no KVM.
@@ -124,7 +124,9 @@ fn withstand(category: &str, survives: bool) {
     let (code, errors) = (run.status.code(), &run.errors);
     assert_eq!(run.status.signal(), None, "the host process was ended by a signal: {errors}");
     assert!(!errors.contains("panicked"), "{errors}");
-    assert!(!code.is_some_and(|c| HOST_FAILED.contains(&c)), "the host failed: {errors}");
+    // A `syscall` of 32-bit code enters ring 0 at address 0, where nothing can be mapped: that stops the vCPU, as it should.
+    let stopped = category == "32-bit" && errors.contains("the vCPU stopped: exception 14 in ring 0");
+    assert!(stopped || !code.is_some_and(|c| HOST_FAILED.contains(&c)), "the host failed: {errors}");
     assert!(!run.output.contains("escaped"), "{}", run.output);
     assert!(run.peak_kib < (RAM_MIB << 10) + OVERHEAD_KIB, "the host process grew to {} KiB", run.peak_kib);
     assert_eq!(
@@ -156,6 +158,7 @@ macro_rules! categories {
 categories! {
     every_call_with_random_arguments: "calls", false;
     privileged_and_random_instructions: "instructions", false;
+    kernel_calls_of_32_bit_code: "32-bit", false;
     the_window_of_ring_0: "window", true;
     code_that_changes_itself: "self-modifying", true;
     stacks_that_overflow: "stack", false;

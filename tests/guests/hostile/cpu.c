@@ -60,6 +60,16 @@ void instructions(void) {
         memcpy(code + 2, &targets[i], 8);
         run_bytes(code, sizeof code - 1);
     }
+    // Random bytes.
+    for (int i = 0; i < 3000; i++) {
+        char bytes[24];
+        for (size_t k = 0; k < sizeof bytes; k += 8) memcpy(bytes + k, &(uint64_t){random_word()}, 8);
+        if (bytes[0] == 0x0f && bytes[1] == 0x05) continue;
+        run_bytes(bytes, sizeof bytes);
+    }
+}
+
+void code_of_32_bits(void) {
     // Into 32-bit code: far return to selector 0x23, then each way to call a kernel.
     static const char *const calls32[] = {"\xcd\x80", "\x0f\x34", "\x0f\x05", "\xf4"};
     for (int i = 0; i < 4; i++) {
@@ -70,13 +80,6 @@ void instructions(void) {
         memcpy(far + 7, &(uint64_t){(uint64_t)low}, 8);
         run_bytes(far, sizeof far - 1);
         munmap(low, 8192);
-    }
-    // Random bytes.
-    for (int i = 0; i < 3000; i++) {
-        char bytes[24];
-        for (size_t k = 0; k < sizeof bytes; k += 8) memcpy(bytes + k, &(uint64_t){random_word()}, 8);
-        if (bytes[0] == 0x0f && bytes[1] == 0x05) continue;
-        run_bytes(bytes, sizeof bytes);
     }
 }
 

@@ -78,12 +78,12 @@ void unmapped_buffers(void) {
     for (uint64_t i = 1; i < 6000; i++) {
         syscall(SYS_munmap, arena, 40 * 4096);
         // Page tables of their own for each.
-        uint64_t far = 0x100000000000 + (i << 30);
+        uint64_t far = 0x100000000000 + ((i % 1500) << 30);
         if (syscall(SYS_mmap, far, 4096, 3, 0x32, -1, 0) == (long)far) *(volatile char *)far = 1;
         syscall(SYS_mmap, arena, 40 * 4096, 7, 0x32, -1, 0);
         memset(arena, 0xff, 40 * 4096);
         if (i % 64 == 0)
-            for (uint64_t k = i - 63; k <= i; k++) syscall(SYS_munmap, 0x100000000000 + (k << 30), 4096);
+            for (uint64_t k = i - 63; k <= i; k++) syscall(SYS_munmap, 0x100000000000 + ((k % 1500) << 30), 4096);
     }
     stop = 1;
     for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
