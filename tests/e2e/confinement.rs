@@ -95,11 +95,13 @@ async fn each_sandbox_has_a_folder_that_goes_with_it() {
             let path = format!("{}/note", folder(&world, name).await);
             assert_eq!(world.result(name, &json!({"do": "read", "path": path})).await, *name, "{cell:?}");
         }
-        // A fresh sandbox begins with an empty one.
+        // A fresh sandbox begins without what others left. (It is not empty where Hydra itself lies below /tmp: the agents'
+        // folder has the same path in a jail.)
         let echo = world.call_fresh(&names[0], &json!({})).await;
         let fresh = json(&crate::world::result(&echo))["tmpDir"].as_str().unwrap().to_owned();
         let listed = world.call_fresh(&names[0], &json!({"do": "list", "path": fresh})).await;
-        assert!(listed.status == 500 || crate::world::result(&listed) == "[]", "{cell:?}: {}", listed.body);
+        let fresh = listed.status == 500 || !crate::world::result(&listed).contains("note");
+        assert!(fresh, "{cell:?}: {}", listed.body);
         for name in &names {
             world.deregister(name).await;
         }
