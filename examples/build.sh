@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Builds the example functions' artifacts and their input data into target/examples/. Languages whose tools are missing are left out, with a word.
 set -euo pipefail
+# Before the change of folder: a relative OUT is the caller's.
+out=$(realpath -m "${1:-$(dirname "${BASH_SOURCE[0]}")/../target/examples}")
 cd "$(dirname "${BASH_SOURCE[0]}")"
-out=${1:-../target/examples}
 mkdir -p "$out/data"
-out=$(realpath "$out")
 
 need() { for tool in "$@"; do command -v "$tool" >/dev/null 2>&1 || return 1; done; }
 build() { # LANGUAGE TOOL…

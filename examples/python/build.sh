@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Builds the Python functions: build.sh OUT puts python-NAME.zip of each, with the packages it uses, and the input data into OUT.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+# Before the change of folder: a relative OUT is the caller's.
 out=$(realpath "${1:?usage: build.sh OUT}")
+cd "$(dirname "${BASH_SOURCE[0]}")"
 
 # The Python that will run the functions, rather than a version manager's shim: packages are built for one version.
 python=/usr/bin/python3

@@ -4,10 +4,10 @@
 # Does nothing if nothing changed. The archive is valid only for this very jar, at this path, with this JDK: to install the agent
 # elsewhere, run this there.
 set -euo pipefail
+# Before the change of folder: a relative OUT is the caller's.
+out=$(realpath -m "${1:?usage: build.sh OUT}")
 cd "$(dirname "${BASH_SOURCE[0]}")"
-out=${1:?usage: build.sh OUT}
 mkdir -p "$out"
-out=$(realpath "$out")
 cmp -s flags.json "$out/flags.json" || cp flags.json "$out/flags.json"
 
 # Variables such as JAVA_TOOL_OPTIONS would change what is built.
