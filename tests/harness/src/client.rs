@@ -60,8 +60,7 @@ impl Client {
         concurrency: u32,
         requests: u32,
     ) -> Result<Reply, ClientError> {
-        let path = format!("/warmup?concurrency={concurrency}&requests={requests}");
-        self.post(&path, &json!({"name": name, "arguments": arguments})).await
+        self.repeat("warmup", name, arguments, concurrency, requests).await
     }
 
     /// `POST /stress`: `requests` invocations on at most `concurrency` sandboxes.
@@ -72,7 +71,18 @@ impl Client {
         concurrency: u32,
         requests: u32,
     ) -> Result<Reply, ClientError> {
-        let path = format!("/stress?concurrency={concurrency}&requests={requests}");
+        self.repeat("stress", name, arguments, concurrency, requests).await
+    }
+
+    async fn repeat(
+        &self,
+        call: &str,
+        name: &str,
+        arguments: &str,
+        concurrency: u32,
+        requests: u32,
+    ) -> Result<Reply, ClientError> {
+        let path = format!("/{call}?concurrency={concurrency}&requests={requests}");
         self.post(&path, &json!({"name": name, "arguments": arguments})).await
     }
 
