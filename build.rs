@@ -1,6 +1,9 @@
-//! Makes the guest's system-call table from `kernel-config/syscalls.toml`.
+//! Makes the guest's system-call table from `kernel-config/syscalls.toml`, and names the build by what it is made of.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::hash::{DefaultHasher, Hasher};
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -29,6 +32,39 @@ fn main() {
     if let Err(error) = generate() {
         println!("cargo::error={SOURCE}: {error}");
     }
+    match name_of_build() {
+        Ok(name) => println!("cargo::rustc-env=HYDRA_BUILD={name}"),
+        Err(error) => println!("cargo::error=naming the build: {error}"),
+    }
+}
+
+/// A number that differs when anything in Hydra's own sources or in the versions of its crates does: what one build saved of a
+/// program's state, another cannot read.
+fn name_of_build() -> std::io::Result<String> {
+    let mut files = BTreeSet::new();
+    for part in ["src", "kernel-config", "Cargo.lock"] {
+        println!("cargo::rerun-if-changed={part}");
+        collect(Path::new(part), &mut files)?;
+    }
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        let content = std::fs::read(&file)?;
+        hasher.write(file.as_os_str().as_encoded_bytes());
+        hasher.write_usize(content.len());
+        hasher.write(&content);
+    }
+    Ok(format!("{:016x}", hasher.finish()))
+}
+
+fn collect(path: &Path, files: &mut BTreeSet<PathBuf>) -> std::io::Result<()> {
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            collect(&entry?.path(), files)?;
+        }
+    } else if path.exists() {
+        files.insert(path.to_owned());
+    }
+    Ok(())
 }
 
 fn generate() -> Result<(), Box<dyn std::error::Error>> {

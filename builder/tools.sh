@@ -15,6 +15,10 @@ declare -rA packages=(
     [ab]="apache2-utils"
     [curl]="curl"
     [shellcheck]="shellcheck"
+    [cpython-tests]="libpython3.11-testsuite"
+    [qemu]="qemu-system-x86"
+    [busybox]="busybox-static"
+    [cpio]="cpio"
 )
 
 # Whether a tool is here.
@@ -24,6 +28,8 @@ has() {
         python) python_is_new_enough ;;
         python-packages) python3 -c 'import pip, venv, ensurepip' 2>/dev/null ;;
         javascript) command -v node >/dev/null ;;
+        cpython-tests) /usr/bin/python3.11 -c 'import test.libregrtest' 2>/dev/null ;;
+        qemu) command -v qemu-system-x86_64 >/dev/null ;;
         java) javac -version >/dev/null 2>&1 && command -v java >/dev/null ;;
         *) command -v "$1" >/dev/null ;;
     esac
@@ -41,6 +47,8 @@ describe() {
         python-packages) echo "Python's pip and venv" ;;
         javascript) echo "Node.js (node)" ;;
         java) echo "a JDK (java, javac)" ;;
+        qemu) echo "QEMU (qemu-system-x86_64)" ;;
+        cpython-tests) echo "CPython 3.11's test suite" ;;
         *) echo "$1" ;;
     esac
 }

@@ -20,6 +20,8 @@ pub enum Command {
     Serve(Box<Config>),
     /// Run a Linux program in a KVM microVM
     Exec(Box<crate::exec::Exec>),
+    /// List, show or remove the snapshots of functions
+    Snapshot(crate::snapshot::command::Snapshots),
     /// Say what this host can run, and what would make it run more
     Doctor(DoctorOptions),
 }

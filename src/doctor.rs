@@ -6,6 +6,7 @@ use crate::agent::{Agent, Runtimes};
 use crate::cli::DoctorOptions;
 use crate::config;
 use crate::jail;
+use crate::vmm::{Hypervisor, Sort};
 
 /// Prints every finding, one a line. Fails when no language at all can run.
 pub fn run(options: &DoctorOptions) -> ExitCode {
@@ -20,6 +21,19 @@ pub fn run(options: &DoctorOptions) -> ExitCode {
             }
             Err(reason) => line(false, agent.name(), reason),
         }
+    }
+    println!("\nMicroVMs, for snapshot sandboxes and hydra exec");
+    match Hypervisor::get() {
+        Ok(kvm) => {
+            let how = match kvm.sort() {
+                Sort::Hardware => "the CPU runs microVMs by itself",
+                Sort::Emulated => {
+                    "KVM emulates the part of a microVM that is not the program: it runs, a system call takes longer"
+                }
+            };
+            line(true, "kvm", how);
+        }
+        Err(error) => line(false, "kvm", &error.to_string()),
     }
     println!("\nLayers of the process sandbox's jail");
     for finding in jail::report() {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::linux::identity::Identity;
 use crate::linux::net::Policy;
-use crate::linux::{Config, ExitStatus, Guest, Mount, StartError};
+use crate::linux::{Config, ExitStatus, Guest, Mount, Source, StartError};
 
 /// Options of `hydra exec`.
 #[derive(clap::Args, Debug)]
@@ -21,6 +21,9 @@ pub struct Exec {
     /// Host directory or file SRC shown at DST; `:ro` forbids changes. May be given again.
     #[arg(long = "mount", value_name = "SRC:DST[:ro]", value_parser = parse_mount)]
     mounts: Vec<Mount>,
+    /// An empty file system in guest RAM at DST for up to SIZE (such as 64M or 1G; half of the RAM unless given). May be given again.
+    #[arg(long = "tmpfs", value_name = "DST[:SIZE]", value_parser = parse_tmpfs)]
+    tmpfs: Vec<(PathBuf, Option<u64>)>,
     /// Environment variable K with value V, beside those that this command has. May be given again.
     #[arg(long = "env", value_name = "K=V", value_parser = parse_variable)]
     environment: Vec<OsString>,
@@ -40,9 +43,9 @@ pub struct Exec {
 enum Network {
     /// Nobody.
     Closed,
-    /// Services on this machine's loopback interface.
+    /// Itself, by a loopback interface of its own.
     Loopback,
-    /// Everybody.
+    /// Everybody whom this machine can talk to.
     Open,
 }
 
@@ -55,11 +58,35 @@ fn parse_mount(text: &str) -> Result<Mount, String> {
         _ => return Err(format!("`{text}` is not of the form SRC:DST or SRC:DST:ro")),
     };
     match (source, target) {
-        (Some(source), Some(target)) if !source.is_empty() && target.starts_with('/') => {
-            Ok(Mount { source: source.into(), target: Path::new(target).components().collect(), read_only })
-        }
+        (Some(source), Some(target)) if !source.is_empty() && target.starts_with('/') => Ok(Mount {
+            source: Source::Host(source.into()),
+            target: Path::new(target).components().collect(),
+            read_only,
+        }),
         _ => Err(format!("`{text}` needs a source and an absolute target, as in /data:/mnt:ro")),
     }
+}
+
+/// `DST` or `DST:SIZE`.
+fn parse_tmpfs(text: &str) -> Result<(PathBuf, Option<u64>), String> {
+    let wrong = || format!("`{text}` is not of the form DST or DST:SIZE, as in /tmp:64M");
+    let (target, size) = text.split_once(':').map_or((text, None), |(target, size)| (target, Some(size)));
+    if !target.starts_with('/') || target == "/" {
+        return Err(wrong());
+    }
+    let size = size.map(|size| parse_size(size).ok_or_else(wrong)).transpose()?;
+    Ok((Path::new(target).components().collect(), size))
+}
+
+/// Bytes, with K, M or G for powers of 1024.
+fn parse_size(text: &str) -> Option<u64> {
+    let (number, shift) = match text.as_bytes().last()? {
+        b'K' => (&text[..text.len() - 1], 10),
+        b'M' => (&text[..text.len() - 1], 20),
+        b'G' => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift).filter(|size| *size > 0)
 }
 
 fn parse_variable(text: &str) -> Result<OsString, String> {
@@ -91,8 +118,15 @@ impl Exec {
     pub fn run(self) -> Result<u8, ExecError> {
         let environment = self.full_environment();
         let program = self.find(&environment)?;
-        let mut mounts = vec![Mount { source: self.root.clone(), target: "/".into(), read_only: false }];
+        let mut mounts =
+            vec![Mount { source: self.root.clone().into(), target: "/".into(), read_only: false }];
         mounts.extend(self.mounts);
+        let half = self.memory << 19;
+        mounts.extend(self.tmpfs.into_iter().map(|(target, size)| Mount {
+            source: Source::tmpfs(size.unwrap_or(half)),
+            target,
+            read_only: false,
+        }));
         let working_directory = match std::env::current_dir() {
             Ok(dir) if self.root == Path::new("/") => dir,
             _ => "/".into(),
@@ -105,8 +139,8 @@ impl Exec {
             environment,
             working_directory,
             descriptors: standard_streams()?,
-            umask: umask(),
-            identity: Identity::of_this_process(),
+            umask: take_umask(),
+            identity: Identity { host_name: host_name(), ..Identity::of_this_process() },
             network: match self.network {
                 Network::Closed => Policy::Closed,
                 Network::Loopback => Policy::Loopback,
@@ -114,7 +148,12 @@ impl Exec {
             },
             trace: self.trace,
         };
-        Ok(match Guest::start(config)?.wait()? {
+        let guest = Guest::start(config)?;
+        let status = guest.wait()?;
+        if guest.ran_out_of_memory() {
+            eprintln!("hydra: the program needed more than its {} MiB of memory and was killed", self.memory);
+        }
+        Ok(match status {
             ExitStatus::Code(code) => code,
             ExitStatus::Signal(signal) => 128 + signal,
         })
@@ -150,11 +189,14 @@ impl Exec {
     }
 }
 
-/// This process's file mode creation mask. Asking is setting, so it is set back at once; no other thread runs yet.
-fn umask() -> u32 {
-    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    rustix::process::umask(mask);
-    mask.as_raw_mode()
+/// This machine's name, which the files that the program sees know.
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Takes this process's file mode creation mask, which is the program's from now on: what the program makes is masked once, by its own.
+fn take_umask() -> u32 {
+    rustix::process::umask(rustix::fs::Mode::empty()).as_raw_mode()
 }
 
 /// Copies of descriptors 0 to 2 with their open flags.
@@ -173,6 +215,15 @@ fn standard_streams() -> Result<Vec<(OwnedFd, u32)>, ExecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_parsed() {
+        assert_eq!(parse_tmpfs("/tmp"), Ok(("/tmp".into(), None)));
+        assert_eq!(parse_tmpfs("/tmp/:64M"), Ok(("/tmp".into(), Some(64 << 20))));
+        for wrong in ["", "/", "tmp", "/tmp:", "/tmp:0", "/tmp:1T", "/tmp:M", "/tmp:99999999999G"] {
+            assert!(parse_tmpfs(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn mounts_are_parsed() {

@@ -5,12 +5,14 @@
 //! sandbox an *agent* of the function's language speaks the protocol of `guest-agent/PROTOCOL.md`.
 //!
 //! [`exec`] → [`linux`] → [`vmm`]: a microVM that runs one Linux program in guest ring 3, whose system calls Hydra serves.
+//! [`snapshot`] keeps such programs on disk, stopped in the middle, to go on any number of times.
 
 pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod doctor;
 pub mod exec;
+pub mod folder;
 pub mod function;
 pub mod http;
 pub mod jail;
@@ -18,4 +20,5 @@ pub mod linux;
 pub mod metrics;
 pub mod sandbox;
 pub mod service;
+pub mod snapshot;
 pub mod vmm;

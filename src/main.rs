@@ -25,12 +25,17 @@ fn main() -> ExitCode {
                 ExitCode::from(125)
             }
         },
+        Command::Snapshot(snapshots) => match snapshots.run(&mut std::io::stdout().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(error),
+        },
         Command::Doctor(options) => hydra::doctor::run(&options),
     }
 }
 
 fn serve(config: &Config) -> ExitCode {
     start_log(config.log_format);
+    raise_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(format!("cannot start the async runtime: {error}")),
@@ -40,6 +45,16 @@ fn serve(config: &Config) -> ExitCode {
     {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(error),
+    }
+}
+
+/// A microVM holds some dozens of descriptors, and the usual soft limit is for programs that use select(2).
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 

@@ -61,6 +61,7 @@ pub struct Metrics {
 pub struct FunctionMetrics {
     ok: Counter<u64, AtomicU64>,
     cold: Histogram,
+    restore: Histogram,
     warm: Histogram,
 }
 
@@ -94,6 +95,7 @@ impl Metrics {
         FunctionMetrics {
             ok: self.invocations.get_or_create_owned(&outcome(spec, OK)),
             cold: seconds(Start::Cold),
+            restore: seconds(Start::Restore),
             warm: seconds(Start::Warm),
         }
     }
@@ -108,7 +110,7 @@ impl Metrics {
         for kind in kinds.iter().chain([&OK]) {
             self.invocations.remove(&outcome(spec, kind));
         }
-        for start in [Start::Cold, Start::Warm] {
+        for start in [Start::Cold, Start::Restore, Start::Warm] {
             self.seconds.remove(&Started { function: spec.name.clone(), start: start.name() });
         }
         for (state, _) in states(&PoolStatus { idle: 0, busy: 0, starting: 0, waiting: 0 }) {
@@ -153,6 +155,7 @@ impl FunctionMetrics {
         self.ok.inc();
         match invocation.start {
             Start::Cold => self.cold.observe(time.as_secs_f64()),
+            Start::Restore => self.restore.observe(time.as_secs_f64()),
             Start::Warm => self.warm.observe(time.as_secs_f64()),
         }
     }

@@ -1,33 +1,32 @@
 //! What Hydra does, without HTTP: register, invoke, warm up, deregister.
 
+mod register;
+mod repeat;
+
+pub use repeat::{MAX_CALLERS, MAX_REQUESTS};
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use futures_util::future::{join_all, try_join_all};
 use serde::Serialize;
 use tempfile::TempDir;
 
 use crate::agent::{Agent, Runtimes};
 use crate::config::{Config, agents_folder};
-use crate::function::spec::{Defaults, Query};
+use crate::function::spec::Defaults;
 use crate::function::store::{Limits, StoreError};
-use crate::function::{CodeError, CodeStore, Function, SandboxKind, Spec, SpecError};
+use crate::function::{CodeError, CodeStore, Spec, SpecError};
 use crate::metrics::{FunctionMetrics, Metrics};
 use crate::sandbox::{
-    self, BlankAgents, Invocation, IsolateStarter, LanguageHosts, MemoryWatch, Pool, PoolSettings,
-    PoolStatus, ProcessStarter, Starter,
+    self, BlankAgents, Invocation, IsolateStarter, LanguageHosts, MemoryWatch, MicroVms, Pool, PoolSettings,
+    PoolStatus, ProcessStarter, SnapshotStatus, Snapshots, Starter,
 };
 
 /// How often idle sandboxes are looked after.
 const SWEEP: Duration = Duration::from_secs(1);
-
-/// Most invocations and callers that one `/warmup` or `/stress` may ask for.
-pub const MAX_REQUESTS: u32 = 1_000_000;
-/// See [`MAX_REQUESTS`].
-pub const MAX_CALLERS: u32 = 1_000;
 
 /// A running Hydra.
 pub struct Service {
@@ -40,6 +39,7 @@ pub struct Service {
     blanks: Arc<BlankAgents>,
     isolates: Arc<dyn Starter>,
     processes: Arc<dyn Starter>,
+    vms: Arc<MicroVms>,
     functions: RwLock<HashMap<String, Arc<Registered>>>,
     metrics: Metrics,
     /// Temporary folders of sandboxes and the agents' socket; removed at the end.
@@ -64,6 +64,8 @@ pub struct Description {
     /// sha-256 of the code.
     digest: String,
     sandboxes: PoolStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot: Option<SnapshotStatus>,
     invocations: u64,
     failures: u64,
     /// Milliseconds since 1970.
@@ -101,6 +103,16 @@ pub enum ServiceError {
     /// Another function has this name.
     #[error("the function '{0}' is registered already with another specification; deregister it first")]
     Conflict(String),
+    /// Another function has the number of its snapshot.
+    #[error(
+        "the svmid {svmid} is that of the function '{function}'; give another, or none to have one made from the name"
+    )]
+    SvmidTaken {
+        /// The number.
+        svmid: u64,
+        /// Whose it is.
+        function: String,
+    },
     /// There are as many functions as there may be.
     #[error("{0} functions are registered, which is the most; deregister one first")]
     TooMany(usize),
@@ -154,7 +166,7 @@ impl Service {
                 concurrency: config.default_concurrency,
             },
             max_functions: config.max_functions,
-            runtimes,
+            runtimes: runtimes.clone(),
             store,
             isolates: Arc::new(IsolateStarter::new(
                 hosts.clone(),
@@ -162,6 +174,7 @@ impl Service {
                 config.max_result,
             )),
             processes: Arc::new(ProcessStarter::new(blanks.clone(), config.max_result)),
+            vms: MicroVms::new(runtimes.clone(), scratch.path().to_owned(), config),
             hosts,
             blanks,
             functions: RwLock::default(),
@@ -170,60 +183,6 @@ impl Service {
         });
         tokio::spawn(sweep(Arc::downgrade(&service)));
         Ok(service)
-    }
-
-    /// Registers a function: checks what was said, downloads and unpacks the code.
-    ///
-    /// # Errors
-    /// [`ServiceError`]: what is wrong with it, or that the name is taken.
-    pub async fn register(&self, query: Query) -> Result<String, ServiceError> {
-        let spec = query.check(self.defaults)?;
-        if self.is_registered(&spec)? {
-            return Ok(spec.name);
-        }
-        let starter = match spec.sandbox {
-            SandboxKind::Isolate => &self.isolates,
-            SandboxKind::Process => &self.processes,
-            SandboxKind::Snapshot | SandboxKind::SnapshotProcess => {
-                return Err(ServiceError::Unavailable(format!(
-                    "this version of Hydra has no '{}' sandboxes yet; use isolate or process",
-                    spec.sandbox
-                )));
-            }
-        };
-        let code = self.store.fetch(&spec.url).await?;
-        let function = Arc::new(Function { spec, code });
-        let agent = function.agent();
-        self.runtimes.get(agent).map_err(|reason| {
-            ServiceError::Unavailable(format!("{agent} functions cannot run on this host: {reason}"))
-        })?;
-        match function.spec.sandbox {
-            SandboxKind::Isolate => self.hosts.prepare(agent),
-            _ => self.blanks.prepare(agent),
-        }
-        let name = function.spec.name.clone();
-        let mut functions = self.functions.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(other) = functions.get(&name) {
-            // It was registered while the code was downloaded.
-            return match *other.spec() == function.spec {
-                true => Ok(name),
-                false => Err(ServiceError::Conflict(name)),
-            };
-        }
-        if functions.len() >= self.max_functions {
-            return Err(ServiceError::TooMany(self.max_functions));
-        }
-        tracing::info!(function = name, sandbox = %function.spec.sandbox, %agent, digest = function.code.digest, "registered");
-        let registered = Registered {
-            metrics: self.metrics.function(&function.spec),
-            pool: Pool::new(function, starter.clone(), self.settings),
-            registered: SystemTime::now(),
-            failures: AtomicU64::new(0),
-            invocations: AtomicU64::new(0),
-        };
-        functions.insert(name.clone(), Arc::new(registered));
-        self.metrics.set_functions(functions.len());
-        Ok(name)
     }
 
     /// Invokes a function; with `fresh` in a sandbox of its own.
@@ -237,60 +196,6 @@ impl Service {
         fresh: bool,
     ) -> Result<Invocation, ServiceError> {
         self.invoke_on(&*self.find(name)?, arguments, fresh).await
-    }
-
-    /// Invokes a function `requests` times on each of `callers` concurrent callers, and once more for the result.
-    ///
-    /// # Errors
-    /// The first error of an invocation.
-    pub async fn warm_up(
-        &self,
-        name: &str,
-        arguments: &[u8],
-        callers: u32,
-        requests: u32,
-    ) -> Result<Invocation, ServiceError> {
-        let function = self.find(name)?;
-        let last = try_join_all((0..callers).map(|_| async {
-            let mut last = None;
-            for _ in 0..requests {
-                last = Some(self.invoke_on(&function, arguments, false).await?);
-            }
-            Ok::<_, ServiceError>(last)
-        }))
-        .await?;
-        match last.into_iter().flatten().next_back() {
-            Some(invocation) => Ok(invocation),
-            None => self.invoke_on(&function, arguments, false).await,
-        }
-    }
-
-    /// Invokes a function `requests` times in all, on at most `callers` sandboxes at a time.
-    ///
-    /// # Errors
-    /// The first error of an invocation; the others run to their end all the same.
-    pub async fn stress(
-        &self,
-        name: &str,
-        arguments: &[u8],
-        callers: u32,
-        requests: u32,
-    ) -> Result<(), ServiceError> {
-        let function = self.find(name)?;
-        let left = AtomicU64::new(requests.into());
-        let take =
-            || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
-        let results = join_all((0..callers).map(|_| async {
-            let mut result = Ok(());
-            while take() {
-                if let Err(error) = self.invoke_on(&function, arguments, false).await {
-                    result = Err(error);
-                }
-            }
-            result
-        }))
-        .await;
-        results.into_iter().collect()
     }
 
     /// Removes a function and ends its sandboxes; invocations under way run to their end.
@@ -377,14 +282,6 @@ impl Service {
         functions.get(name).cloned().ok_or_else(|| ServiceError::Unknown(name.into()))
     }
 
-    fn is_registered(&self, spec: &Spec) -> Result<bool, ServiceError> {
-        match self.find(&spec.name) {
-            Ok(other) if other.spec() == spec => Ok(true),
-            Ok(_) => Err(ServiceError::Conflict(spec.name.clone())),
-            Err(_) => Ok(false),
-        }
-    }
-
     fn all(&self) -> Vec<Arc<Registered>> {
         let functions = self.functions.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         functions.values().cloned().collect()
@@ -401,6 +298,7 @@ impl Registered {
             spec: self.spec().clone(),
             digest: self.pool.function().code.digest.clone(),
             sandboxes: self.pool.status(),
+            snapshot: self.pool.snapshots().map(Snapshots::status),
             invocations: self.invocations.load(Ordering::Relaxed),
             failures: self.failures.load(Ordering::Relaxed),
             registered: self.registered.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,

@@ -12,7 +12,7 @@ mod peer;
 use std::io::Write;
 use std::path::Path;
 
-use peer::{Agent, CLOSED, Channel, HELLO, Host, INVOKE, LOAD_FAILED, LOADED, RAISED, RESULT};
+use peer::{Agent, CLOSED, Channel, HELLO, Host, INVOKE, LOAD_FAILED, LOADED, RAISED, RESTORED, RESULT};
 use runtimes::{Runtime, each};
 use serde_json::{Value, json};
 
@@ -118,6 +118,39 @@ fn a_function_that_raises_stays_usable() {
         let raised = agent.channel.invoke_raising(r#"{"do": "unserialisable"}"#);
         assert!(!raised["message"].as_str().unwrap().is_empty(), "{raised}");
         assert_eq!(agent.channel.invoke("1"), "1");
+        end(runtime, agent);
+    });
+}
+
+#[test]
+fn a_restore_seeds_what_the_language_keeps_and_calls_the_functions_hook() {
+    let restored = |agent: &mut Agent, entropy: char| {
+        let entropy = entropy.to_string().repeat(64);
+        agent.channel.send_json(RESTORED, &json!({"entropy": entropy, "time": 1_800_000_000_000_u64}));
+    };
+    each(|runtime| {
+        let mut agent = loaded(runtime);
+        assert_eq!(agent.channel.invoke("1"), "1");
+        // It is not answered: the next frame is that of the invocation.
+        restored(&mut agent, 'a');
+        assert_eq!(agent.channel.invoke("2"), "2");
+        if !runtime.takes_text {
+            assert_eq!(agent.channel.invoke(r#"{"do": "restores"}"#), "1");
+            agent.channel.invoke(r#"{"do": "break the hook"}"#);
+            restored(&mut agent, 'a');
+            let raised = agent.channel.invoke_raising("1");
+            assert!(raised["message"].as_str().unwrap().contains("deliberate"), "{raised}");
+            agent.channel.invoke(r#"{"do": "mend the hook"}"#);
+            assert_eq!(agent.channel.invoke(r#"{"do": "restores"}"#), "2");
+        }
+        if matches!(runtime.name, "python" | "javascript") {
+            let [first, same, other] = ['a', 'a', 'b'].map(|entropy| {
+                restored(&mut agent, entropy);
+                agent.channel.invoke(r#"{"do": "random"}"#)
+            });
+            assert_eq!(first, same, "{}", runtime.name);
+            assert_ne!(first, other, "{}", runtime.name);
+        }
         end(runtime, agent);
     });
 }

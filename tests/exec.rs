@@ -1,8 +1,10 @@
 //! `hydra exec`: programs do in a microVM what they do natively.
 
+#[path = "exec/runtimes.rs"]
+mod runtimes;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// Longest time for one program.
@@ -71,21 +73,30 @@ fn status(output: &Output) -> i32 {
 }
 
 fn same(name: &str, program: &Path, args: &[&str]) {
-    let (native, guest) = (natively(program, args), in_guest(&[], program, args));
+    same_with(&[], name, program, args);
+}
+
+/// Runs a program natively and in the guest with these options: output and exit status must be the same.
+fn same_with(options: &[&str], name: &str, program: &Path, args: &[&str]) {
+    let (native, guest) = (natively(program, args), in_guest(options, program, args));
     let text = |o: &Output| (String::from_utf8_lossy(&o.stdout).into_owned(), status(o));
     let errors = String::from_utf8_lossy(&guest.stderr).into_owned();
     assert_eq!(text(&guest), text(&native), "{name}: the guest differs; its standard error: {errors}");
 }
 
-/// Compiles a program of `tests/guests` once.
+/// Compiles a program of `tests/guests`, unless that was done since it was changed.
 fn compiled(name: &str, flags: &[&str]) -> PathBuf {
-    static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let dir = DIR.get_or_init(|| tempfile::tempdir().expect("a directory"));
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests").join(name);
-    let target = dir.path().join(format!("{name}{}", flags.concat()));
-    let mut gcc = Command::new("gcc");
-    gcc.args(["-O1", "-w", "-pthread"]).args(flags).arg("-o").arg(&target).arg(source);
-    assert!(gcc.status().expect("gcc is installed").success());
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}{}", flags.concat()));
+    let changed = |path: &Path| path.metadata().and_then(|file| file.modified()).ok();
+    if changed(&target) < changed(&source) {
+        // Tests in other processes may do the same at the same time.
+        let new = target.with_added_extension(std::process::id().to_string());
+        let mut gcc = Command::new("gcc");
+        gcc.args(["-O1", "-w", "-pthread"]).args(flags).arg("-o").arg(&new).arg(source);
+        assert!(gcc.status().expect("gcc is installed").success());
+        std::fs::rename(&new, &target).expect("the program is put in its place");
+    }
     target
 }
 
@@ -98,7 +109,12 @@ macro_rules! guests {
                 same($file, &compiled($file, &$flags), &[]);
             }
         }
-    )*};
+    )*
+        #[test]
+        fn the_programs_compile() {
+            $(compiled($file, &$flags);)*
+        }
+    };
 }
 
 guests! {
@@ -108,9 +124,15 @@ guests! {
     signals_fixed_address: "signals.c" ["-no-pie"];
     memory: "memory.c" [];
     memory_static_pie: "memory.c" ["-static-pie"];
+    mappings: "mappings.c" [];
     files: "files.c" [];
+    tmpfs: "tmpfs.c" [];
     events: "events.c" [];
+    pipes: "pipes.c" [];
+    unix_sockets: "unix.c" [];
     clocks: "clocks.c" [];
+    timers: "timers.c" [];
+    signal_queues: "signal_queues.c" [];
 }
 
 #[test]
@@ -176,6 +198,22 @@ fn a_rust_program_runs_static_and_dynamic() {
 }
 
 #[test]
+fn a_go_program_runs() {
+    if !can_run("a_go_program_runs") {
+        return;
+    }
+    let Some(go) = installed("go") else {
+        return eprintln!("a_go_program_runs skipped: go is not installed");
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let (source, target) = (Path::new("tests/guests/goroutines.go"), dir.path().join("goroutines"));
+    let mut build = Command::new(go);
+    build.arg("build").arg("-o").arg(&target).arg(source).env("GOCACHE", dir.path().join("cache"));
+    assert!(build.status().expect("go runs").success());
+    same("goroutines.go", &target, &["one", "two"]);
+}
+
+#[test]
 fn the_root_is_what_was_mounted() {
     if !can_run("the_root_is_what_was_mounted") {
         return;
@@ -198,6 +236,75 @@ fn the_root_is_what_was_mounted() {
     assert_ne!(status(&written), 0);
     assert!(String::from_utf8_lossy(&written.stderr).contains("Read-only file system"));
     assert_eq!(status(&guest(&["cat", "/../../../../etc/passwd"])), 1);
+}
+
+#[test]
+fn a_program_reaches_the_network_that_it_was_given() {
+    if !can_run("a_program_reaches_the_network_that_it_was_given") {
+        return;
+    }
+    let Some(python) = installed("/usr/bin/python3.11") else {
+        return eprintln!("skipped: Python is not installed");
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let port = listener.local_addr().expect("an address").port().to_string();
+    let ask = "import socket, sys\ntry: socket.create_connection(('127.0.0.1', int(sys.argv[1]))); print('reached')\n\
+               except OSError as e: print(type(e).__name__)";
+    let own = "import socket, threading\nl = socket.create_server(('', 0))\n\
+               c = socket.create_connection(('127.0.0.1', l.getsockname()[1])); a, _ = l.accept(); c.sendall(b'own')\n\
+               print(a.recv(3), [name for _, name in socket.if_nameindex()])\n\
+               try: socket.create_connection(('192.0.2.1', 9), 5)\nexcept OSError as e: print(e.strerror)";
+    let guest = |network: &str, args: &[&str]| {
+        let output = in_guest(&["--network", network], &python, args);
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    assert_eq!(guest("open", &["-c", ask, &port]), "reached\n");
+    assert_eq!(guest("loopback", &["-c", ask, &port]), "ConnectionRefusedError\n");
+    assert_eq!(guest("loopback", &["-c", own]), "b'own' ['lo']\nNetwork is unreachable\n");
+    assert_eq!(guest("closed", &["-c", ask, &port]), "PermissionError\n");
+}
+
+#[test]
+fn runtimes_talk_over_their_own_loopback() {
+    if !can_run("runtimes_talk_over_their_own_loopback") {
+        return;
+    }
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests");
+    let dir = tempfile::tempdir().expect("a directory");
+    let classes = dir.path().to_str().expect("UTF-8");
+    let script = sources.join("network.js");
+    let mut programs: Vec<(PathBuf, Vec<&str>)> = Vec::new();
+    match installed("/usr/bin/node") {
+        Some(node) => programs.push((node, vec![script.to_str().expect("UTF-8")])),
+        None => eprintln!("node skipped: it is not installed"),
+    }
+    match (installed("java"), installed("javac")) {
+        (Some(java), Some(javac)) => {
+            let mut compiler = Command::new(javac);
+            compiler.args(["-d", classes]).arg(sources.join("Network.java"));
+            assert!(compiler.status().expect("javac runs").success());
+            programs.push((java, vec!["-cp", classes, "Network"]));
+        }
+        _ => eprintln!("java skipped: it is not installed"),
+    }
+    for (program, args) in programs {
+        let (native, guest) =
+            (natively(&program, &args), in_guest(&["--network", "loopback"], &program, &args));
+        let errors = String::from_utf8_lossy(&guest.stderr).into_owned();
+        assert_eq!(guest.stdout, native.stdout, "{}: {errors}", program.display());
+        assert!(!native.stdout.is_empty() && status(&native) == 0);
+    }
+}
+
+#[test]
+fn the_terminal_is_one_that_was_inherited_or_none() {
+    if !can_run("the_terminal_is_one_that_was_inherited_or_none") {
+        return;
+    }
+    let Some(cat) = installed("cat") else { return eprintln!("skipped: cat is not installed") };
+    let output = in_guest(&[], &cat, &["/dev/tty"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("No such device or address"), "{errors}");
 }
 
 #[test]

@@ -11,7 +11,9 @@ source "$root/builder/tools.sh"
 readonly cargo_deny_version=0.20.2
 
 # Each step: what it checks. They run in this order.
-readonly steps=(fmt clippy shell dependencies advisories python javascript java rust demo)
+readonly steps=(fmt clippy shell dependencies advisories python javascript java rust vm demo)
+# Steps that take long, and run only where they are named.
+readonly further_steps=(cpython)
 declare -rA titles=(
     [fmt]="the Rust code is formatted (rustfmt)"
     [clippy]="the Rust code has no warnings (clippy)"
@@ -22,7 +24,9 @@ declare -rA titles=(
     [javascript]="the JavaScript agent's tests"
     [java]="the Java agent's tests"
     [rust]="the Rust unit and end-to-end tests"
+    [vm]="the microVM on a hardware KVM, in an emulated machine (a part; tests/vm/run does all)"
     [demo]="the demo"
+    [cpython]="all modules of CPython's own tests that must pass in a microVM (\`rust\` runs the quick ones)"
 )
 
 main() {
@@ -53,6 +57,9 @@ help() {
     echo "Usage: ./hydra test [STEP…]"
     echo
     for step in "${steps[@]}"; do printf '  %-13s %s\n' "$step" "${titles[$step]}"; done
+    echo
+    echo "Only where they are named:"
+    for step in "${further_steps[@]}"; do printf '  %-13s %s\n' "$step" "${titles[$step]}"; done
     echo
     echo "A step whose tools are missing and cannot be installed is skipped; with HYDRA_REQUIRE_ALL=1 that is a failure."
 }
@@ -168,6 +175,7 @@ test_rust() {
     provide_runtimes
     provide_example_tools
     provide curl ab || lacking+=("curl or ab ($(install_command curl ab))")
+    provide cpython-tests || lacking+=("CPython 3.11's test suite ($(install_command cpython-tests))")
     "$root/build.sh" --debug && quietly "building the example functions" "$root/examples/build.sh" || return
     provide_graalvm_library || lacking+=("a GraalVM library (tests/fixtures/native/saxon/build.sh cannot have it from PyPI)")
     cargo_test || return
@@ -194,5 +202,18 @@ cargo_test() {
 }
 
 test_demo() { "$root/hydra" demo; }
+
+test_vm() {
+    local status=0
+    provide qemu busybox cpio || true
+    "$root/tests/vm/run" --quick || status=$?
+    ((status == 77)) && skipped_because="the emulated machine cannot be set up; tests/vm/run says what is missing"
+    return "$status"
+}
+
+test_cpython() {
+    needs cpython-tests || return
+    quietly "CPython's tests" cargo test --locked --test cpython -- --include-ignored
+}
 
 main "$@"

@@ -11,6 +11,7 @@ const KIND = {
   CLOSED: 0x11,
   LOAD: 0x81,
   INVOKE: 0x82,
+  RESTORED: 0x83,
   OPEN: 0x91,
   CLOSE: 0x92,
 };

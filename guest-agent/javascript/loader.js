@@ -15,7 +15,10 @@ class EntryPointError extends Error {
   }
 }
 
-/** The function that `entryPoint` (`module.export`, or null for the default) names in `code`, a file or a directory. */
+/**
+ * The function that `entryPoint` (`module.export`, or null for the default) names in `code`, a file or a directory, and its hook for
+ * when it goes on from a snapshot, or null.
+ */
 async function loadFunction(code, entryPoint) {
   const isDirectory = fs.statSync(code).isDirectory();
   const root = fs.realpathSync(code);
@@ -23,7 +26,9 @@ async function loadFunction(code, entryPoint) {
     ? findInDirectory(root, entryPoint)
     : { file: root, exportPath: entryPoint === null ? DEFAULT_EXPORT_PATH : [entryPoint.slice(entryPoint.lastIndexOf('.') + 1)] };
   const { exports, topLevel } = await loadModule(file, root, exportPath[0]);
-  return findFunction(exports, topLevel, exportPath, path.relative(root, file) || path.basename(file));
+  const call = findFunction(exports, topLevel, exportPath, path.relative(root, file) || path.basename(file));
+  const hook = exports?.afterRestore ?? exports?.default?.afterRestore;
+  return { call, afterRestore: typeof hook === 'function' ? hook : null };
 }
 
 function findInDirectory(root, entryPoint) {

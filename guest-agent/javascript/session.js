@@ -15,6 +15,8 @@ class Session {
   #channel;
   #flushOutput;
   #function = null;
+  #afterRestore = null;
+  #restoring = null; // the function's hook that is under way, as a promise
   #name = '';
   #tmpDir = '';
   #maxResult = MAX_PAYLOAD_BYTES;
@@ -27,8 +29,8 @@ class Session {
 
   constructor(where, token, onEnd) {
     this.#channel = new Channel(where, {
-      kinds: [KIND.LOAD, KIND.INVOKE],
-      onFrame: (kind, text) => (kind === KIND.INVOKE ? this.#invoke(text) : this.#load(JSON.parse(text))),
+      kinds: [KIND.LOAD, KIND.INVOKE, KIND.RESTORED],
+      onFrame: (kind, text) => this.#frame(kind, text),
       onEnd,
       onOpen: () => this.#hello(token),
     });
@@ -36,6 +38,16 @@ class Session {
     process.on('uncaughtException', (error) => this.#uncaught(error));
     process.on('unhandledRejection', (reason) => this.#uncaught(reason));
     process.on('exit', this.#flushOutput);
+  }
+
+  #frame(kind, text) {
+    if (kind === KIND.INVOKE) {
+      this.#invoke(text);
+    } else if (kind === KIND.LOAD) {
+      this.#load(JSON.parse(text));
+    } else {
+      this.#restored(JSON.parse(text));
+    }
   }
 
   #hello(token) {
@@ -48,7 +60,10 @@ class Session {
     this.#tmpDir = tmpDir;
     this.#maxResult = Math.min(maxResult ?? MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES);
     try {
-      this.#function = await require('./loader.js').loadFunction(code, entryPoint ?? null);
+      const { call, afterRestore } = await require('./loader.js').loadFunction(code, entryPoint ?? null);
+      this.#function = call;
+      this.#afterRestore = afterRestore;
+      require('./restored.js'); // now: no clone is to wait for it
     } catch (error) {
       this.#loadError = error;
     }
@@ -65,6 +80,15 @@ class Session {
     }
   }
 
+  /** Makes what all clones of a snapshot share this one's own. An INVOKE that comes meanwhile waits. */
+  #restored({ entropy }) {
+    require('./restored.js').reseed(entropy);
+    if (this.#afterRestore !== null) {
+      const hook = new Promise((resolve) => resolve(this.#afterRestore()));
+      this.#restoring = hook.then(() => null, (error) => ({ error }));
+    }
+  }
+
   #invoke(text) {
     const call = this.#function;
     if (call === null && this.#loadError === null) {
@@ -73,6 +97,17 @@ class Session {
     }
     const id = ++this.#started;
     this.#current = id;
+    if (this.#restoring !== null) {
+      const restoring = this.#restoring;
+      this.#restoring = null;
+      restoring.then((failed) => (failed === null ? this.#call(id, text) : this.#raised(id, failed.error)));
+      return;
+    }
+    this.#call(id, text);
+  }
+
+  #call(id, text) {
+    const call = this.#function;
     if (call === null) {
       this.#raised(id, this.#loadError);
       return;

@@ -1,6 +1,7 @@
 //! A function channel: the stream over which Hydra and an agent exchange frames.
 
 use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,8 @@ pub struct Channel {
     sending: Vec<u8>,
     log: LogSink,
     max_result: usize,
+    /// The agent goes on from a snapshot and was not told yet.
+    restored: bool,
 }
 
 /// What an agent says of itself in its first frame.
@@ -53,6 +56,24 @@ pub struct Load<'a> {
     pub tmp_dir: &'a std::path::Path,
     /// Most bytes of a result.
     pub max_result: usize,
+}
+
+/// What an agent is told that goes on from a snapshot.
+#[derive(Serialize)]
+struct Restored {
+    /// Random bytes that no other program gets, in hexadecimal.
+    entropy: String,
+    /// The wall time, in milliseconds since 1970.
+    time: u64,
+}
+
+impl Restored {
+    fn now() -> io::Result<Restored> {
+        let mut entropy = [0; 32];
+        rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty())?;
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        Ok(Restored { entropy: hex::encode(entropy), time })
+    }
 }
 
 /// The language's own account of what went wrong: an exception, a syntax error.
@@ -126,7 +147,14 @@ impl Channel {
             sending: Vec::new(),
             log,
             max_result: 0,
+            restored: false,
         }
+    }
+
+    /// A channel to an agent that goes on from a snapshot, with a function loaded whose results have at most `max_result` bytes. It is told of
+    /// the restore together with the first invocation.
+    pub fn restored(stream: UnixStream, log: LogSink, max_result: usize) -> Channel {
+        Channel { max_result, restored: true, ..Channel::new(stream, log) }
     }
 
     /// Waits for the agent's `HELLO`.
@@ -166,7 +194,13 @@ impl Channel {
     /// # Errors
     /// [`ChannelError`] when the agent ended.
     pub async fn invoke(&mut self, arguments: &[u8]) -> Result<(), ChannelError> {
-        self.send(Kind::Invoke, arguments).await
+        self.sending.clear();
+        if std::mem::take(&mut self.restored) {
+            let restored =
+                serde_json::to_vec(&Restored::now()?).map_err(|error| ChannelError::Io(error.into()))?;
+            frame::encode(Kind::Restored, &restored, &mut self.sending);
+        }
+        self.send_after(Kind::Invoke, arguments).await
     }
 
     /// Waits for the answer to the invocation under way. May be dropped and called again.
@@ -209,6 +243,11 @@ impl Channel {
 
     async fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<(), ChannelError> {
         self.sending.clear();
+        self.send_after(kind, payload).await
+    }
+
+    /// Sends a frame behind those that were encoded already.
+    async fn send_after(&mut self, kind: Kind, payload: &[u8]) -> Result<(), ChannelError> {
         frame::encode(kind, payload, &mut self.sending);
         write_all(&self.stream, &self.sending).await?;
         if self.sending.capacity() > 1 << 20 {
@@ -317,6 +356,30 @@ mod tests {
         assert!(matches!(channel.answer().await, Err(ChannelError::Ended { unread: false })));
         assert!(matches!(channel.invoke(b"{}").await, Err(ChannelError::Ended { unread: true })));
         assert!(!channel.is_idle());
+    }
+
+    #[tokio::test]
+    async fn a_restored_agent_is_told_so_once_before_its_first_invocation() {
+        let received = async |agent: &mut UnixStream| {
+            let mut buffer = BytesMut::with_capacity(4096);
+            agent.read_buf(&mut buffer).await.unwrap();
+            std::iter::from_fn(|| frame::decode(&mut buffer, 1000).unwrap()).collect::<Vec<_>>()
+        };
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            let (ours, mut agent) = UnixStream::pair().unwrap();
+            let mut channel = Channel::restored(ours, LogSink::new("test"), 100);
+            channel.invoke(b"1").await.unwrap();
+            let frames = received(&mut agent).await;
+            assert_eq!(frames.iter().map(|f| f.kind).collect::<Vec<_>>(), [Kind::Restored, Kind::Invoke]);
+            let told: serde_json::Value = serde_json::from_slice(&frames[0].payload).unwrap();
+            assert_eq!(told["entropy"].as_str().unwrap().len(), 64);
+            assert!(told["time"].as_u64().unwrap() > 1_700_000_000_000);
+            seen.push(told["entropy"].clone());
+            channel.invoke(b"2").await.unwrap();
+            assert_eq!(received(&mut agent).await.iter().map(|f| f.kind).collect::<Vec<_>>(), [Kind::Invoke]);
+        }
+        assert_ne!(seen[0], seen[1]);
     }
 
     #[tokio::test]

@@ -33,6 +33,8 @@ pub enum Kind {
     Load = 0x81,
     /// Invoke the function with these arguments (UTF-8).
     Invoke = 0x82,
+    /// The program goes on from a snapshot (JSON).
+    Restored = 0x83,
     /// Control channel: make an isolate (JSON).
     Open = 0x91,
     /// Control channel: end an isolate (JSON).
@@ -40,7 +42,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 11] = [
+    const ALL: [Kind; 12] = [
         Kind::Hello,
         Kind::Loaded,
         Kind::LoadFailed,
@@ -50,6 +52,7 @@ impl Kind {
         Kind::Closed,
         Kind::Load,
         Kind::Invoke,
+        Kind::Restored,
         Kind::Open,
         Kind::Close,
     ];

@@ -149,9 +149,13 @@ impl Runtime {
     /// The arguments of [`Runtime::program`] that start the agent on the channel `{fd}`: whoever starts it puts the
     /// descriptor's number there.
     pub fn arguments(&self, mode: Mode) -> Vec<OsString> {
-        let file = |name: &str| self.folder.join(name).into_os_string();
-        let mut arguments: Vec<OsString> =
-            flags(&self.folder, mode, self.heap(mode)).into_iter().map(OsString::from).collect();
+        self.arguments_at(mode, &self.folder)
+    }
+
+    /// The same for an agent that sees [`Runtime::folder`] at `place`.
+    pub fn arguments_at(&self, mode: Mode, place: &Path) -> Vec<OsString> {
+        let file = |name: &str| place.join(name).into_os_string();
+        let mut arguments: Vec<OsString> = self.flags(mode, place).into_iter().map(OsString::from).collect();
         match self.agent {
             // Isolated from the environment and from the user's packages.
             Agent::Python => arguments.extend(["-I".into(), "-S".into(), file("agent.py")]),
@@ -181,13 +185,25 @@ impl Runtime {
 
     /// Host folders that the runtime reads besides the system's own.
     pub fn readable(&self) -> Vec<PathBuf> {
-        let mut folders = vec![self.folder.clone()];
-        // .../bin/java: the folder above bin.
-        let home = self.program.parent().and_then(Path::parent);
-        folders.extend(
-            home.filter(|home| !home.starts_with("/usr") && *home != Path::new("/")).map(PathBuf::from),
-        );
-        folders
+        std::iter::once(self.folder.clone()).chain(self.home()).collect()
+    }
+
+    /// The runtime's own folder on the host, where it is none of the system's: that above `bin` of `.../bin/java`.
+    pub fn home(&self) -> Option<PathBuf> {
+        let home = self.program.parent().and_then(Path::parent)?;
+        let own = self.agent != Agent::Native && !home.starts_with("/usr") && home != Path::new("/");
+        own.then(|| home.to_owned())
+    }
+
+    /// The runtime's flags for a mode, with `{agent}` and `{heap}` filled in: the agent's folder as it sees it, and the most
+    /// MiB that the heap may have. None where the agent says nothing of flags.
+    fn flags(&self, mode: Mode, place: &Path) -> Vec<String> {
+        let text = std::fs::read(self.folder.join("flags.json")).unwrap_or_default();
+        let FlagsFile { flags } = serde_json::from_slice(&text).unwrap_or_default();
+        let own = if mode == Mode::Host { flags.host } else { flags.function };
+        let heap = self.heap(mode).to_string();
+        let fill = |flag: String| flag.replace("{agent}", &place.to_string_lossy()).replace("{heap}", &heap);
+        flags.both.into_iter().chain(own).map(fill).collect()
     }
 }
 
@@ -203,18 +219,6 @@ struct Flags {
     both: Vec<String>,
     function: Vec<String>,
     host: Vec<String>,
-}
-
-/// The runtime's flags for a mode, with `{agent}` and `{heap}` filled in: the agent's folder, and the most MiB that
-/// the heap may have. None where the agent says nothing of flags.
-fn flags(folder: &Path, mode: Mode, heap: u32) -> Vec<String> {
-    let text = std::fs::read(folder.join("flags.json")).unwrap_or_default();
-    let FlagsFile { flags } = serde_json::from_slice(&text).unwrap_or_default();
-    let own = if mode == Mode::Host { flags.host } else { flags.function };
-    let fill = |flag: String| {
-        flag.replace("{agent}", &folder.to_string_lossy()).replace("{heap}", &heap.to_string())
-    };
-    flags.both.into_iter().chain(own).map(fill).collect()
 }
 
 /// Bytes of memory that the machine has.

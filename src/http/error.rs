@@ -117,7 +117,7 @@ impl From<ServiceError> for ApiError {
             }
             ServiceError::Code(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad_code"),
             ServiceError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown_function"),
-            ServiceError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            ServiceError::Conflict(_) | ServiceError::SvmidTaken { .. } => (StatusCode::CONFLICT, "conflict"),
             ServiceError::TooMany(_) => (StatusCode::SERVICE_UNAVAILABLE, "no_capacity"),
             ServiceError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             ServiceError::Sandbox(error) => return error.into(),

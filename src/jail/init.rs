@@ -12,7 +12,7 @@
 
 use super::control::{self, Plan, Reply, Request};
 use super::layers::Layer;
-use super::{namespaces, probing, process_tree, restrict, root};
+use super::{namespaces, probing, process_tree, restrict, root, view};
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
@@ -267,7 +267,7 @@ fn start(plan: &Plan, channel: OwnedFd, filters: &File) -> io::Result<Pid> {
 fn become_agent(plan: &Plan, channel: &OwnedFd, filters: &File) -> io::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     nix::unistd::setsid()?;
-    std::env::set_current_dir(plan.host_tmp.as_deref().unwrap_or(Path::new(root::TMP)))?;
+    std::env::set_current_dir(plan.host_tmp.as_deref().unwrap_or(Path::new(view::TMP)))?;
     // SAFETY: nothing in this process uses descriptor 3; what was there is not needed any more.
     let number = unsafe { libc::dup2(channel.as_raw_fd(), CHANNEL) };
     if number != CHANNEL {

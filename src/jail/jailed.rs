@@ -4,7 +4,7 @@ use super::cgroup::{self, Cgroup};
 use super::control::{self, Plan, Reply, Request};
 use super::layers::{self, Layer};
 use super::reaper::{self, Remains};
-use super::{Jail, JailError, Limits, Network, identity, init_program, process_tree, root, seccomp};
+use super::{Jail, JailError, Limits, Network, identity, init_program, process_tree, seccomp, view};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::sys::statfs::fstatfs;
@@ -136,10 +136,10 @@ impl Jailed {
         control::send(self.control.get_ref().as_fd(), &request, &[])?;
         match hear(&self.control).await? {
             (Reply::Assigned, _) if self.has_root => {
-                Ok(Assigned { code: root::CODE.into(), tmp: root::TMP.into() })
+                Ok(Assigned { code: view::CODE.into(), tmp: view::TMP.into() })
             }
             (Reply::Assigned, _) => {
-                let tmp = self.host_tmp.as_ref().map_or(Path::new(root::TMP), TempDir::path);
+                let tmp = self.host_tmp.as_ref().map_or(Path::new(view::TMP), TempDir::path);
                 Ok(Assigned { code: code_root.to_owned(), tmp: tmp.to_owned() })
             }
             (Reply::Failed(reason), _) => Err(wrong(reason)),
@@ -286,7 +286,7 @@ fn plan(jail: &Jail, scratch: &Path) -> Result<(Plan, Option<Cgroup>, Option<Tem
         let reason = format!("the code store must be given without symbolic links: {}", code_store.display());
         return Err(JailError::Code { path: jail.code_store.clone(), reason });
     }
-    let tmp = host_tmp.as_ref().map_or(Path::new(root::TMP), TempDir::path);
+    let tmp = host_tmp.as_ref().map_or(Path::new(view::TMP), TempDir::path);
     let plan = Plan {
         program: jail.program.clone(),
         arguments: jail.arguments.clone(),

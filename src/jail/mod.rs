@@ -20,7 +20,9 @@ mod reaper;
 mod restrict;
 mod root;
 mod seccomp;
+pub mod view;
 
+pub use identity::INSIDE;
 pub use init::init_main;
 pub use jailed::{Assigned, Jailed};
 pub use layers::{Finding, Layer, Layers, probe, report};

@@ -2,7 +2,7 @@
 
 use super::control::Plan;
 use super::layers::Layer;
-use super::{namespaces, root, seccomp};
+use super::{namespaces, root, seccomp, view};
 use caps::{CapSet, Capability};
 use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
@@ -108,7 +108,7 @@ fn landlock(plan: &Plan) -> io::Result<()> {
         paths.extend(root::host_paths(plan).into_iter().map(|path| (path, read)));
     }
     paths.extend(root::host_devices().map(|path| (path, device)));
-    paths.push((plan.host_tmp.clone().unwrap_or_else(|| root::TMP.into()), tmp));
+    paths.push((plan.host_tmp.clone().unwrap_or_else(|| view::TMP.into()), tmp));
     let rules: Vec<_> = paths.iter().map(|(path, access)| (path.as_path(), *access)).collect();
     apply(&rules, CompatLevel::BestEffort)
 }

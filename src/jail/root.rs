@@ -2,65 +2,21 @@
 
 use super::control::Plan;
 use super::layers::Layer;
-use super::{identity::INSIDE, mounts};
+use super::mounts;
+use super::view::{self, CODE, Entry, TMP, View, add};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-/// Where the function's code is seen in a jail.
-pub const CODE: &str = "/function";
-/// The writable directory of a jail.
-pub const TMP: &str = "/tmp";
-
-/// Directories of the host that every jail sees, where the host has them.
-const DIRECTORIES: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
-/// What every jail sees of `/etc`, where the host has it: names, certificates, time zone, the linker's cache.
-const CONFIGURATION: &[&str] = &[
-    "resolv.conf",
-    "hosts",
-    "host.conf",
-    "gai.conf",
-    "nsswitch.conf",
-    "services",
-    "protocols",
-    "localtime",
-    "timezone",
-    "mime.types",
-    "ld.so.cache",
-    "ssl/certs",
-    "ssl/openssl.cnf",
-    "pki/tls/certs",
-    "pki/ca-trust/extracted",
-    "ca-certificates",
-    "alternatives",
-];
-/// Beginnings of names in `/etc` that every jail sees: where distributions keep the configuration of runtimes.
-const RUNTIMES: &[&str] = &["java", "python3"];
 /// Device files of every jail.
 const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom"];
-/// Places that a jail has of its own, where a `readable` path would lay the host's over it.
-const OWN: &[&str] = &["/proc", "/sys", "/dev", CODE];
-/// Bytes up to which a file of `/etc` is copied rather than mounted: a mount costs more than a copy.
-const COPIED: u64 = 32 * 1024;
-
-/// What lies at a path of the root.
-enum Entry {
-    Directory,
-    Link(PathBuf),
-    File(Vec<u8>),
-    /// A mount of what the host has at the path `from`; `file` if that is not a directory.
-    Mount {
-        from: PathBuf,
-        file: bool,
-    },
-}
 
 /// A root as it is to be made: what the host has was looked up, mounts were copied where that was permitted.
 pub struct Sources {
-    entries: Vec<(PathBuf, Entry)>,
+    entries: View,
     store: PathBuf,
     trees: Option<Vec<OwnedFd>>,
 }
@@ -78,21 +34,7 @@ pub struct Root {
 /// Looks up what the root of `plan` consists of, with the authority of the caller, and copies the mounts if the
 /// caller may. Where it may not (it is an ordinary user), [`Sources::open`] does, in the jail's user namespace.
 pub fn look_up(plan: &Plan) -> io::Result<Sources> {
-    let mut entries = Vec::new();
-    for path in DIRECTORIES {
-        add_host_path(&mut entries, Path::new(path))?;
-    }
-    for name in configuration() {
-        add_configuration(&mut entries, &Path::new("/etc").join(name))?;
-    }
-    let inside = format!("{INSIDE}:{INSIDE}");
-    add(
-        &mut entries,
-        "/etc/passwd",
-        Entry::File(format!("function:x:{inside}::{TMP}:/usr/sbin/nologin\n").into()),
-    );
-    add(&mut entries, "/etc/group", Entry::File(format!("function:x:{INSIDE}:\n").into()));
-    add(&mut entries, "/etc/hostname", Entry::File("function\n".into()));
+    let mut entries = view::look_up(&plan.readable)?;
     for name in DEVICES {
         let from = Path::new("/dev").join(name);
         add(&mut entries, from.clone(), Entry::Mount { from, file: true });
@@ -104,9 +46,6 @@ pub fn look_up(plan: &Plan) -> io::Result<Sources> {
     }
     for path in ["/proc", CODE] {
         add(&mut entries, path, Entry::Directory);
-    }
-    for path in &plan.readable {
-        add_readable(&mut entries, path)?;
     }
     let mut sources = Sources { entries, store: plan.code_store.clone(), trees: None };
     match sources.copy() {
@@ -220,14 +159,9 @@ pub fn try_proc() -> io::Result<()> {
 
 /// The paths outside `/tmp` that a jail without a mount namespace may read: what [`look_up`] would have mounted.
 pub fn host_paths(plan: &Plan) -> Vec<PathBuf> {
-    let fixed = DIRECTORIES.iter().map(PathBuf::from).chain([
-        "/proc".into(),
-        "/etc/passwd".into(),
-        "/etc/group".into(),
-    ]);
-    let configuration = configuration().into_iter().map(|name| Path::new("/etc").join(name));
+    let fixed = ["/proc", "/etc/passwd", "/etc/group"].map(PathBuf::from);
     let given = plan.readable.iter().cloned().chain([plan.code_store.clone()]);
-    fixed.chain(configuration).chain(given).filter(|path| path.exists()).collect()
+    view::host_paths().chain(fixed).chain(given).filter(|path| path.exists()).collect()
 }
 
 /// The device files that a jail without a mount namespace may use.
@@ -281,80 +215,6 @@ fn attributes(device: bool) -> MountAttrFlags {
     let flags = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID;
     // A device file on a read-only mount can still be written to; only the file itself cannot be changed.
     if device { flags } else { flags | MountAttrFlags::MOUNT_ATTR_NODEV }
-}
-
-fn configuration() -> Vec<PathBuf> {
-    let mut names: Vec<PathBuf> = CONFIGURATION.iter().map(PathBuf::from).collect();
-    for entry in fs::read_dir("/etc").into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        if RUNTIMES.iter().any(|start| name.to_string_lossy().starts_with(start)) {
-            names.push(name.into());
-        }
-    }
-    names
-}
-
-fn add(entries: &mut Vec<(PathBuf, Entry)>, path: impl Into<PathBuf>, entry: Entry) {
-    entries.push((path.into(), entry));
-}
-
-/// Whether something that `entries` mount already shows `path`.
-fn shown(entries: &[(PathBuf, Entry)], path: &Path) -> bool {
-    entries.iter().any(|(at, entry)| match entry {
-        Entry::Mount { .. } => path.starts_with(at),
-        _ => path == at,
-    })
-}
-
-/// A top directory: a link where the host has one (`/lib` on a merged `/usr`).
-fn add_host_path(entries: &mut Vec<(PathBuf, Entry)>, path: &Path) -> io::Result<()> {
-    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
-    if metadata.is_symlink() {
-        add(entries, path, Entry::Link(fs::read_link(path)?));
-    } else {
-        add(entries, path, Entry::Mount { from: path.to_owned(), file: !metadata.is_dir() });
-    }
-    Ok(())
-}
-
-/// A name in `/etc`; one that is not there, or that everyone may not read, is left out.
-fn add_configuration(entries: &mut Vec<(PathBuf, Entry)>, path: &Path) -> io::Result<()> {
-    let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
-    if metadata.is_file() && metadata.len() <= COPIED {
-        use std::os::unix::fs::PermissionsExt;
-        if metadata.permissions().mode() & 0o004 != 0 {
-            add(entries, path, Entry::File(fs::read(path)?));
-        }
-    } else {
-        add(entries, path, Entry::Mount { from: path.to_owned(), file: !metadata.is_dir() });
-    }
-    Ok(())
-}
-
-/// A path that the runtime needs; a symlink is shown as one, and what it leads to as well.
-fn add_readable(entries: &mut Vec<(PathBuf, Entry)>, path: &Path) -> io::Result<()> {
-    let wrong = |what: &str| io::Error::other(format!("the readable path {} {what}", path.display()));
-    let ordinary = path.is_absolute() && path.components().skip(1).all(|c| matches!(c, Component::Normal(_)));
-    let real = fs::canonicalize(path).map_err(|e| wrong(&format!("cannot be opened: {e}")))?;
-    for candidate in [path, &real] {
-        if !ordinary
-            || candidate.parent().is_none()
-            || candidate == Path::new(TMP)
-            || OWN.iter().any(|own| candidate.starts_with(own))
-        {
-            return Err(wrong(
-                "must be absolute, without . and .., and not /, /tmp or below /proc, /sys, /dev, /function",
-            ));
-        }
-    }
-    if !shown(entries, &real) {
-        let file = !fs::metadata(&real)?.is_dir();
-        add(entries, real.clone(), Entry::Mount { from: real.clone(), file });
-    }
-    if path != real && !shown(entries, path) {
-        add(entries, path, Entry::Link(real));
-    }
-    Ok(())
 }
 
 fn said(what: String, error: io::Error) -> io::Error {

@@ -1,16 +1,29 @@
 //! Changing what is known of files: mode, owner, times, length.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, Timestamps, Uid};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timestamps};
 
 use super::context::{Args, Ctx};
+use super::directory::Directory;
 use super::errno::{Errno, SysResult};
 use super::file::Kind;
+use super::namespace::Node;
+use super::proc::Special;
 use super::time::Timespec;
+use super::tmpfs::{Ino, OpenFile, Tmpfs, now};
 
 const NOW: i64 = libc::UTIME_NOW;
 const OMIT: i64 = libc::UTIME_OMIT;
+
+/// A file whose attributes are to be changed.
+enum Target {
+    /// Of the host.
+    Host(OwnedFd),
+    /// Of a tmpfs.
+    Tmpfs(Arc<Tmpfs>, Ino),
+}
 
 /// A path by which the host's kernel reaches what `fd` stands for.
 fn magic(fd: &impl AsRawFd) -> String {
@@ -18,26 +31,49 @@ fn magic(fd: &impl AsRawFd) -> String {
 }
 
 /// What a directory descriptor and a path name, for a change.
-fn find(ctx: &Ctx<'_>, directory: i32, address: u64, follow: bool) -> Result<OwnedFd, Errno> {
-    let path = ctx.kernel.path_at(directory, &ctx.kernel.read_path(address)?)?;
-    ctx.kernel.namespace.find_to_change(&path, follow)
+fn find(ctx: &Ctx<'_>, directory: i32, address: u64, follow: bool) -> Result<Target, Errno> {
+    let place = ctx.walk(directory, &ctx.kernel.read_path(address)?, follow)?;
+    match place.node {
+        Node::Special(Special::Descriptor(fd)) => of_descriptor(ctx, fd),
+        Node::Special(_) => Err(Errno::EPERM),
+        _ if place.read_only => Err(Errno::EROFS),
+        Node::Host(node) => Ok(Target::Host(node.fd)),
+        Node::Tmpfs(fs, ino) => Ok(Target::Tmpfs(fs, ino)),
+    }
 }
 
 /// What a descriptor stands for.
-fn of_descriptor(ctx: &Ctx<'_>, fd: i32) -> Result<OwnedFd, Errno> {
+fn of_descriptor(ctx: &Ctx<'_>, fd: i32) -> Result<Target, Errno> {
     let file = ctx.kernel.file(fd)?;
+    if file.flags() & libc::O_PATH as u32 != 0 {
+        return Err(Errno::EBADF);
+    }
+    let read_only = || ctx.kernel.namespace.is_read_only(&file.path);
     match &file.kind {
-        Kind::Host(host) if host.is_changeable() => Ok(rustix::io::fcntl_dupfd_cloexec(host.fd(), 3)?),
-        Kind::Directory(directory) if !ctx.kernel.namespace.is_read_only(&file.path) => {
-            Ok(rustix::io::fcntl_dupfd_cloexec(directory.fd().map_err(|_| Errno::EPERM)?, 3)?)
+        Kind::Host(host) if host.is_changeable() => {
+            Ok(Target::Host(rustix::io::fcntl_dupfd_cloexec(host.fd(), 3)?))
+        }
+        Kind::Directory(Directory::Host(fd)) if !read_only() => {
+            Ok(Target::Host(rustix::io::fcntl_dupfd_cloexec(fd, 3)?))
+        }
+        Kind::Tmpfs(open) => Ok(Target::Tmpfs(Arc::clone(open.fs()), open.ino())),
+        Kind::Directory(Directory::Tmpfs(open)) if !read_only() => {
+            Ok(Target::Tmpfs(Arc::clone(open.fs()), open.ino()))
         }
         Kind::Host(_) | Kind::Directory(_) => Err(Errno::EROFS),
         _ => Err(Errno::EPERM),
     }
 }
 
-fn change_mode(found: &OwnedFd, mode: u32) -> SysResult {
-    rustix::fs::chmodat(CWD, magic(found), Mode::from_raw_mode(mode & 0o7777), AtFlags::empty())?;
+/// On the host no file gets the set-user-ID or set-group-ID bit: it would be of use to others there.
+fn change_mode(found: &Target, mode: u32) -> SysResult {
+    match found {
+        Target::Host(_) if mode & (libc::S_ISUID | libc::S_ISGID) != 0 => return Err(Errno::EPERM),
+        Target::Host(fd) => {
+            rustix::fs::chmodat(CWD, magic(fd), Mode::from_raw_mode(mode & 0o1777), AtFlags::empty())?;
+        }
+        Target::Tmpfs(fs, ino) => fs.set_mode(*ino, mode & 0o7777)?,
+    }
     Ok(0)
 }
 
@@ -53,10 +89,19 @@ pub fn fchmod(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     change_mode(&of_descriptor(ctx, args.i32(0))?, args.u32(1))
 }
 
-fn change_owner(found: &OwnedFd, uid: u32, gid: u32) -> SysResult {
-    let uid = (uid != u32::MAX).then(|| Uid::from_raw(uid));
-    let gid = (gid != u32::MAX).then(|| Gid::from_raw(gid));
-    rustix::fs::chownat(found, "", uid, gid, AtFlags::EMPTY_PATH)?;
+/// On the host files keep their owner: the program has no privilege there.
+fn change_owner(found: &Target, uid: u32, gid: u32) -> SysResult {
+    let uid = (uid != u32::MAX).then_some(uid);
+    let gid = (gid != u32::MAX).then_some(gid);
+    match found {
+        Target::Host(fd) => {
+            let stat = rustix::fs::fstat(fd)?;
+            if uid.is_some_and(|uid| uid != stat.st_uid) || gid.is_some_and(|gid| gid != stat.st_gid) {
+                return Err(Errno::EPERM);
+            }
+        }
+        Target::Tmpfs(fs, ino) => fs.set_owner(*ino, uid, gid)?,
+    }
     Ok(0)
 }
 
@@ -97,15 +142,31 @@ fn times(ctx: &Ctx<'_>, pointer: u64) -> Result<[Timespec; 2], Errno> {
     if times.iter().all(valid) { Ok(times) } else { Err(Errno::EINVAL) }
 }
 
-fn change_times(found: &OwnedFd, [access, modification]: [Timespec; 2]) -> SysResult {
+fn change_times(found: &Target, [access, modification]: [Timespec; 2]) -> SysResult {
+    let fd = match found {
+        Target::Host(fd) => fd,
+        Target::Tmpfs(fs, ino) => {
+            let now = now();
+            let time = |t: Timespec| match t.nanoseconds {
+                OMIT => None,
+                NOW => Some(now),
+                nanoseconds => Some((t.seconds, nanoseconds)),
+            };
+            let to_now = access.nanoseconds == NOW && modification.nanoseconds == NOW;
+            if access.nanoseconds != OMIT || modification.nanoseconds != OMIT {
+                fs.set_times(*ino, [time(access), time(modification)], to_now)?;
+            }
+            return Ok(0);
+        }
+    };
     let host = |t: Timespec| rustix::time::Timespec { tv_sec: t.seconds, tv_nsec: t.nanoseconds as _ };
     let stamps = Timestamps { last_access: host(access), last_modification: host(modification) };
-    let is_link = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(found)?.st_mode).is_symlink();
+    let is_link = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode).is_symlink();
     if is_link {
         // A link's own times can only be set by its descriptor.
-        rustix::fs::utimensat(found, "", &stamps, AtFlags::EMPTY_PATH)?;
+        rustix::fs::utimensat(fd, "", &stamps, AtFlags::EMPTY_PATH)?;
     } else {
-        rustix::fs::utimensat(CWD, magic(found), &stamps, AtFlags::empty())?;
+        rustix::fs::utimensat(CWD, magic(fd), &stamps, AtFlags::empty())?;
     }
     Ok(0)
 }
@@ -151,9 +212,20 @@ pub fn utime(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 
 pub fn truncate(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let len = u64::try_from(args.i64(1)).map_err(|_| Errno::EINVAL)?;
-    let path = ctx.kernel.path_from(args.u64(0))?;
-    let opened = ctx.kernel.namespace.open(&path, rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK, Mode::empty())?;
-    rustix::fs::ftruncate(&opened, len)?;
+    let place = ctx.walk(libc::AT_FDCWD, &ctx.kernel.read_path(args.u64(0))?, true)?;
+    if place.is_directory() {
+        return Err(Errno::EISDIR);
+    }
+    place.check_access(libc::W_OK as u32)?;
+    match &place.node {
+        Node::Host(node) if node.kind() == rustix::fs::FileType::RegularFile => {
+            let fd = node.open(OFlags::WRONLY)?;
+            rustix::fs::ftruncate(&fd, len)?;
+            ctx.kernel.mm().after_resize(fd.as_fd(), len)?;
+        }
+        Node::Tmpfs(fs, ino) => OpenFile::new(fs, *ino)?.resize(len)?,
+        _ => return Err(Errno::EINVAL),
+    }
     Ok(0)
 }
 

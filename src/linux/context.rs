@@ -3,7 +3,7 @@
 use super::errno::Errno;
 use super::kernel::Kernel;
 use super::thread::{Thread, Wait};
-use crate::vmm::Vcpu;
+use crate::vmm::StateHolder;
 
 /// The six arguments, unchecked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,8 +42,8 @@ pub struct Ctx<'a> {
     pub kernel: &'a Kernel,
     /// The caller.
     pub thread: &'a mut Thread,
-    /// The vCPU in which the caller's extended state is.
-    pub vcpu: &'a mut Vcpu,
+    /// Where the caller's extended state is.
+    pub vcpu: &'a mut dyn StateHolder,
 }
 
 /// What becomes of a call that waits when a signal handler must run.
@@ -51,13 +51,14 @@ pub struct Ctx<'a> {
 pub enum OnSignal {
     /// It begins again if the handler was installed with `SA_RESTART`, else it fails with `EINTR`.
     Restart,
-    /// It fails with `EINTR`.
+    /// It fails with `EINTR`, whatever the handler was installed with.
     Interrupt,
 }
 
 impl Ctx<'_> {
     /// Ends this attempt of the call because it must wait; the handler returns the value as its error, and is called again when
-    /// one of the things in `wait` happened. A signal to be handled comes first.
+    /// one of the things in `wait` happened. A signal comes first; if no handler runs for it after all (another thread took it), the
+    /// handler is called again with the deadline and progress of this attempt.
     ///
     /// The caller of the handler registers `wait` and calls the handler once more before it puts the thread to sleep,
     /// so a handler need not care for events between its look and its return.
@@ -66,7 +67,7 @@ impl Ctx<'_> {
         if self.kernel.sched.signal_is_due(self.thread.tid) {
             return match on_signal {
                 OnSignal::Restart => Errno::RESTART,
-                OnSignal::Interrupt => Errno::EINTR,
+                OnSignal::Interrupt => Errno::INTERRUPTED,
             };
         }
         self.thread.wait = Some(wait);

@@ -8,12 +8,14 @@ use super::file::{File, Kind};
 use super::kernel::Kernel;
 
 /// Most descriptors that a program can ask for.
-pub const MOST: usize = 65_536;
+pub const MOST: usize = 131_072;
 
 /// The table. Index is the descriptor.
 #[derive(Default)]
 pub struct Descriptors {
     slots: Vec<Option<Descriptor>>,
+    /// None below is free.
+    used_below: usize,
 }
 
 /// An entry.
@@ -33,7 +35,11 @@ impl Descriptors {
 
     /// Puts a file at the lowest free descriptor from `from` on, below `limit`.
     pub fn insert(&mut self, file: Arc<File>, close_on_exec: bool, from: usize, limit: usize) -> Result<i32, Errno> {
-        let free = (from..self.slots.len()).find(|i| self.slots[*i].is_none()).unwrap_or(self.slots.len().max(from));
+        let start = from.max(self.used_below);
+        let free = (start..self.slots.len()).find(|i| self.slots[*i].is_none()).unwrap_or(self.slots.len().max(start));
+        if from <= self.used_below {
+            self.used_below = free;
+        }
         if free >= limit {
             return Err(Errno::EMFILE);
         }
@@ -50,6 +56,16 @@ impl Descriptors {
         self.slots[at].replace(entry)
     }
 
+    /// Puts a file of a restored program where it was; `None` if the place is beyond all limits or taken.
+    pub fn restore(&mut self, fd: i32, file: Arc<File>, close_on_exec: bool) -> Option<()> {
+        let at = usize::try_from(fd).ok().filter(|at| *at < MOST)?;
+        if self.get(fd).is_ok() {
+            return None;
+        }
+        self.put(at, Descriptor { file, close_on_exec });
+        Some(())
+    }
+
     fn put(&mut self, at: usize, entry: Descriptor) {
         let old = self.replace(at, entry);
         debug_assert!(old.is_none(), "put() is for free descriptors");
@@ -57,7 +73,10 @@ impl Descriptors {
 
     /// Removes an entry.
     pub fn remove(&mut self, fd: i32) -> Result<Descriptor, Errno> {
-        usize::try_from(fd).ok().and_then(|i| self.slots.get_mut(i)?.take()).ok_or(Errno::EBADF)
+        let at = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        let removed = self.slots.get_mut(at).and_then(Option::take).ok_or(Errno::EBADF)?;
+        self.used_below = self.used_below.min(at);
+        Ok(removed)
     }
 
     /// All open descriptors.
@@ -72,6 +91,31 @@ impl Kernel {
         Ok(Arc::clone(&self.descriptors().get(fd)?.file))
     }
 
+    /// Gives two files the lowest free descriptors, and tells the program at `pointer` which. It gets both or none.
+    pub fn install_pair(&self, files: [Arc<File>; 2], flags: u32, pointer: u64) -> SysResult {
+        let [first, second] = files.map(|file| self.install(file, flags));
+        let told = match (first, second) {
+            (Ok(first), Ok(second)) => self.write(pointer, &[first as i32, second as i32]),
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        };
+        if told.is_err() {
+            for fd in [first, second].into_iter().flatten() {
+                let closed = self.descriptors().remove(fd as i32);
+                drop(closed);
+            }
+        }
+        told.map(|()| 0)
+    }
+
+    /// Lets go of what was in the table, without its lock.
+    pub fn release(&self, closed: Descriptor) {
+        let socket = matches!(closed.file.kind, Kind::Unix(_));
+        drop(closed);
+        if socket {
+            self.collect_sockets();
+        }
+    }
+
     /// Gives a file the lowest free descriptor. `O_CLOEXEC` in `flags` is heeded.
     pub fn install(&self, file: Arc<File>, flags: u32) -> SysResult {
         let limit = self.limits().open_files();
@@ -82,7 +126,7 @@ impl Kernel {
 
 pub fn close(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let closed = ctx.kernel.descriptors().remove(args.i32(0))?;
-    drop(closed);
+    ctx.kernel.release(closed);
     Ok(0)
 }
 
@@ -95,6 +139,7 @@ pub fn close_range(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let mut table = ctx.kernel.descriptors();
     let end = (last as usize).saturating_add(1).min(table.slots.len());
     let mut closed = Vec::new();
+    table.used_below = table.used_below.min(first as usize);
     for slot in table.slots.get_mut(first as usize..end).unwrap_or(&mut []) {
         if flags & CLOEXEC != 0 {
             slot.iter_mut().for_each(|entry| entry.close_on_exec = true);
@@ -103,7 +148,7 @@ pub fn close_range(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         }
     }
     drop(table);
-    drop(closed);
+    closed.into_iter().for_each(|closed| ctx.kernel.release(closed));
     Ok(0)
 }
 
@@ -133,7 +178,7 @@ fn duplicate_to(ctx: &Ctx<'_>, from: i32, to: i32, close_on_exec: bool) -> SysRe
     let at = usize::try_from(to).ok().filter(|at| *at < limit).ok_or(Errno::EBADF)?;
     let file = ctx.kernel.file(from)?;
     let old = ctx.kernel.descriptors().replace(at, Descriptor { file, close_on_exec });
-    drop(old);
+    old.into_iter().for_each(|old| ctx.kernel.release(old));
     Ok(to as u64)
 }
 
@@ -174,19 +219,24 @@ pub fn fcntl(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         command @ (libc::F_GETLK | libc::F_SETLK | libc::F_SETLKW | libc::F_OFD_GETLK | libc::F_OFD_SETLK | libc::F_OFD_SETLKW) => {
             super::lock::record_lock(ctx, &file, command, value)
         }
-        libc::F_GETPIPE_SZ | libc::F_SETPIPE_SZ => match &file.kind {
+        libc::F_GETPIPE_SZ => match &file.kind {
             Kind::Pipe(pipe) => Ok(pipe.capacity() as u64),
             _ => Err(Errno::EBADF),
         },
+        libc::F_SETPIPE_SZ => match &file.kind {
+            Kind::Pipe(pipe) => Ok(pipe.set_capacity(ctx.kernel, value as u32 as usize)? as u64),
+            _ => Err(Errno::EBADF),
+        },
         libc::F_GET_SEALS => match &file.kind {
-            Kind::Host(host) => Ok(u64::from(rustix::fs::fcntl_get_seals(host.fd())?.bits())),
+            Kind::Tmpfs(file) => Ok(u64::from(file.seals()?)),
             _ => Err(Errno::EINVAL),
         },
         libc::F_ADD_SEALS => match &file.kind {
-            Kind::Host(host) => {
-                let seals = rustix::fs::SealFlags::from_bits(value as u32).ok_or(Errno::EINVAL)?;
-                rustix::fs::fcntl_add_seals(host.fd(), seals)?;
-                Ok(0)
+            Kind::Tmpfs(open) => {
+                if !file.access_mode().1 {
+                    return Err(Errno::EPERM);
+                }
+                open.add_seals(value as u32).map(|()| 0)
             }
             _ => Err(Errno::EINVAL),
         },

@@ -1,7 +1,8 @@
 //! Directories: listing them, and the working directory.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::context::{Args, Ctx};
@@ -9,8 +10,9 @@ use super::errno::{Errno, SysResult};
 use super::file::{File, Kind, Object, Ready};
 use super::host_io;
 use super::kernel::Kernel;
-use super::proc::{self, Special};
+use super::namespace::Namespace;
 use super::stat::Attributes;
+use super::tmpfs::OpenDirectory;
 use vm_memory::VolatileSlice;
 
 /// An open directory.
@@ -19,6 +21,24 @@ pub enum Directory {
     Host(OwnedFd),
     /// Of `/proc`: names with their types (`DT_…`), and how many were listed.
     Listed(Vec<(Vec<u8>, u8)>, Mutex<usize>),
+    /// Of a tmpfs.
+    Tmpfs(OpenDirectory),
+}
+
+/// Appends an entry as `getdents64` has it; false if there is no room.
+fn append(bytes: &mut Vec<u8>, room: usize, ino: u64, next: u64, kind: u8, name: &[u8]) -> bool {
+    let len = (19 + name.len() + 1).next_multiple_of(8);
+    if bytes.len() + len > room {
+        return false;
+    }
+    let start = bytes.len();
+    bytes.extend_from_slice(&ino.to_le_bytes());
+    bytes.extend_from_slice(&next.to_le_bytes());
+    bytes.extend_from_slice(&(len as u16).to_le_bytes());
+    bytes.push(kind);
+    bytes.extend_from_slice(name);
+    bytes.resize(start + len, 0);
+    true
 }
 
 impl Directory {
@@ -27,11 +47,12 @@ impl Directory {
         Directory::Host(fd)
     }
 
-    /// The host's descriptor; `EINVAL` for a directory of `/proc`.
-    pub fn fd(&self) -> Result<BorrowedFd<'_>, Errno> {
+    /// The path at which it can be found now; it was opened as `path`. `ENOENT` if it was removed.
+    pub fn path(&self, namespace: &Namespace, path: &Path) -> Result<PathBuf, Errno> {
         match self {
-            Directory::Host(fd) => Ok(fd.as_fd()),
-            Directory::Listed(..) => Err(Errno::EINVAL),
+            Directory::Host(fd) => namespace.path_of_directory(fd.as_fd(), path),
+            Directory::Listed(..) => Ok(path.to_owned()),
+            Directory::Tmpfs(open) => namespace.path_in_tmpfs(open.fs(), &open.path()?),
         }
     }
 
@@ -47,20 +68,21 @@ impl Directory {
                 let mut listed = listed.lock().unwrap_or_else(PoisonError::into_inner);
                 let mut bytes = Vec::new();
                 while let Some((name, kind)) = names.get(*listed) {
-                    let len = (19 + name.len() + 1).next_multiple_of(8);
-                    if bytes.len() + len > room {
+                    let next = *listed as u64 + 1;
+                    if !append(&mut bytes, room, next, next, *kind, name) {
                         break;
                     }
                     *listed += 1;
-                    let start = bytes.len();
-                    bytes.extend_from_slice(&(*listed as u64).to_le_bytes());
-                    bytes.extend_from_slice(&(*listed as u64).to_le_bytes());
-                    bytes.extend_from_slice(&(len as u16).to_le_bytes());
-                    bytes.push(*kind);
-                    bytes.extend_from_slice(name);
-                    bytes.resize(start + len, 0);
                 }
                 if bytes.is_empty() && *listed < names.len() { Err(Errno::EINVAL) } else { Ok(bytes) }
+            }
+            Directory::Tmpfs(open) => {
+                let (mut bytes, mut full) = (Vec::new(), false);
+                open.list(|next, name, ino, kind| {
+                    full = !append(&mut bytes, room, ino, next, kind, name);
+                    !full
+                })?;
+                if bytes.is_empty() && full { Err(Errno::EINVAL) } else { Ok(bytes) }
             }
         }
     }
@@ -91,6 +113,7 @@ impl Object for Directory {
                 Ok(offset as u64)
             }
             Directory::Listed(..) => Err(Errno::EINVAL),
+            Directory::Tmpfs(open) => open.seek(offset, whence),
         }
     }
 
@@ -102,6 +125,7 @@ impl Object for Directory {
         match self {
             Directory::Host(fd) => Ok(Attributes::from_host(&rustix::fs::fstat(fd)?)),
             Directory::Listed(..) => Ok(Attributes::synthetic(libc::S_IFDIR | 0o555)),
+            Directory::Tmpfs(open) => open.attributes(),
         }
     }
 }
@@ -128,29 +152,20 @@ pub fn getcwd(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 }
 
 pub fn chdir(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    let mut path = ctx.kernel.path_from(args.u64(0))?;
-    match proc::lookup(ctx.kernel, ctx.thread.tid, &path) {
-        Some(Special::Directory(_)) => {}
-        Some(_) => return Err(Errno::ENOTDIR),
-        None => {
-            let found = ctx.kernel.namespace.find(&path, true)?;
-            if !rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode).is_dir() {
-                return Err(Errno::ENOTDIR);
-            }
-            let magic = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
-            rustix::fs::access(magic, rustix::fs::Access::EXEC_OK)?;
-            path = ctx.kernel.namespace.real_path(found.as_fd(), &path);
-        }
+    let place = ctx.walk(libc::AT_FDCWD, &ctx.kernel.read_path(args.u64(0))?, true)?;
+    if !place.is_directory() {
+        return Err(Errno::ENOTDIR);
     }
-    ctx.kernel.set_working_directory(super::namespace::absolute(&path, b""));
+    place.check_access(libc::X_OK as u32)?;
+    ctx.kernel.set_working_directory(place.path);
     Ok(0)
 }
 
 pub fn fchdir(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let file = ctx.kernel.file(args.i32(0))?;
-    if !matches!(file.kind, Kind::Directory(_)) {
-        return Err(Errno::ENOTDIR);
-    }
-    ctx.kernel.set_working_directory(super::namespace::absolute(&file.path, b""));
+    let path = ctx.kernel.path_of_directory(&file)?;
+    let place = ctx.walk(libc::AT_FDCWD, path.as_os_str().as_bytes(), true)?;
+    place.check_access(libc::X_OK as u32)?;
+    ctx.kernel.set_working_directory(place.path);
     Ok(0)
 }

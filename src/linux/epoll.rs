@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use serde::{Deserialize, Serialize};
+
 use super::context::{Args, Ctx, OnSignal};
 use super::errno::{Errno, SysResult};
 use super::file::{File, Kind, Object, Ready};
@@ -61,7 +63,40 @@ impl Item {
     }
 }
 
+/// What a checkpoint keeps of a file in a set.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SavedItem {
+    fd: i32,
+    file: FileId,
+    events: u32,
+    data: u64,
+    reported: Option<u64>,
+    disarmed: bool,
+}
+
 impl Epoll {
+    /// What a checkpoint keeps: the files that are still open.
+    pub fn save(&self, is_open: impl Fn(FileId) -> bool) -> Vec<SavedItem> {
+        let items = self.lock();
+        let open = items.iter().filter(|((_, file), _)| is_open(*file));
+        open.map(|((fd, file), item)| {
+            let Item { events, data, reported, disarmed, .. } = *item;
+            SavedItem { fd: *fd, file: *file, events, data, reported, disarmed }
+        })
+        .collect()
+    }
+
+    /// Puts the files of a restored program back.
+    pub fn refill<'f>(&self, saved: Vec<SavedItem>, find: impl Fn(FileId) -> Option<&'f Arc<File>>) {
+        let mut items = self.lock();
+        for SavedItem { fd, file, events, data, reported, disarmed } in saved.into_iter().take(MOST_ITEMS) {
+            if let Some(found) = find(file) {
+                let file = Arc::downgrade(found);
+                items.insert((fd, found.id), Item { file, events, data, reported, disarmed });
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(i32, FileId), Item>> {
         self.items.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -301,16 +336,14 @@ pub fn with_mask(
     }
     let outcome = call(ctx);
     // After a signal the mask comes back with the handler's return.
-    if !matches!(outcome, Err(Errno::BLOCKED | Errno::EINTR)) {
+    if !matches!(outcome, Err(Errno::BLOCKED | Errno::INTERRUPTED)) {
         ctx.restore_mask();
     }
     outcome
 }
 
 fn wait_events(ctx: &mut Ctx<'_>, args: Args, timeout: Option<u64>) -> SysResult {
-    /// Most events of one call; programs that offer room for more get the rest next time.
-    const MOST: usize = 4096;
-    let most = usize::try_from(args.i32(2)).ok().filter(|m| *m > 0).ok_or(Errno::EINVAL)?.min(MOST);
+    let most = usize::try_from(args.i32(2)).ok().filter(|m| *m > 0).ok_or(Errno::EINVAL)?.min(MOST_ITEMS);
     let set = ctx.kernel.file(args.i32(0))?;
     let Kind::Epoll(epoll) = &set.kind else { return Err(Errno::EINVAL) };
     let events = epoll.collect(ctx.kernel, most);

@@ -19,6 +19,7 @@ macro_rules! numbers {
                     $($value => stringify!($name),)*
                     Self::BLOCKED_NUMBER => "(blocked)",
                     Self::RESTART_NUMBER => "(restart)",
+                    Self::INTERRUPTED_NUMBER => "(interrupted)",
                     _ => "(unknown)",
                 }
             }
@@ -162,9 +163,12 @@ numbers! {
 impl Errno {
     const RESTART_NUMBER: u16 = 512;
     const BLOCKED_NUMBER: u16 = 513;
+    const INTERRUPTED_NUMBER: u16 = 514;
 
-    /// Never seen by the guest: a signal arrived; begin the call again if its handler has `SA_RESTART`, else `EINTR`.
+    /// Never seen by the guest: a signal arrived; begin the call again if its handler has `SA_RESTART` or none runs, else `EINTR`.
     pub const RESTART: Errno = Errno(Self::RESTART_NUMBER);
+    /// Never seen by the guest: a signal arrived; `EINTR` if a handler runs, else the call goes on.
+    pub const INTERRUPTED: Errno = Errno(Self::INTERRUPTED_NUMBER);
     /// Never seen by the guest: the thread waits ([`super::Ctx::block`]); begin the call again when it is woken.
     pub const BLOCKED: Errno = Errno(Self::BLOCKED_NUMBER);
 

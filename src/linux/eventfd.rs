@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use vm_memory::VolatileSlice;
 
 use super::context::{Args, Ctx};
@@ -21,7 +22,24 @@ pub struct EventFd {
     semaphore: bool,
 }
 
+/// What a checkpoint keeps of a counter.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SavedEvent {
+    count: u64,
+    semaphore: bool,
+}
+
 impl EventFd {
+    /// What a checkpoint keeps.
+    pub fn save(&self) -> SavedEvent {
+        SavedEvent { count: *self.lock(), semaphore: self.semaphore }
+    }
+
+    /// The counter as it was.
+    pub fn restore(saved: SavedEvent) -> EventFd {
+        EventFd { count: Mutex::new(saved.count.min(MOST)), semaphore: saved.semaphore }
+    }
+
     fn lock(&self) -> MutexGuard<'_, u64> {
         self.count.lock().unwrap_or_else(PoisonError::into_inner)
     }

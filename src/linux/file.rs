@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
+use serde::{Deserialize, Serialize};
 use vm_memory::VolatileSlice;
 
 use super::context::{Ctx, OnSignal};
@@ -17,13 +18,14 @@ use super::errno::Errno;
 use super::eventfd::EventFd;
 use super::host_file::HostFile;
 use super::kernel::Kernel;
-use super::mm::MappedFile;
 use super::net::Socket;
+use super::net::unix::UnixSocket;
 use super::pipe::PipeEnd;
 use super::stat::Attributes;
 use super::text::Text;
 use super::thread::{FileId, Wait};
 use super::timerfd::TimerFd;
+use super::tmpfs::OpenFile;
 
 bitflags::bitflags! {
     /// Readiness, with the bits of `poll` and `epoll`.
@@ -93,6 +95,8 @@ pub trait Object {
 pub enum Kind {
     /// A file or stream of the host.
     Host(HostFile),
+    /// A file of a tmpfs, or a memory file.
+    Tmpfs(OpenFile),
     /// A directory.
     Directory(Directory),
     /// An end of a pipe.
@@ -103,8 +107,10 @@ pub enum Kind {
     Timer(TimerFd),
     /// `epoll`.
     Epoll(Epoll),
-    /// A socket.
+    /// A socket of the host.
     Socket(Socket),
+    /// A Unix socket.
+    Unix(UnixSocket),
     /// A file of `/proc` whose text was made when it was opened.
     Text(Text),
 }
@@ -119,7 +125,21 @@ pub struct File {
     pub path: PathBuf,
     flags: AtomicU32,
     changes: AtomicU64,
+    /// It is the one of this number that the program was started with.
+    inherited: Option<u32>,
     kernel: Weak<Kernel>,
+}
+
+/// What a checkpoint keeps of every open file, whatever its kind.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Known {
+    pub id: FileId,
+    #[serde(with = "super::checkpoint::path_bytes")]
+    pub path: PathBuf,
+    pub flags: u32,
+    pub changes: u64,
+    /// The restored program finds another in its place.
+    pub inherited: Option<u32>,
 }
 
 /// The open flags that `fcntl` can change.
@@ -131,12 +151,14 @@ impl File {
     pub fn object(&self) -> &dyn Object {
         match &self.kind {
             Kind::Host(object) => object,
+            Kind::Tmpfs(object) => object,
             Kind::Directory(object) => object,
             Kind::Pipe(object) => object,
             Kind::Event(object) => object,
             Kind::Timer(object) => object,
             Kind::Epoll(object) => object,
             Kind::Socket(object) => object,
+            Kind::Unix(object) => object,
             Kind::Text(object) => object,
         }
     }
@@ -183,13 +205,30 @@ impl File {
         self.changes.load(Ordering::Acquire)
     }
 
-    /// A descriptor of its own for a mapping of the file.
-    pub fn mappable(&self) -> Result<MappedFile, Errno> {
+    /// The host's descriptor, of a file that can be mapped.
+    pub fn mappable(&self) -> Result<BorrowedFd<'_>, Errno> {
         match &self.kind {
-            Kind::Host(host) => host.mappable(self.path.to_string_lossy().into_owned()),
+            Kind::Host(host) if !host.is_stream() => Ok(host.fd()),
             _ => Err(Errno::ENODEV),
         }
     }
+}
+
+impl File {
+    /// What a checkpoint keeps beside the kind.
+    pub(super) fn known(&self) -> Known {
+        let (path, flags, changes) = (self.path.clone(), self.flags(), self.changes());
+        Known { id: self.id, path, flags, changes, inherited: self.inherited }
+    }
+}
+
+/// What a host descriptor is.
+pub(super) fn host_kind(fd: OwnedFd, changeable: bool) -> Result<Kind, Errno> {
+    Ok(match rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
+        rustix::fs::FileType::Directory => Kind::Directory(Directory::new(fd)),
+        rustix::fs::FileType::Socket => Kind::Socket(Socket::lent(fd)?),
+        kind => Kind::Host(HostFile::new(fd, kind, changeable)),
+    })
 }
 
 impl Drop for File {
@@ -207,11 +246,42 @@ impl Drop for File {
 impl Kernel {
     /// A new open file description.
     pub fn new_file(&self, kind: Kind, path: PathBuf, flags: u32) -> Arc<File> {
+        self.number_file(kind, path, flags, None)
+    }
+
+    fn number_file(&self, kind: Kind, path: PathBuf, flags: u32, inherited: Option<u32>) -> Arc<File> {
+        let id = self.next_inode();
+        let (flags, changes) = (AtomicU32::new(flags), AtomicU64::new(0));
+        Arc::new(File { id, kind, path, flags, changes, inherited, kernel: self.weak() })
+    }
+
+    /// A number that no file has, and no other object that asked for one.
+    pub fn next_inode(&self) -> u64 {
         /// Smaller numbers are the reactor's own.
         const FIRST: u64 = 16;
-        let id = FIRST + self.next_file.fetch_add(1, Ordering::Relaxed);
-        let (flags, changes) = (AtomicU32::new(flags), AtomicU64::new(0));
-        Arc::new(File { id, kind, path, flags, changes, kernel: self.weak() })
+        FIRST + self.next_file.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A file of a restored program, as what it was known by.
+    pub(super) fn restore_file(&self, known: Known, kind: Kind) -> Arc<File> {
+        let Known { id, path, flags, changes, inherited } = known;
+        let (flags, changes) = (AtomicU32::new(flags), AtomicU64::new(changes));
+        Arc::new(File { id, kind, path, flags, changes, inherited, kernel: self.weak() })
+    }
+
+    /// How many files were made so far.
+    pub fn files_made(&self) -> u64 {
+        self.next_file.load(Ordering::Relaxed)
+    }
+
+    /// Continues the count of a checkpoint.
+    pub fn set_files_made(&self, count: u64) {
+        self.next_file.store(count, Ordering::Relaxed);
+    }
+
+    /// Descriptor `number` of those that the program is started with.
+    pub fn inherited_file(&self, fd: OwnedFd, number: u32, flags: u32) -> Result<Arc<File>, Errno> {
+        Ok(self.number_file(host_kind(fd, false)?, format!("/dev/fd/{number}").into(), flags, Some(number)))
     }
 
     /// A new file on a host descriptor, directory or not. `changeable`: see [`HostFile::new`].
@@ -222,11 +292,7 @@ impl Kernel {
         flags: u32,
         changeable: bool,
     ) -> Result<Arc<File>, Errno> {
-        let kind = match rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
-            rustix::fs::FileType::Directory => Kind::Directory(Directory::new(fd)),
-            kind => Kind::Host(HostFile::new(fd, kind, changeable)),
-        };
-        Ok(self.new_file(kind, path, flags))
+        Ok(self.new_file(host_kind(fd, changeable)?, path, flags))
     }
 
     /// Says that the readiness of `file` may have changed.

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use super::context::{Args, Ctx, OnSignal};
 use super::errno::{Errno, SysResult};
 use super::kernel::Kernel;
@@ -34,12 +36,44 @@ pub struct Futexes {
     places: HashMap<Tid, u64>,
 }
 
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Waiter {
     tid: Tid,
     bits: u32,
 }
 
+/// What a checkpoint keeps of [`Futexes`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SavedFutexes {
+    queues: Vec<(u64, Vec<Waiter>)>,
+    woken: Vec<Tid>,
+}
+
 impl Futexes {
+    /// What a checkpoint keeps.
+    pub fn save(&self) -> SavedFutexes {
+        let mut queues: Vec<_> =
+            self.queues.iter().map(|(address, queue)| (*address, queue.iter().cloned().collect())).collect();
+        queues.sort_unstable_by_key(|(address, _): &(u64, Vec<Waiter>)| *address);
+        let mut woken: Vec<Tid> = self.woken.iter().copied().collect();
+        woken.sort_unstable();
+        SavedFutexes { queues, woken }
+    }
+
+    /// The queues as they were; `None` if a thread waits twice or does not exist.
+    pub fn restore(saved: SavedFutexes, exists: impl Fn(Tid) -> bool) -> Option<Futexes> {
+        let mut futexes = Futexes { woken: saved.woken.into_iter().collect(), ..Futexes::default() };
+        for (address, waiters) in saved.queues {
+            for waiter in waiters {
+                if !exists(waiter.tid) || futexes.places.contains_key(&waiter.tid) {
+                    return None;
+                }
+                futexes.enqueue(address, waiter.tid, waiter.bits);
+            }
+        }
+        Some(futexes)
+    }
+
     fn enqueue(&mut self, address: u64, tid: Tid, bits: u32) {
         self.queues.entry(address).or_default().push_back(Waiter { tid, bits });
         self.places.insert(tid, address);
@@ -130,18 +164,15 @@ fn wait(
     let tid = ctx.thread.tid;
     let kernel = ctx.kernel;
     if ctx.thread.progress == 0 {
-        let deadline = match timeout {
-            0 => None,
-            pointer => {
-                let time = kernel.read::<Timespec>(pointer)?.nanos()?;
-                Some(match absolute {
-                    true if realtime => kernel.clock.monotonic_at_realtime(time),
-                    true => time,
-                    false => kernel.clock.monotonic().saturating_add(time),
-                })
-            }
-        };
-        ctx.thread.deadline = deadline;
+        // An attempt that a signal ended has fixed it already.
+        if timeout != 0 && ctx.thread.deadline.is_none() {
+            let time = kernel.read::<Timespec>(timeout)?.nanos()?;
+            ctx.thread.deadline = Some(match absolute {
+                true if realtime => kernel.clock.monotonic_at_realtime(time),
+                true => time,
+                false => kernel.clock.monotonic().saturating_add(time),
+            });
+        }
         // The page is brought in before the lock is taken; under it the word and the queue are one.
         kernel.read::<u32>(address)?;
         let mut state = kernel.sched.lock();
@@ -174,6 +205,8 @@ fn wait(
         return Ok(0);
     }
     state.futexes.cancel(tid);
+    // If the call goes on after all, it queues again.
+    ctx.thread.progress = 0;
     Err(give_up)
 }
 
@@ -190,8 +223,7 @@ fn requeue(ctx: &mut Ctx<'_>, args: Args, expected: Option<u32>) -> SysResult {
         return Err(Errno::EAGAIN);
     }
     let woken = state.futexes.take(from, wake as usize, ANY);
-    let moved = if from == to { 0 } else { state.futexes.requeue(from, to, most as usize) };
-    let total = woken.len() + if expected.is_some() { moved } else { 0 };
+    let total = woken.len() + state.futexes.requeue(from, to, most as usize);
     ctx.kernel.wake_locked(state, woken);
     Ok(total as u64)
 }
@@ -254,25 +286,29 @@ impl Kernel {
             }
             let Ok(next) = self.read::<u64>(entry & !1) else { break };
             if entry != pending {
-                self.release_robust((entry & !1).wrapping_add(offset), tid);
+                self.release_robust((entry & !1).wrapping_add(offset), tid, false);
             }
             entry = next;
         }
         if pending & !1 != 0 {
-            self.release_robust((pending & !1).wrapping_add(offset), tid);
+            self.release_robust((pending & !1).wrapping_add(offset), tid, true);
         }
     }
 
-    fn release_robust(&self, word: u64, tid: Tid) {
+    /// `pending`: the thread died between changing the word and the list, perhaps after it unlocked and before it woke.
+    fn release_robust(&self, word: u64, tid: Tid, pending: bool) {
         if !word.is_multiple_of(4) {
             return;
         }
         let changed = self.update_word(word, |old| {
             (old & OWNER == tid as u32).then_some(old & WAITERS | OWNER_DIED)
         });
-        if let Ok(Some(old)) = changed
-            && old & WAITERS != 0
-        {
+        let wake = match changed {
+            Ok(Some(old)) => old & WAITERS != 0,
+            Ok(None) => pending && self.read::<u32>(word) == Ok(0),
+            Err(_) => false,
+        };
+        if wake {
             self.futex_wake(word, 1, ANY);
         }
     }

@@ -1,21 +1,22 @@
 //! Starting a program in a microVM, and waiting for its end.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::descriptor::Descriptors;
 use super::identity::Identity;
-use super::kernel::{Kernel, PID, Program};
+use super::kernel::{Kernel, PID, Parts, Program, workers_limit};
+use super::limits::Limits;
 use super::loader::{self, Image, LoadError};
 use super::mm::AddressSpace;
 use super::namespace::{Mount, Namespace};
 use super::net::Policy;
-use super::reactor::Reactor;
 use super::sched::{ExitStatus, Sched};
 use super::thread::Thread;
 use super::time::Clock;
-use super::trace::Trace;
+use super::timer::Timers;
+use super::tmpfs::Caller;
 use crate::vmm::{ExtendedState, GuestMemory, Hypervisor, UserRegs, Vm, VmmError, Xsave};
 
 /// What to run, and in what.
@@ -61,7 +62,7 @@ pub enum StartError {
     Descriptor(usize),
 }
 
-/// A program that runs in a microVM of its own.
+/// A program that runs in a microVM of its own. It ends when this is dropped.
 pub struct Guest {
     kernel: Arc<Kernel>,
 }
@@ -71,8 +72,9 @@ impl Guest {
     pub fn start(config: Config) -> Result<Guest, StartError> {
         let hypervisor = Hypervisor::get()?;
         let vm = Vm::new(GuestMemory::new(config.memory)?)?;
-        let namespace = Namespace::new(&config.mounts).map_err(StartError::Mounts)?;
-        let mut space = AddressSpace::new(Arc::clone(vm.memory()));
+        let space = Arc::new(Mutex::new(AddressSpace::new(Arc::clone(vm.memory()))));
+        let caller = Caller { uid: config.identity.uid, gid: config.identity.gid };
+        let namespace = Namespace::new(&config.mounts, caller, &space).map_err(StartError::Mounts)?;
         let image = Image {
             path: &config.program,
             arguments: &config.arguments,
@@ -81,36 +83,30 @@ impl Guest {
             signal_frame: hypervisor.xsave().size as u64 + SIGNAL_FRAME,
         };
         // As `/proc/self/exe` shows it: programs look beside it for their libraries.
-        let real = match namespace.find(&config.program, true) {
-            Ok(found) => namespace.real_path(found.as_fd(), &config.program),
-            Err(_) => config.program.clone(),
-        };
-        let start = loader::load(&mut space, &namespace, &image)?;
+        let real =
+            namespace.open_to_read(&config.program).map_or_else(|_| config.program.clone(), |found| found.1);
+        let start =
+            loader::load(&mut space.lock().unwrap_or_else(PoisonError::into_inner), &namespace, &image)?;
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let reactor = Reactor::new()?;
-        let kernel = Arc::new_cyclic(|this| Kernel {
-            this: this.clone(),
-            vm,
-            sched: Sched::new(PID + 1, (4 * cpus).clamp(16, 64)),
-            reactor,
+        let kernel = Kernel::new(Parts {
+            memory: Arc::clone(vm.memory()),
+            vm: Some(vm),
+            sched: Sched::new(PID + 1, workers_limit()),
             clock: Clock::default(),
             namespace,
             identity: config.identity,
             program: Program { path: real, arguments: config.arguments, environment: config.environment },
             network: config.network,
             cpus,
-            trace: config.trace.then_some(Trace),
-            next_file: Default::default(),
-            mm: space.into(),
-            descriptors: Descriptors::default().into(),
-            limits: Default::default(),
-            timers: Default::default(),
-            working_directory: config.working_directory.into(),
-            umask: config.umask.into(),
-            refused: Default::default(),
-        });
+            trace: config.trace,
+            mm: space,
+            limits: Limits::default(),
+            timers: Timers::default(),
+            working_directory: config.working_directory,
+            umask: config.umask,
+        })?;
         for (i, (fd, flags)) in config.descriptors.into_iter().enumerate() {
-            let file = kernel.new_host_file(fd, format!("/dev/fd/{i}").into(), flags, false);
+            let file = kernel.inherited_file(fd, i as u32, flags);
             file.and_then(|file| kernel.install(file, 0)).map_err(|_| StartError::Descriptor(i))?;
         }
         let regs = UserRegs { rip: start.rip, rsp: start.rsp, ..UserRegs::default() };
@@ -118,11 +114,20 @@ impl Guest {
         let mut thread = Thread::new(PID, regs, ExtendedState { fs_base: 0, gs_base: 0, xsave });
         thread.set_name(kernel.program.path.file_name().unwrap_or_default().as_encoded_bytes());
         kernel.add_thread(thread, 0);
-        Ok(Guest { kernel })
+        Ok(Guest::of(kernel))
     }
 
-    /// Waits until the program has ended. Its descriptors are closed then.
-    pub fn wait(self) -> Result<ExitStatus, VmmError> {
+    /// The program that `kernel` serves.
+    pub(super) fn of(kernel: Arc<Kernel>) -> Guest {
+        Guest { kernel }
+    }
+
+    pub(super) fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// Waits until the program has ended. Its descriptors are closed then. A failure of the machine is reported once.
+    pub fn wait(&self) -> Result<ExitStatus, VmmError> {
         let (status, failure) = self.kernel.sched.wait_for_end();
         self.kernel.reactor.stop();
         let regions: Vec<_> =
@@ -130,12 +135,28 @@ impl Guest {
         for (start, region) in regions.iter().filter(|(_, region)| region.shared) {
             self.kernel.mm().write_back(*start, region.end, *start, region);
         }
+        // Dropped without the table's lock: the end of a pipe looks for its peer.
+        let open = std::mem::take(&mut *self.kernel.descriptors());
+        drop(open);
         failure.map_or(Ok(status), Err)
+    }
+
+    /// Whether the program was ended because it needed more memory than its microVM has.
+    pub fn ran_out_of_memory(&self) -> bool {
+        self.kernel.out_of_memory.load(Ordering::Acquire)
     }
 
     /// Ends the program as `SIGKILL` would.
     pub fn kill(&self) {
         self.kernel.sched.exit(ExitStatus::Signal(libc::SIGKILL as u8));
+    }
+}
+
+/// Ends the program if it runs. Its threads leave soon; the last one closes its files and frees its RAM.
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.kill();
+        self.kernel.reactor.stop();
     }
 }
 

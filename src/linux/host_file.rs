@@ -10,7 +10,6 @@ use super::errno::Errno;
 use super::file::{File, Object, Ready};
 use super::host_io;
 use super::kernel::Kernel;
-use super::mm::MappedFile;
 use super::stat::Attributes;
 
 /// A stream that is ready takes this much without waiting.
@@ -45,16 +44,6 @@ impl HostFile {
     /// Whether it is a stream.
     pub fn is_stream(&self) -> bool {
         self.stream
-    }
-
-    /// A descriptor of its own for a mapping.
-    pub fn mappable(&self, path: String) -> Result<MappedFile, Errno> {
-        if self.stream {
-            return Err(Errno::ENODEV);
-        }
-        let stat = rustix::fs::fstat(&self.fd)?;
-        let fd = rustix::io::fcntl_dupfd_cloexec(&self.fd, 3)?;
-        Ok(MappedFile { fd, path, identity: (stat.st_dev, stat.st_ino) })
     }
 }
 

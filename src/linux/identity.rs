@@ -1,11 +1,13 @@
 //! Who and where the program is: numbers of process and user, the system's name and size, random bytes.
 
+use serde::{Deserialize, Serialize};
+
 use super::context::{Args, Ctx};
 use super::errno::{Errno, SysResult};
 use super::kernel::{PID, PPID};
 
 /// The user and group as whom the program believes to run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// User.
     pub uid: u32,

@@ -1,12 +1,15 @@
 //! Reading and writing.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
 
 use super::context::{Args, Ctx, OnSignal};
+use super::directory::Directory;
 use super::errno::{Errno, SysResult};
 use super::file::{File, Kind};
+use super::kernel::Kernel;
 use super::user::MAX_TRANSFER;
 use crate::vmm::Access;
 
@@ -29,6 +32,7 @@ fn read_parts(ctx: &mut Ctx<'_>, fd: i32, parts: &[(u64, usize)]) -> SysResult {
     file.check_readable()?;
     let kernel = ctx.kernel;
     let slices = kernel.user_vector(parts, Access::WRITE)?;
+    before_read(kernel, &file, None, &slices);
     until_ready(ctx, &file, |ctx| Ok(file.object().read(ctx.kernel, &file, &slices)? as u64))
 }
 
@@ -41,6 +45,7 @@ fn write_parts(ctx: &mut Ctx<'_>, fd: i32, parts: &[(u64, usize)]) -> SysResult 
     // Earlier attempts of this call may have written a part already.
     let rest = skip(&slices, ctx.thread.progress as usize)?;
     let wrote = file.object().write(kernel, &file, &rest);
+    after_write(kernel, &file, None, &wrote);
     if wrote == Err(Errno::EPIPE) {
         kernel.send_own(ctx.thread.tid, libc::SIGPIPE);
     }
@@ -61,11 +66,29 @@ fn write_parts(ctx: &mut Ctx<'_>, fd: i32, parts: &[(u64, usize)]) -> SysResult 
     }
 }
 
+/// Lets a read of a file see what was stored into shared mappings of it.
+fn before_read(kernel: &Kernel, file: &File, offset: Option<u64>, into: &[VolatileSlice<'_>]) {
+    if let Ok(fd) = file.mappable() {
+        kernel.mm().before_read(fd, offset, into.iter().map(VolatileSlice::len).sum());
+    }
+}
+
+/// Lets shared mappings of a file see what was written to it.
+fn after_write(kernel: &Kernel, file: &File, offset: Option<u64>, wrote: &Result<usize, Errno>) {
+    if let (Ok(fd), Ok(len)) = (file.mappable(), wrote) {
+        let appended = file.flags() & libc::O_APPEND as u32 != 0;
+        let end = || rustix::fs::fstat(fd).map_or(0, |stat| stat.st_size as u64);
+        // Appended bytes are not where the program said.
+        let offset = offset.map(|at| if appended { end().saturating_sub(*len as u64) } else { at });
+        kernel.mm().after_write(fd, offset, *len);
+    }
+}
+
 /// Whether a short write means that the reader is slow, rather than that the file is full.
 fn waits_for_room(file: &File) -> bool {
     match &file.kind {
         Kind::Host(host) => host.is_stream(),
-        Kind::Pipe(_) | Kind::Socket(_) => true,
+        Kind::Pipe(_) | Kind::Socket(_) | Kind::Unix(_) => true,
         _ => false,
     }
 }
@@ -110,6 +133,7 @@ fn read_at(ctx: &Ctx<'_>, fd: i32, parts: &[(u64, usize)], offset: u64) -> SysRe
     let file = ctx.kernel.file(fd)?;
     file.check_readable()?;
     let slices = ctx.kernel.user_vector(parts, Access::WRITE)?;
+    before_read(ctx.kernel, &file, Some(offset), &slices);
     Ok(file.object().read_at(&slices, offset)? as u64)
 }
 
@@ -117,7 +141,9 @@ fn write_at(ctx: &Ctx<'_>, fd: i32, parts: &[(u64, usize)], offset: u64) -> SysR
     let file = ctx.kernel.file(fd)?;
     file.check_writable()?;
     let slices = ctx.kernel.user_vector(parts, Access::READ)?;
-    Ok(file.object().write_at(&slices, offset)? as u64)
+    let wrote = file.object().write_at(&slices, offset);
+    after_write(ctx.kernel, &file, Some(offset), &wrote);
+    Ok(wrote? as u64)
 }
 
 pub fn pread(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
@@ -176,12 +202,15 @@ pub fn sendfile(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let mut done = 0;
     while done < args.size(3).min(MAX_TRANSFER) {
         let part = buffer.subslice(0, buffer.len().min(args.size(3) - done)).map_err(|_| Errno::EFAULT)?;
+        before_read(ctx.kernel, &from, Some(start + done as u64), &[part]);
         let got = from.object().read_at(&[part], start + done as u64)?;
         if got == 0 {
             break;
         }
         let part = buffer.subslice(0, got).map_err(|_| Errno::EFAULT)?;
-        match to.object().write(ctx.kernel, &to, &[part]) {
+        let wrote = to.object().write(ctx.kernel, &to, &[part]);
+        after_write(ctx.kernel, &to, None, &wrote);
+        match wrote {
             Ok(n) => {
                 done += n;
                 if n < got {
@@ -206,7 +235,12 @@ pub fn copy_file_range(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let (from, to) = (ctx.kernel.file(args.i32(0))?, ctx.kernel.file(args.i32(2))?);
     from.check_readable()?;
     to.check_writable()?;
-    let (Kind::Host(source), Kind::Host(target)) = (&from.kind, &to.kind) else { return Err(Errno::EINVAL) };
+    let (source, target) = match (&from.kind, &to.kind) {
+        (Kind::Host(source), Kind::Host(target)) => (source, target),
+        // Programs then copy by reading and writing.
+        (Kind::Tmpfs(_) | Kind::Host(_), Kind::Tmpfs(_) | Kind::Host(_)) => return Err(Errno::EXDEV),
+        _ => return Err(Errno::EINVAL),
+    };
     let position = |pointer: u64| match pointer {
         0 => Ok(None),
         pointer => ctx.kernel.read::<u64>(pointer).map(Some),
@@ -216,7 +250,10 @@ pub fn copy_file_range(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         return Err(Errno::EINVAL);
     }
     let len = args.size(4).min(MAX_TRANSFER);
+    ctx.kernel.mm().before_read(source.fd(), read_at, len);
+    let begin = write_at;
     let n = rustix::fs::copy_file_range(source.fd(), read_at.as_mut(), target.fd(), write_at.as_mut(), len)?;
+    ctx.kernel.mm().after_write(target.fd(), begin, n);
     for (pointer, position) in [(args.u64(1), read_at), (args.u64(3), write_at)] {
         if let Some(position) = position {
             ctx.kernel.write(pointer, &position)?;
@@ -225,24 +262,25 @@ pub fn copy_file_range(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     Ok(n as u64)
 }
 
-/// The host's regular file behind a descriptor.
-fn host_file(ctx: &Ctx<'_>, fd: i32, other: Errno) -> Result<Arc<File>, Errno> {
-    let file = ctx.kernel.file(fd)?;
-    if matches!(file.kind, Kind::Host(_)) { Ok(file) } else { Err(other) }
-}
-
 pub fn fsync(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    match &host_file(ctx, args.i32(0), Errno::EINVAL)?.kind {
-        Kind::Host(host) => Ok(rustix::fs::fsync(host.fd()).map(|()| 0)?),
-        _ => Err(Errno::EINVAL),
-    }
+    flush(ctx, args, |fd| rustix::fs::fsync(fd))
 }
 
 pub fn fdatasync(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    match &host_file(ctx, args.i32(0), Errno::EINVAL)?.kind {
-        Kind::Host(host) => Ok(rustix::fs::fdatasync(host.fd()).map(|()| 0)?),
-        _ => Err(Errno::EINVAL),
+    flush(ctx, args, |fd| rustix::fs::fdatasync(fd))
+}
+
+/// What lies in guest RAM has no disk to reach.
+fn flush(ctx: &Ctx<'_>, args: Args, host: impl Fn(BorrowedFd<'_>) -> rustix::io::Result<()>) -> SysResult {
+    let file = ctx.kernel.file(args.i32(0))?;
+    match &file.kind {
+        _ if file.flags() & libc::O_PATH as u32 != 0 => return Err(Errno::EBADF),
+        Kind::Host(open) => host(open.fd())?,
+        Kind::Directory(Directory::Host(fd)) => host(fd.as_fd())?,
+        Kind::Tmpfs(_) | Kind::Directory(_) => {}
+        _ => return Err(Errno::EINVAL),
     }
+    Ok(0)
 }
 
 /// What the program wrote is in the host's page cache already; when it reaches the disk is the host's affair.
@@ -257,31 +295,40 @@ pub fn syncfs(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 
 pub fn ftruncate(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let len = offset(args, 1)?;
-    let file = host_file(ctx, args.i32(0), Errno::EINVAL)?;
-    if !file.access_mode().1 {
-        return Err(Errno::EINVAL);
-    }
+    let file = ctx.kernel.file(args.i32(0))?;
     match &file.kind {
-        Kind::Host(host) => Ok(rustix::fs::ftruncate(host.fd(), len).map(|()| 0)?),
-        _ => Err(Errno::EINVAL),
+        _ if file.flags() & libc::O_PATH as u32 != 0 => return Err(Errno::EBADF),
+        _ if !file.access_mode().1 => return Err(Errno::EINVAL),
+        Kind::Host(host) => {
+            rustix::fs::ftruncate(host.fd(), len)?;
+            ctx.kernel.mm().after_resize(host.fd(), len)?;
+        }
+        Kind::Tmpfs(open) => open.resize(len)?,
+        _ => return Err(Errno::EINVAL),
     }
+    Ok(0)
 }
 
 pub fn fallocate(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    let file = host_file(ctx, args.i32(0), Errno::ESPIPE)?;
+    let file = ctx.kernel.file(args.i32(0))?;
     file.check_writable()?;
-    let mode = rustix::fs::FallocateFlags::from_bits(args.u32(1)).ok_or(Errno::EOPNOTSUPP)?;
     match &file.kind {
-        Kind::Host(host) => Ok(rustix::fs::fallocate(host.fd(), mode, offset(args, 2)?, offset(args, 3)?).map(|()| 0)?),
-        _ => Err(Errno::ESPIPE),
+        Kind::Host(host) => {
+            let mode = rustix::fs::FallocateFlags::from_bits(args.u32(1)).ok_or(Errno::EOPNOTSUPP)?;
+            rustix::fs::fallocate(host.fd(), mode, offset(args, 2)?, offset(args, 3)?)?;
+        }
+        Kind::Tmpfs(open) => open.allocate(args.i32(1), offset(args, 2)?, offset(args, 3)?)?,
+        Kind::Pipe(_) | Kind::Socket(_) => return Err(Errno::ESPIPE),
+        _ => return Err(Errno::ENODEV),
     }
+    Ok(0)
 }
 
 /// Advice is not needed.
 pub fn fadvise(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let file = ctx.kernel.file(args.i32(0))?;
     match (&file.kind, args.i32(3)) {
-        (Kind::Pipe(_) | Kind::Socket(_), _) => Err(Errno::ESPIPE),
+        (Kind::Pipe(_) | Kind::Socket(_) | Kind::Unix(_), _) => Err(Errno::ESPIPE),
         (_, 0..=5) => Ok(0),
         _ => Err(Errno::EINVAL),
     }

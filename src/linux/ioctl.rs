@@ -29,10 +29,9 @@ pub fn ioctl(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         }
         FIONREAD => {
             let count = match &file.kind {
-                Kind::Pipe(pipe) => pipe.len() as i32,
+                Kind::Pipe(pipe) => pipe.waiting() as i32,
                 Kind::Host(host) => rustix::io::ioctl_fionread(host.fd())? as i32,
-                Kind::Socket(socket) => rustix::io::ioctl_fionread(socket.fd())? as i32,
-                _ => return Err(Errno::ENOTTY),
+                _ => return super::net::ioctl(ctx, &file, request, pointer),
             };
             ctx.kernel.write(pointer, &count).map(|()| 0)
         }
@@ -48,6 +47,6 @@ pub fn ioctl(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
             let len = if request == TCGETS { 36 } else { 8 };
             ctx.kernel.write_bytes(pointer, &bytes[..len]).map(|()| 0)
         }
-        _ => Err(Errno::ENOTTY),
+        _ => super::net::ioctl(ctx, &file, request, pointer),
     }
 }

@@ -2,18 +2,20 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use serde::{Deserialize, Serialize};
 use vm_memory::VolatileMemory;
 
+use super::budget::Budget;
 use super::descriptor::Descriptors;
 use super::errno::Errno;
 use super::identity::Identity;
 use super::limits::Limits;
 use super::mm::AddressSpace;
 use super::namespace::Namespace;
-use super::net::Policy;
+use super::net::{Network, Policy};
 use super::reactor::{Reactor, TIME_SLICE};
 use super::sched::{Need, Sched, State};
 use super::signal::SigInfo;
@@ -22,7 +24,7 @@ use super::time::Clock;
 use super::timer::Timers;
 use super::trace::Trace;
 use super::worker;
-use crate::vmm::{Access, GuestMemory, Vm};
+use crate::vmm::{Access, GuestMemory, Vm, VmmError};
 
 /// Number of the program's process, and of its first thread.
 pub const PID: i32 = 100;
@@ -30,8 +32,10 @@ pub const PID: i32 = 100;
 pub const PPID: i32 = 1;
 
 /// What was started.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Program {
     /// Path of the executable file in the guest.
+    #[serde(with = "super::checkpoint::path_bytes")]
     pub path: PathBuf,
     /// Arguments, the program's name first.
     pub arguments: Vec<Vec<u8>>,
@@ -42,8 +46,10 @@ pub struct Program {
 /// The shared state. See the module's description for the order of its locks.
 pub struct Kernel {
     pub(super) this: Weak<Kernel>,
-    /// The machine.
-    pub vm: Vm,
+    /// Guest RAM.
+    memory: Arc<GuestMemory>,
+    /// The machine; without one no thread of the program runs.
+    pub(super) vm: Option<Vm>,
     /// Threads, futexes, signals, alarms.
     pub sched: Sched,
     /// Events from outside.
@@ -56,20 +62,49 @@ pub struct Kernel {
     pub identity: Identity,
     /// The program.
     pub program: Program,
-    /// Whom it may talk to.
-    pub network: Policy,
+    /// Its sockets, and whom it may talk to.
+    pub network: Network,
+    /// Host memory that is held for it.
+    pub budget: Budget,
     /// Processors that it sees.
     pub cpus: usize,
     /// Prints system calls.
     pub trace: Option<Trace>,
     pub(super) next_file: AtomicU64,
-    pub(super) mm: Mutex<AddressSpace>,
+    pub(super) mm: Arc<Mutex<AddressSpace>>,
     pub(super) descriptors: Mutex<Descriptors>,
     pub(super) limits: Mutex<Limits>,
     pub(super) timers: Mutex<Timers>,
     pub(super) working_directory: Mutex<PathBuf>,
     pub(super) umask: AtomicU32,
     pub(super) refused: Mutex<HashSet<u64>>,
+    pub(super) out_of_memory: AtomicBool,
+}
+
+/// What a kernel is made of: anew, or from a checkpoint.
+#[allow(missing_docs)] // As in `Kernel`.
+pub struct Parts {
+    pub memory: Arc<GuestMemory>,
+    pub vm: Option<Vm>,
+    pub sched: Sched,
+    pub clock: Clock,
+    pub namespace: Namespace,
+    pub identity: Identity,
+    pub program: Program,
+    pub network: Policy,
+    pub cpus: usize,
+    pub trace: bool,
+    pub mm: Arc<Mutex<AddressSpace>>,
+    pub limits: Limits,
+    pub timers: Timers,
+    pub working_directory: PathBuf,
+    pub umask: u32,
+}
+
+/// Most workers of a VM on this machine.
+pub fn workers_limit() -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    (4 * cpus).clamp(16, 64)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -78,6 +113,36 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Kernel {
+    /// A kernel without open files.
+    pub fn new(parts: Parts) -> Result<Arc<Kernel>, VmmError> {
+        let reactor = Reactor::new()?;
+        let budget = Budget::for_memory(parts.memory.size());
+        Ok(Arc::new_cyclic(|this| Kernel {
+            this: this.clone(),
+            memory: parts.memory,
+            vm: parts.vm,
+            sched: parts.sched,
+            reactor,
+            clock: parts.clock,
+            namespace: parts.namespace,
+            identity: parts.identity,
+            program: parts.program,
+            network: Network::new(parts.network),
+            budget,
+            cpus: parts.cpus,
+            trace: parts.trace.then_some(Trace),
+            next_file: Default::default(),
+            mm: parts.mm,
+            descriptors: Descriptors::default().into(),
+            limits: parts.limits.into(),
+            timers: parts.timers.into(),
+            working_directory: parts.working_directory.into(),
+            umask: parts.umask.into(),
+            refused: Default::default(),
+            out_of_memory: Default::default(),
+        }))
+    }
+
     /// A handle that can be kept.
     pub fn weak(&self) -> Weak<Kernel> {
         self.this.clone()
@@ -95,7 +160,7 @@ impl Kernel {
 
     /// Guest RAM.
     pub fn memory(&self) -> &GuestMemory {
-        self.vm.memory()
+        &self.memory
     }
 
     /// The descriptor table.
@@ -155,19 +220,17 @@ impl Kernel {
         self.sched.wake_all(state, tids, |need| self.serve(need));
     }
 
-    /// Sends a signal to a thread or the process; false if there is no such thread.
-    pub fn send_signal(&self, target: Option<Tid>, info: SigInfo) -> bool {
-        self.sched.send(target, info, |need| self.serve(need))
+    /// Sends a signal to a thread or the process; false if it was ignored. `ESRCH`: there is no such thread. `EAGAIN`: too many
+    /// real-time signals are queued.
+    pub fn send_signal(&self, target: Option<Tid>, info: SigInfo) -> Result<bool, Errno> {
+        let most = self.limits().get(libc::RLIMIT_SIGPENDING as i32)?.0;
+        self.sched.send(target, info, most.try_into().unwrap_or(usize::MAX), |need| self.serve(need))
     }
 
     /// Sends a signal to the calling thread, as the kernel does for `SIGPIPE`.
     pub fn send_own(&self, tid: Tid, signal: i32) {
-        self.send_signal(Some(tid), SigInfo::from_process(signal, 0, PID, self.identity.uid));
-    }
-
-    /// Makes every vCPU leave the guest once, which orders all memory accesses before with all after.
-    pub fn serialise_vcpus(&self) {
-        self.sched.kick_all();
+        // A classic signal is always queued, and the caller exists.
+        let _ = self.send_signal(Some(tid), SigInfo::from_process(signal, 0, PID, self.identity.uid));
     }
 
     /// Changes a word of the program's memory in one atomic step; returns the old value, `None` if `change` did not want to.

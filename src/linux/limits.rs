@@ -1,4 +1,4 @@
-//! Resource limits and usage.
+//! Resource limits.
 
 use super::context::{Args, Ctx};
 use super::errno::{Errno, SysResult};
@@ -29,7 +29,21 @@ impl Default for Limits {
     }
 }
 
+/// What a checkpoint keeps of [`Limits`].
+pub type SavedLimits = Vec<(u64, u64)>;
+
 impl Limits {
+    /// What a checkpoint keeps.
+    pub fn save(&self) -> SavedLimits {
+        self.0.to_vec()
+    }
+
+    /// The limits as they were; `None` if they are not as many as there are resources, or beyond what a program can ask for.
+    pub fn restore(saved: &SavedLimits) -> Option<Limits> {
+        let limits = Limits(saved.as_slice().try_into().ok()?);
+        (limits.open_files() <= super::descriptor::MOST).then_some(limits)
+    }
+
     /// Most open descriptors, plus one.
     pub fn open_files(&self) -> usize {
         self.0[libc::RLIMIT_NOFILE as usize].0 as usize
@@ -75,31 +89,5 @@ pub fn prlimit64(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         ctx.kernel.limits().set(args.i32(1), soft, hard)?;
     }
     ctx.kernel.write_optional(args.u64(3), &[soft, hard])?;
-    Ok(0)
-}
-
-/// Usage of the host process or thread, which the guest's share of cannot be told apart; children have none.
-pub fn getrusage(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    let who = args.i32(0);
-    let mut words = [0u64; 18];
-    match who {
-        libc::RUSAGE_SELF | libc::RUSAGE_THREAD => {
-            // SAFETY: a zeroed rusage is valid, and the call fills it.
-            let usage = unsafe {
-                let mut usage: libc::rusage = std::mem::zeroed();
-                libc::getrusage(who, &mut usage);
-                usage
-            };
-            words[0] = usage.ru_utime.tv_sec as u64;
-            words[1] = usage.ru_utime.tv_usec as u64;
-            words[2] = usage.ru_stime.tv_sec as u64;
-            words[3] = usage.ru_stime.tv_usec as u64;
-            let (total, free) = ctx.kernel.mm().ram();
-            words[4] = (total - free) / 1024;
-        }
-        libc::RUSAGE_CHILDREN => {}
-        _ => return Err(Errno::EINVAL),
-    }
-    ctx.kernel.write(args.u64(1), &words)?;
     Ok(0)
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use object::LittleEndian;
 use object::elf::{self, FileHeader64, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
-use rustix::fs::{Mode, OFlags};
 
 use super::errno::Errno;
 use super::identity::Identity;
@@ -176,9 +175,8 @@ fn load_file(
 ) -> Result<Loaded, LoadError> {
     let open = |errno| LoadError::Open { path: path.into(), errno };
     let format = |reason| LoadError::Format { path: path.into(), reason };
-    let fd = files.open(path, OFlags::RDONLY, Mode::empty()).map_err(open)?;
+    let (fd, _) = files.open_to_read(path).map_err(open)?;
     let headers = read_headers(&fd).map_err(open)?;
-    let stat = rustix::fs::fstat(&fd).map_err(|e| open(e.into()))?;
     let data = headers.as_slice();
     let header =
         FileHeader64::<LittleEndian>::parse(data).map_err(|_| format("it has no 64-bit ELF header"))?;
@@ -213,11 +211,8 @@ fn load_file(
         elf::ET_DYN => space.place(Placement::Hint(hint), span).map_err(map_error)?.wrapping_sub(low),
         _ => return Err(format("it is neither an executable nor position-independent")),
     };
-    let file = Arc::new(MappedFile {
-        fd,
-        path: path.to_string_lossy().into_owned(),
-        identity: (stat.st_dev, stat.st_ino),
-    });
+    let file =
+        space.mapped_file(fd.as_fd(), path.to_string_lossy().into_owned(), false).map_err(map_error)?;
     for segment in loads() {
         map_segment(space, &file, segment, base).map_err(map_error)?;
     }
@@ -294,7 +289,7 @@ fn map_segment(
     let end = (start + segment.p_memsz(little)).next_multiple_of(FRAME_SIZE);
     if segment.p_filesz(little) > 0 {
         let backing = Backing::File { file: Arc::clone(file), offset: segment.p_offset(little) - within };
-        let make = |end| Region { end, access, backing, shared: false, label: "" };
+        let make = |end| Region { end, access, backing, shared: false, may_write: true, label: "" };
         space.map(Placement::Fixed(page), file_pages_end - page, make)?;
         if segment.p_memsz(little) > segment.p_filesz(little) && file_end < file_pages_end {
             space.zero_within_page(file_end, file_pages_end)?;

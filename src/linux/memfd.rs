@@ -1,12 +1,15 @@
-//! Files without a path.
+//! Files without a path: in guest RAM, like those of a tmpfs.
 
 use rustix::fs::MemfdFlags;
 
 use super::context::{Args, Ctx};
 use super::errno::{Errno, SysResult};
+use super::file::Kind;
+use super::tmpfs::OpenFile;
 
 pub fn memfd_create(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     const LONGEST: usize = 249;
+    const LARGEFILE: i32 = 0o100_000;
     let flags = MemfdFlags::from_bits(args.u32(1)).ok_or(Errno::EINVAL)?;
     if flags.contains(MemfdFlags::HUGETLB) {
         return Err(Errno::ENOMEM);
@@ -15,9 +18,11 @@ pub fn memfd_create(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         Errno::ENAMETOOLONG => Errno::EINVAL,
         other => other,
     })?;
-    let fd = rustix::fs::memfd_create("guest", flags | MemfdFlags::CLOEXEC)?;
     let path = format!("/memfd:{} (deleted)", String::from_utf8_lossy(&name));
-    let file = ctx.kernel.new_host_file(fd, path.into(), libc::O_RDWR as u32, true)?;
+    const MODE: u32 = 0o777;
+    let open = OpenFile::unnamed(&ctx.kernel.namespace.memory_files, MODE, false)?;
+    open.allow_seals(flags.contains(MemfdFlags::ALLOW_SEALING))?;
+    let file = ctx.kernel.new_file(Kind::Tmpfs(open), path.into(), (libc::O_RDWR | LARGEFILE) as u32);
     let install = if flags.contains(MemfdFlags::CLOEXEC) { libc::O_CLOEXEC as u32 } else { 0 };
     ctx.kernel.install(file, install)
 }

@@ -8,16 +8,17 @@
 //!
 //! | area | files |
 //! |---|---|
-//! | starting | `guest.rs`, `loader.rs`, `vdso.rs` |
+//! | starting | `guest.rs`, `loader.rs`, `vdso.rs`; `direct.rs` without a machine |
 //! | dispatch | `table.rs`, `context.rs`, `errno.rs`, `trace.rs` |
-//! | threads | `thread.rs` the record, `sched.rs` who runs where, `worker.rs` the loop around a vCPU, `reactor.rs` events from outside, `futex.rs`, `thread_calls.rs` |
+//! | threads | `thread.rs` the record, `sched/` who runs where, `worker.rs` the loop around a vCPU, `reactor.rs` events from outside, `futex.rs`, `thread_calls.rs`, `membarrier.rs` |
 //! | memory | `mm/`, `user.rs` guest addresses to host slices |
 //! | signals | `signal/`, `timer.rs` |
-//! | files | `file.rs` the trait, `descriptor.rs`, `io.rs`, `host_file.rs`, `directory.rs`, `text.rs`, `memfd.rs`, `lock.rs`, `ioctl.rs` |
-//! | paths | `namespace.rs` the composed root, `path_calls.rs`, `stat.rs`, `attributes.rs`, `proc.rs` |
+//! | files | `file.rs` the trait, `descriptor.rs`, `io.rs`, `host_file.rs`, `directory.rs`, `text.rs`, `memfd.rs`, `lock.rs`, `ioctl.rs`, `tmpfs/` the file system in guest RAM |
+//! | paths | `namespace/` the composed root and the walk, `open.rs`, `path_calls.rs`, `stat.rs`, `attributes.rs`, `proc.rs` |
 //! | objects | `pipe.rs`, `eventfd.rs`, `timerfd.rs`, `epoll.rs`, `poll.rs` |
 //! | network | `net/` |
-//! | the rest | `time.rs`, `identity.rs`, `limits.rs` |
+//! | checkpoints | `checkpoint/`, and a saved form beside each area's records |
+//! | the rest | `time.rs`, `cpu_time.rs`, `identity.rs`, `limits.rs`, `budget.rs` host memory that is held for the program |
 //!
 //! # Threads and vCPUs
 //! A guest thread is a record, [`thread::Thread`]: registers, extended state, and, if it is inside a system call that waits, what it waits
@@ -36,7 +37,7 @@
 //! needs none for them.
 //!
 //! # Locks
-//! Taken in this order, never the other way: descriptor table; a file's own; timers; scheduler (which covers futexes, signals and alarms); address
+//! Taken in this order, never the other way: descriptor table; a file's own, and that of all Unix sockets; timers; scheduler (which covers futexes, signals and alarms); address
 //! space. No lock is held over a host call that may wait. A file is never dropped under a lock: the end of a pipe tells its peer.
 //!
 //! # What a hostile program can do
@@ -52,6 +53,7 @@ macro_rules! call_modules {
 
 call_modules!(
     attributes,
+    cpu_time,
     descriptor,
     directory,
     epoll,
@@ -62,9 +64,11 @@ call_modules!(
     ioctl,
     limits,
     lock,
+    membarrier,
     memfd,
     mm,
     net,
+    open,
     path_calls,
     pipe,
     poll,
@@ -76,7 +80,10 @@ call_modules!(
     timerfd,
 );
 
+mod budget;
+mod checkpoint;
 mod context;
+mod direct;
 mod errno;
 pub mod file;
 mod guest;
@@ -91,15 +98,18 @@ pub mod sched;
 mod table;
 mod text;
 pub mod thread;
+mod tmpfs;
 mod trace;
 mod user;
 mod vdso;
 mod worker;
 
+pub use checkpoint::{Checkpoint, CheckpointError, RestoreError, State, Surroundings};
 pub use context::{Args, Ctx, OnSignal};
+pub use direct::Direct;
 pub use errno::{Errno, SysResult};
 pub use guest::{Config, Guest, StartError};
 pub use kernel::Kernel;
 pub use loader::LoadError;
-pub use namespace::Mount;
+pub use namespace::{Mount, Source};
 pub use sched::ExitStatus;

@@ -1,114 +1,129 @@
-//! Calls on paths: opening, making, removing, renaming, linking.
+//! Calls on names: making, removing, renaming, linking.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, RenameFlags};
 
 use super::context::{Args, Ctx};
 use super::errno::{Errno, SysResult};
-use super::file::Kind;
+use super::file::{File, Kind};
 use super::kernel::Kernel;
-use super::namespace::absolute;
-use super::proc::{self, Special};
+use super::namespace::{Entry, Found, Node, Place};
+use super::proc;
+use super::thread::Tid;
+use super::tmpfs::{Content, Replace, now};
 
 const AT_FDCWD: i32 = libc::AT_FDCWD;
-/// Most symbolic links of `/proc` followed for one path.
-const MOST_LINKS: u32 = 8;
 
 impl Kernel {
-    /// The absolute path that a directory descriptor and a path name. Empty paths are `ENOENT`.
-    pub fn path_at(&self, directory: i32, path: &[u8]) -> Result<PathBuf, Errno> {
-        if path.starts_with(b"/") {
-            return Ok(absolute(Path::new("/"), path));
-        }
-        let base = match directory {
-            AT_FDCWD => self.working_directory(),
+    /// The directory that relative paths start from: the working directory for `AT_FDCWD`, else that of a descriptor.
+    fn base(&self, directory: i32, path: &[u8]) -> Result<PathBuf, Errno> {
+        match directory {
+            _ if path.starts_with(b"/") => Ok(PathBuf::from("/")),
+            AT_FDCWD if path.is_empty() => Err(Errno::ENOENT),
+            AT_FDCWD => Ok(self.working_directory()),
             fd => {
                 let file = self.file(fd)?;
-                match &file.kind {
-                    Kind::Directory(_) => file.path.clone(),
-                    _ => return Err(Errno::ENOTDIR),
-                }
+                if path.is_empty() { Err(Errno::ENOENT) } else { self.path_of_directory(&file) }
             }
-        };
-        if path.is_empty() {
+        }
+    }
+
+    /// The path at which a directory that is open can be found now.
+    pub fn path_of_directory(&self, file: &File) -> Result<PathBuf, Errno> {
+        match &file.kind {
+            Kind::Directory(directory) => directory.path(&self.namespace, &file.path),
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// What a directory descriptor and a path lead to. `tid`: the thread that asks, for `/proc/thread-self`.
+    pub fn walk(&self, tid: Tid, directory: i32, path: &[u8], follow: bool) -> Result<Place, Errno> {
+        let base = self.base(directory, path)?;
+        self.namespace.walk(&|path| proc::lookup(self, tid, path), &base, path, follow)
+    }
+
+    /// The directory entry of a path that is to be made, removed or renamed; `special` is the error for `.`, `..` and the root.
+    pub fn entry(&self, tid: Tid, directory: i32, path: &[u8], special: Errno) -> Result<Entry, Errno> {
+        let base = self.base(directory, path)?;
+        self.namespace.walk_to_entry(&|path| proc::lookup(self, tid, path), &base, path, special)
+    }
+
+    /// The entry of a name that is to be made: `EEXIST` if there is something, `EROFS` where nothing can be made.
+    fn new_entry(&self, tid: Tid, directory: i32, path: &[u8]) -> Result<Entry, Errno> {
+        let entry = self.entry(tid, directory, path, Errno::EEXIST)?;
+        if entry.parent.read_only {
+            let exists = self.walk(tid, AT_FDCWD, entry.path().as_os_str().as_bytes(), false).is_ok();
+            return Err(if exists { Errno::EEXIST } else { Errno::EROFS });
+        }
+        self.check_not_mounted(&entry, Errno::EEXIST)?;
+        Ok(entry)
+    }
+
+    /// `error` if something is mounted at the entry.
+    fn check_not_mounted(&self, entry: &Entry, error: Errno) -> Result<(), Errno> {
+        if self.namespace.is_mount_point(&entry.path()) { Err(error) } else { Ok(()) }
+    }
+
+    /// Makes a node of this type (`S_IFREG`, `S_IFIFO` or `S_IFSOCK`) where nothing is.
+    pub fn make_node(&self, tid: Tid, directory: i32, path: &[u8], kind: u32, mode: u32) -> Result<Place, Errno> {
+        let entry = self.new_entry(tid, directory, path)?;
+        if entry.wants_directory {
             return Err(Errno::ENOENT);
         }
-        Ok(absolute(&base, path))
-    }
-
-    /// The absolute path at a guest address, relative to the working directory.
-    pub fn path_from(&self, address: u64) -> Result<PathBuf, Errno> {
-        self.path_at(AT_FDCWD, &self.read_path(address)?)
-    }
-
-    /// The same, relative to a directory descriptor.
-    fn path_from_at(&self, directory: i32, address: u64) -> Result<PathBuf, Errno> {
-        self.path_at(directory, &self.read_path(address)?)
-    }
-}
-
-pub fn open(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    let path = ctx.kernel.path_from(args.u64(0))?;
-    open_path(ctx, path, args.u32(1), args.u32(2), 0)
-}
-
-pub fn openat(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    let path = ctx.kernel.path_from_at(args.i32(0), args.u64(1))?;
-    open_path(ctx, path, args.u32(2), args.u32(3), 0)
-}
-
-pub fn creat(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    let path = ctx.kernel.path_from(args.u64(0))?;
-    open_path(ctx, path, (libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC) as u32, args.u32(1), 0)
-}
-
-/// Only plain opens: rules of resolution are refused, as by an older kernel.
-pub fn openat2(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    if args.size(3) < 24 {
-        return Err(Errno::EINVAL);
-    }
-    let [flags, mode, resolve] = ctx.kernel.read::<[u64; 3]>(args.u64(2))?;
-    if resolve != 0 || args.size(3) > 24 {
-        return Err(Errno::ENOSYS);
-    }
-    let path = ctx.kernel.path_from_at(args.i32(0), args.u64(1))?;
-    open_path(ctx, path, flags as u32, mode as u32, 0)
-}
-
-fn open_path(ctx: &mut Ctx<'_>, path: PathBuf, flags: u32, mode: u32, depth: u32) -> SysResult {
-    /// Set by 64-bit programs that are built for large files; it means nothing.
-    const LARGEFILE: u32 = 0o100_000;
-    /// What `F_GETFL` shows: not the flags that only steer the opening.
-    const STEERING: i32 =
-        libc::O_CREAT | libc::O_EXCL | libc::O_NOCTTY | libc::O_TRUNC | libc::O_CLOEXEC | libc::O_NOFOLLOW;
-    let kept = flags & !(STEERING as u32) | LARGEFILE;
-    match proc::lookup(ctx.kernel, ctx.thread.tid, &path) {
-        Some(Special::Link(_)) if flags & libc::O_NOFOLLOW as u32 != 0 => return Err(Errno::ELOOP),
-        Some(Special::Link(_)) if depth >= MOST_LINKS => return Err(Errno::ELOOP),
-        Some(Special::Link(target)) => return open_path(ctx, target, flags, mode, depth + 1),
-        Some(Special::Descriptor(fd)) => {
-            let file = proc::open_descriptor(ctx.kernel, fd, flags)?;
-            return ctx.kernel.install(file, flags);
+        let mode = mode & 0o7777 & !self.umask();
+        match &entry.parent.node {
+            Node::Host(parent) => {
+                let (kind, mode) = (FileType::from_raw_mode(kind), Mode::from_raw_mode(mode & 0o1777));
+                rustix::fs::mknodat(&parent.fd, OsStr::from_bytes(&entry.name), kind, mode, 0)?;
+            }
+            Node::Tmpfs(fs, at) => {
+                let content = || match kind {
+                    libc::S_IFREG => fs.new_content(),
+                    libc::S_IFIFO => Content::Fifo,
+                    _ => Content::Socket,
+                };
+                fs.with(|tree| tree.create(*at, &entry.name, (fs.caller, mode, now()), content))?;
+            }
+            Node::Special(_) => return Err(Errno::EPERM),
         }
-        Some(special) => {
-            let file = special.open(ctx.kernel, path, flags, kept)?;
-            return ctx.kernel.install(file, flags);
-        }
-        None => {}
+        self.walk(tid, AT_FDCWD, entry.path().as_os_str().as_bytes(), false)
     }
-    let host_flags = OFlags::from_bits_retain(flags & !(LARGEFILE | libc::O_ASYNC as u32));
-    let mode = Mode::from_raw_mode(mode & 0o7777 & !ctx.kernel.umask());
-    let creates = host_flags.contains(OFlags::CREATE) || host_flags.contains(OFlags::TMPFILE);
-    // A FIFO is opened without waiting for its other end.
-    let host_flags = host_flags | OFlags::NONBLOCK;
-    let fd = ctx.kernel.namespace.open(&path, host_flags, if creates { mode } else { Mode::empty() })?;
-    let changeable = !ctx.kernel.namespace.is_read_only(&path);
-    let path = ctx.kernel.namespace.real_path(std::os::fd::AsFd::as_fd(&fd), &path);
-    let file = ctx.kernel.new_host_file(fd, path, kept, changeable)?;
-    ctx.kernel.install(file, flags)
+}
+
+impl Ctx<'_> {
+    /// See [`Kernel::walk`].
+    pub fn walk(&self, directory: i32, path: &[u8], follow: bool) -> Result<Place, Errno> {
+        self.kernel.walk(self.thread.tid, directory, path, follow)
+    }
+
+    /// The same where the last name may be missing.
+    pub fn walk_or_missing(&self, directory: i32, path: &[u8], follow: bool) -> Result<Found, Errno> {
+        let (kernel, tid) = (self.kernel, self.thread.tid);
+        let base = kernel.base(directory, path)?;
+        kernel.namespace.walk_or_missing(&|path| proc::lookup(kernel, tid, path), &base, path, follow)
+    }
+
+    fn entry(&self, directory: i32, path: &[u8], special: Errno) -> Result<Entry, Errno> {
+        self.kernel.entry(self.thread.tid, directory, path, special)
+    }
+
+    fn new_entry(&self, directory: i32, path: &[u8]) -> Result<Entry, Errno> {
+        self.kernel.new_entry(self.thread.tid, directory, path)
+    }
+}
+
+impl Entry {
+    /// The name as the host is told it: a slash after it asks for a directory.
+    pub fn host_name(&self) -> PathBuf {
+        let mut name = self.name.clone();
+        if self.wants_directory {
+            name.push(b'/');
+        }
+        PathBuf::from(OsStr::from_bytes(&name))
+    }
 }
 
 pub fn access(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
@@ -128,54 +143,48 @@ fn check_access(ctx: &Ctx<'_>, directory: i32, address: u64, mode: i32, flags: i
     if mode & !7 != 0 || flags & !KNOWN != 0 {
         return Err(Errno::EINVAL);
     }
-    let path = ctx.kernel.path_from_at(directory, address)?;
-    match proc::lookup(ctx.kernel, ctx.thread.tid, &path) {
-        Some(Special::Link(target)) => {
-            ctx.kernel.namespace.find(&target, true)?;
-            return Ok(0);
-        }
-        Some(special) => {
-            let allowed = special.attributes()?.mode >> 6 & 7;
-            return if mode as u32 & !allowed == 0 { Ok(0) } else { Err(Errno::EACCES) };
-        }
-        None => {}
+    let path = ctx.kernel.read_path(address)?;
+    if path.is_empty() && flags & libc::AT_EMPTY_PATH != 0 && directory != AT_FDCWD {
+        ctx.kernel.file(directory)?;
+        return Ok(0);
     }
-    let follow = flags & libc::AT_SYMLINK_NOFOLLOW == 0;
-    let found = if mode & libc::W_OK != 0 {
-        ctx.kernel.namespace.find_to_change(&path, follow)?
-    } else {
-        ctx.kernel.namespace.find(&path, follow)?
-    };
-    let access = rustix::fs::Access::from_bits_truncate(mode as u32);
-    let magic = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
-    rustix::fs::accessat(rustix::fs::CWD, magic, access, AtFlags::EACCESS)?;
+    let place = ctx.walk(directory, &path, flags & libc::AT_SYMLINK_NOFOLLOW == 0)?;
+    if !matches!(place.node, Node::Special(proc::Special::Descriptor(_))) {
+        place.check_access(mode as u32)?;
+    }
     Ok(0)
 }
 
 pub fn readlink(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    let path = ctx.kernel.path_from(args.u64(0))?;
-    read_link(ctx, &path, args.u64(1), args.i64(2))
+    read_link(ctx, AT_FDCWD, args.u64(0), args.u64(1), args.i64(2))
 }
 
 pub fn readlinkat(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    let path = ctx.kernel.path_from_at(args.i32(0), args.u64(1))?;
-    read_link(ctx, &path, args.u64(2), args.i64(3))
+    read_link(ctx, args.i32(0), args.u64(1), args.u64(2), args.i64(3))
 }
 
-fn read_link(ctx: &Ctx<'_>, path: &Path, buffer: u64, size: i64) -> SysResult {
+fn read_link(ctx: &Ctx<'_>, directory: i32, address: u64, buffer: u64, size: i64) -> SysResult {
     if size <= 0 {
         return Err(Errno::EINVAL);
     }
-    let target = match proc::lookup(ctx.kernel, ctx.thread.tid, path) {
-        Some(Special::Link(target)) => target.into_os_string().into_encoded_bytes(),
-        Some(Special::Descriptor(fd)) => ctx.kernel.file(fd)?.path.as_os_str().as_bytes().to_vec(),
-        Some(_) => return Err(Errno::EINVAL),
-        None => {
-            let found = ctx.kernel.namespace.find(path, false)?;
-            if !FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode).is_symlink() {
-                return Err(Errno::EINVAL);
+    let path = ctx.kernel.read_path(address)?;
+    let target = if path.is_empty() && directory != AT_FDCWD {
+        // A link that was opened by O_PATH.
+        match &ctx.kernel.file(directory)?.kind {
+            Kind::Host(host) => rustix::fs::readlinkat(host.fd(), "", Vec::new())?.into_bytes(),
+            Kind::Tmpfs(file) => file.fs().with(|tree| match &tree.get(file.ino())?.content {
+                Content::Link(target) => Ok(target.clone()),
+                _ => Err(Errno::ENOENT),
+            })?,
+            _ => return Err(Errno::ENOENT),
+        }
+    } else {
+        let place = ctx.walk(directory, &path, false)?;
+        match place.node {
+            Node::Special(proc::Special::Descriptor(fd)) => {
+                ctx.kernel.file(fd)?.path.as_os_str().as_bytes().to_vec()
             }
-            rustix::fs::readlinkat(&found, "", Vec::new())?.into_bytes()
+            _ => place.target()?,
         }
     };
     let n = target.len().min(size as usize);
@@ -192,13 +201,17 @@ pub fn mkdirat(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 }
 
 fn make_directory(ctx: &Ctx<'_>, directory: i32, address: u64, mode: u32) -> SysResult {
-    let path = ctx.kernel.path_from_at(directory, address)?;
-    if path == Path::new("/") {
-        return Err(Errno::EEXIST);
+    let entry = ctx.new_entry(directory, &ctx.kernel.read_path(address)?)?;
+    let mode = mode & 0o1777 & !ctx.kernel.umask();
+    match &entry.parent.node {
+        Node::Host(parent) => {
+            rustix::fs::mkdirat(&parent.fd, OsStr::from_bytes(&entry.name), Mode::from_raw_mode(mode))?;
+        }
+        Node::Tmpfs(fs, at) => {
+            fs.with(|tree| tree.make_directory(*at, &entry.name, (fs.caller, mode, now())))?;
+        }
+        Node::Special(_) => return Err(Errno::EPERM),
     }
-    let entry = ctx.kernel.namespace.entry(&path)?;
-    let mode = Mode::from_raw_mode(mode & 0o1777 & !ctx.kernel.umask());
-    rustix::fs::mkdirat(&entry.parent, &entry.name, mode)?;
     Ok(0)
 }
 
@@ -213,14 +226,13 @@ pub fn mknodat(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 /// Files and FIFOs; devices need a privilege that no program has.
 fn make_node(ctx: &Ctx<'_>, directory: i32, address: u64, mode: u32) -> SysResult {
     let kind = match mode & libc::S_IFMT {
-        0 => FileType::RegularFile,
-        kind if matches!(kind, libc::S_IFREG | libc::S_IFIFO) => FileType::from_raw_mode(kind),
+        0 => libc::S_IFREG,
+        kind if matches!(kind, libc::S_IFREG | libc::S_IFIFO | libc::S_IFSOCK) => kind,
+        libc::S_IFDIR | libc::S_IFLNK => return Err(Errno::EINVAL),
         _ => return Err(Errno::EPERM),
     };
-    let entry = ctx.kernel.namespace.entry(&ctx.kernel.path_from_at(directory, address)?)?;
-    let mode = Mode::from_raw_mode(mode & 0o7777 & !ctx.kernel.umask());
-    rustix::fs::mknodat(&entry.parent, &entry.name, kind, mode, 0)?;
-    Ok(0)
+    let path = ctx.kernel.read_path(address)?;
+    ctx.kernel.make_node(ctx.thread.tid, directory, &path, kind, mode).map(|_| 0)
 }
 
 pub fn rmdir(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
@@ -236,23 +248,39 @@ pub fn unlinkat(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 }
 
 fn remove(ctx: &Ctx<'_>, directory: i32, address: u64, flags: i32) -> SysResult {
-    let flags = match flags {
-        0 => AtFlags::empty(),
-        libc::AT_REMOVEDIR => AtFlags::REMOVEDIR,
+    let is_directory = match flags {
+        0 => false,
+        libc::AT_REMOVEDIR => true,
         _ => return Err(Errno::EINVAL),
     };
-    let bytes = ctx.kernel.read_path(address)?;
-    if flags == AtFlags::REMOVEDIR {
-        // Linux looks at the last component as it is written.
-        if bytes == b"." || bytes.ends_with(b"/.") {
-            return Err(Errno::EINVAL);
-        }
-        if bytes == b".." || bytes.ends_with(b"/..") {
-            return Err(Errno::ENOTEMPTY);
-        }
+    let path = ctx.kernel.read_path(address)?;
+    let last = path.split(|b| *b == b'/').rfind(|name| !name.is_empty());
+    let special = match (is_directory, last) {
+        (false, _) => Errno::EISDIR,
+        (true, Some(b".")) => Errno::EINVAL,
+        (true, Some(b"..")) => Errno::ENOTEMPTY,
+        (true, _) => Errno::EBUSY,
+    };
+    let entry = ctx.entry(directory, &path, special)?;
+    if entry.parent.read_only {
+        let exists = ctx.walk(AT_FDCWD, entry.path().as_os_str().as_bytes(), false);
+        return Err(exists.err().unwrap_or(Errno::EROFS));
     }
-    let entry = ctx.kernel.namespace.entry(&ctx.kernel.path_at(directory, &bytes)?)?;
-    rustix::fs::unlinkat(&entry.parent, &entry.name, flags)?;
+    ctx.kernel.check_not_mounted(&entry, Errno::EBUSY)?;
+    match &entry.parent.node {
+        Node::Host(parent) => {
+            let flags = if is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+            rustix::fs::unlinkat(&parent.fd, entry.host_name(), flags)?;
+        }
+        Node::Tmpfs(fs, at) => fs.with(|tree| {
+            let is_other = || tree.lookup(*at, &entry.name, fs.caller).and_then(|ino| tree.get(ino)).is_ok_and(|inode| inode.entries().is_err());
+            if entry.wants_directory && is_other() {
+                return Err(Errno::ENOTDIR);
+            }
+            tree.unlink(*at, &entry.name, (fs.caller, now()), is_directory)
+        })?,
+        Node::Special(_) => return Err(Errno::EPERM),
+    }
     Ok(0)
 }
 
@@ -269,11 +297,41 @@ pub fn renameat2(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 }
 
 fn rename_paths(ctx: &Ctx<'_>, from: (i32, u64), to: (i32, u64), flags: u32) -> SysResult {
-    let flags = RenameFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
-    let old = ctx.kernel.namespace.entry(&ctx.kernel.path_from_at(from.0, from.1)?)?;
-    let new = ctx.kernel.namespace.entry(&ctx.kernel.path_from_at(to.0, to.1)?)?;
-    rustix::fs::renameat_with(&old.parent, &old.name, &new.parent, &new.name, flags)?;
+    let replace = match flags {
+        0 => Replace::Yes,
+        libc::RENAME_NOREPLACE => Replace::No,
+        libc::RENAME_EXCHANGE => Replace::Exchange,
+        _ => return Err(Errno::EINVAL),
+    };
+    let old = ctx.entry(from.0, &ctx.kernel.read_path(from.1)?, Errno::EBUSY)?;
+    let new = ctx.entry(to.0, &ctx.kernel.read_path(to.1)?, Errno::EBUSY)?;
+    match (&old.parent.node, &new.parent.node) {
+        (Node::Host(one), Node::Host(two)) => {
+            check_rename(ctx, &old, &new)?;
+            let flags = RenameFlags::from_bits_truncate(flags);
+            rustix::fs::renameat_with(&one.fd, old.host_name(), &two.fd, new.host_name(), flags)?;
+        }
+        (Node::Tmpfs(fs, at), Node::Tmpfs(other, to)) if std::sync::Arc::ptr_eq(fs, other) => {
+            check_rename(ctx, &old, &new)?;
+            fs.with(|tree| {
+                let moved = tree.get(tree.lookup(*at, &old.name, fs.caller)?)?;
+                if (old.wants_directory || new.wants_directory) && moved.entries().is_err() {
+                    return Err(Errno::ENOTDIR);
+                }
+                tree.rename((*at, &old.name), (*to, &new.name), (fs.caller, now()), replace)
+            })?;
+        }
+        _ => return Err(Errno::EXDEV),
+    }
     Ok(0)
+}
+
+fn check_rename(ctx: &Ctx<'_>, old: &Entry, new: &Entry) -> Result<(), Errno> {
+    for entry in [old, new] {
+        entry.parent.check_changeable()?;
+        ctx.kernel.check_not_mounted(entry, Errno::EBUSY)?;
+    }
+    Ok(())
 }
 
 pub fn link(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
@@ -288,11 +346,47 @@ fn make_link(ctx: &Ctx<'_>, from: (i32, u64), to: (i32, u64), flags: i32) -> Sys
     if flags & !(libc::AT_SYMLINK_FOLLOW | libc::AT_EMPTY_PATH) != 0 {
         return Err(Errno::EINVAL);
     }
-    let source = ctx.kernel.path_from_at(from.0, from.1)?;
-    let found = ctx.kernel.namespace.find_to_change(&source, flags & libc::AT_SYMLINK_FOLLOW != 0)?;
-    let entry = ctx.kernel.namespace.entry(&ctx.kernel.path_from_at(to.0, to.1)?)?;
-    let magic = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
-    rustix::fs::linkat(rustix::fs::CWD, magic, &entry.parent, &entry.name, AtFlags::SYMLINK_FOLLOW)?;
+    let path = ctx.kernel.read_path(from.1)?;
+    let source = if path.is_empty() && flags & libc::AT_EMPTY_PATH != 0 {
+        return link_open_file(ctx, &*ctx.kernel.file(from.0)?, to);
+    } else {
+        ctx.walk(from.0, &path, flags & libc::AT_SYMLINK_FOLLOW != 0)?
+    };
+    if let Node::Special(proc::Special::Descriptor(fd)) = source.node {
+        return link_open_file(ctx, &*ctx.kernel.file(fd)?, to);
+    }
+    let entry = ctx.new_entry(to.0, &ctx.kernel.read_path(to.1)?)?;
+    match (&source.node, &entry.parent.node) {
+        (Node::Host(node), Node::Host(parent)) => {
+            source.check_changeable()?;
+            rustix::fs::linkat(CWD, node.magic(), &parent.fd, entry.host_name(), AtFlags::SYMLINK_FOLLOW)?;
+        }
+        (Node::Tmpfs(fs, ino), Node::Tmpfs(other, at)) if std::sync::Arc::ptr_eq(fs, other) => {
+            if entry.wants_directory {
+                return Err(Errno::ENOENT);
+            }
+            fs.with(|tree| tree.link(*ino, *at, &entry.name, (fs.caller, now()), false))?;
+        }
+        _ => return Err(Errno::EXDEV),
+    }
+    Ok(0)
+}
+
+/// Gives a file a name that may have none: one of `O_TMPFILE`.
+fn link_open_file(ctx: &Ctx<'_>, file: &File, to: (i32, u64)) -> SysResult {
+    let entry = ctx.new_entry(to.0, &ctx.kernel.read_path(to.1)?)?;
+    match (&file.kind, &entry.parent.node) {
+        (Kind::Host(host), Node::Host(parent)) if host.is_changeable() => {
+            use std::os::fd::AsRawFd;
+            let magic = format!("/proc/self/fd/{}", host.fd().as_raw_fd());
+            rustix::fs::linkat(CWD, magic, &parent.fd, entry.host_name(), AtFlags::SYMLINK_FOLLOW)?;
+        }
+        (Kind::Tmpfs(file), Node::Tmpfs(fs, at)) if std::sync::Arc::ptr_eq(fs, file.fs()) => {
+            let unnamed = file.may_be_named();
+            fs.with(|tree| tree.link(file.ino(), *at, &entry.name, (fs.caller, now()), unnamed))?;
+        }
+        _ => return Err(Errno::EXDEV),
+    }
     Ok(0)
 }
 
@@ -305,8 +399,22 @@ pub fn symlinkat(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 }
 
 fn make_symlink(ctx: &Ctx<'_>, target: u64, directory: i32, address: u64) -> SysResult {
+    const EVERYTHING: u32 = 0o777;
     let target = ctx.kernel.read_path(target)?;
-    let entry = ctx.kernel.namespace.entry(&ctx.kernel.path_from_at(directory, address)?)?;
-    rustix::fs::symlinkat(OsStr::from_bytes(&target), &entry.parent, &entry.name)?;
+    if target.is_empty() {
+        return Err(Errno::ENOENT);
+    }
+    let entry = ctx.new_entry(directory, &ctx.kernel.read_path(address)?)?;
+    if entry.wants_directory {
+        return Err(Errno::ENOENT);
+    }
+    match &entry.parent.node {
+        Node::Host(parent) => rustix::fs::symlinkat(OsStr::from_bytes(&target), &parent.fd, entry.host_name())?,
+        Node::Tmpfs(fs, at) => {
+            let by = (fs.caller, EVERYTHING, now());
+            fs.with(|tree| tree.create(*at, &entry.name, by, || Content::Link(target)))?;
+        }
+        Node::Special(_) => return Err(Errno::EPERM),
+    }
     Ok(0)
 }

@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
+use vm_memory::Bytes;
+use zerocopy::IntoBytes;
+
 use super::context::{Args, Ctx, OnSignal};
 use super::descriptor;
 use super::epoll::{milliseconds, with_mask};
 use super::errno::{Errno, SysResult};
 use super::file::{File, Ready};
 use super::time::Timespec;
+use crate::vmm::Access;
 
 /// `struct pollfd` as words: descriptor; wanted and found events.
 type PollFd = [u32; 2];
@@ -53,9 +57,14 @@ fn poll_files(ctx: &mut Ctx<'_>, pointer: u64, count: usize, timeout: Option<u64
             return Err(ctx.wait_for(&files, deadline, OnSignal::Interrupt));
         }
     }
-    for (i, [_, events]) in polled.iter().enumerate() {
-        // Only what was found is written: other threads may use the rest.
-        ctx.kernel.write(pointer + 8 * i as u64 + 6, &((events >> 16) as u16))?;
+    // Only what was found is written: other threads may use the rest.
+    let (bytes, mut start) = (polled.as_bytes(), 0);
+    for slice in ctx.kernel.user_slices(pointer, bytes.len(), Access::WRITE)? {
+        let end = start + slice.len();
+        for at in (start..end).filter(|at| at % size_of::<PollFd>() >= 6) {
+            slice.write_obj(bytes[at], at - start).map_err(|_| Errno::EFAULT)?;
+        }
+        start = end;
     }
     Ok(found)
 }

@@ -1,6 +1,7 @@
 //! The parts of `/proc` and `/dev` that programs look at. What is not here does not exist.
 
 use std::fmt::Write;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use super::mm::Backing;
 use super::stat::Attributes;
 use super::text::Text;
 use super::thread::Tid;
+use super::tmpfs::OpenFile;
 use crate::vmm::Access;
 
 /// What a path in `/proc` or `/dev` is.
@@ -34,8 +36,10 @@ pub enum Special {
     Absent,
 }
 
-/// Devices that are the host's own.
-const DEVICES: [&str; 6] = ["full", "null", "random", "tty", "urandom", "zero"];
+/// Devices that are the host's own, but for the terminal.
+const DEVICES: [&str; 6] = ["full", "null", "random", TERMINAL, "urandom", "zero"];
+/// The terminal of whoever opens it.
+const TERMINAL: &str = "tty";
 
 /// Whether the path is one of these, and what it is. `None`: look in the mounts.
 pub fn lookup(kernel: &Kernel, tid: Tid, path: &Path) -> Option<Special> {
@@ -66,9 +70,16 @@ pub fn lookup(kernel: &Kernel, tid: Tid, path: &Path) -> Option<Special> {
 }
 
 fn descriptor(kernel: &Kernel, number: &str) -> Special {
-    match number.parse::<i32>() {
-        Ok(fd) if kernel.descriptors().get(fd).is_ok() => Special::Descriptor(fd),
-        _ => Special::Absent,
+    let Some((fd, file)) = number.parse::<i32>().ok().and_then(|fd| Some((fd, kernel.file(fd).ok()?))) else {
+        return Special::Absent;
+    };
+    match &file.kind {
+        // A directory is found where it is now.
+        Kind::Directory(directory) => match directory.path(&kernel.namespace, &file.path) {
+            Ok(path) => Special::Link(path),
+            Err(_) => Special::Descriptor(fd),
+        },
+        _ => Special::Descriptor(fd),
     }
 }
 
@@ -93,6 +104,7 @@ fn in_proc(kernel: &Kernel, tid: Tid, rest: &str) -> Special {
         "thread-self" => process(kernel, tid, below),
         number if number == own => process(kernel, PID, below),
         "sys" => system(kernel, below),
+        "net" => network(kernel, below),
         _ if !below.is_empty() => Special::Absent,
         "meminfo" => {
             let (total, free) = kernel.mm().ram();
@@ -119,6 +131,15 @@ fn in_proc(kernel: &Kernel, tid: Tid, rest: &str) -> Special {
         "loadavg" => text(format!("0.00 0.00 0.00 1/1 {PID}\n")),
         "filesystems" => text("nodev\tproc\nnodev\ttmpfs\n".into()),
         "mounts" => text("root / rootfs rw 0 0\nproc /proc proc rw 0 0\n".into()),
+        _ => Special::Absent,
+    }
+}
+
+/// Tables of the program's network: what the JVM learns its addresses of the sixth version from.
+fn network(kernel: &Kernel, name: &str) -> Special {
+    match name {
+        "" => Special::Directory(vec![(b"if_inet6".to_vec(), libc::DT_REG)]),
+        "if_inet6" => kernel.network.table("if_inet6").map_or(Special::Absent, Special::Text),
         _ => Special::Absent,
     }
 }
@@ -246,6 +267,7 @@ fn maps(kernel: &Kernel) -> String {
         let letter = |access, letter| if region.access.contains(access) { letter } else { '-' };
         let (offset, (device, inode), name) = match &region.backing {
             Backing::Zero => (0, (0, 0), region.label),
+            Backing::Object { offset, .. } => (*offset, (0, 0), region.label),
             Backing::File { file, offset } => (*offset, file.identity, file.path.as_str()),
         };
         let line = format!(
@@ -309,20 +331,50 @@ impl Special {
                 let kind = Kind::Directory(Directory::Listed(names, Default::default()));
                 Ok(kernel.new_file(kind, path, kept))
             }
-            Special::Text(bytes) => Ok(kernel.new_file(Kind::Text(Text::new(bytes)), path, kept)),
-            Special::Device(name) => {
-                let mode = OFlags::from_bits_truncate(flags & libc::O_ACCMODE as u32);
-                let fd = rustix::fs::openat(
-                    CWD,
-                    format!("/dev/{name}"),
-                    mode | OFlags::CLOEXEC | OFlags::NOCTTY,
-                    Mode::empty(),
-                )?;
-                kernel.new_host_file(fd, path, kept, false)
+            Special::Text(bytes) => {
+                Ok(kernel.new_file(Kind::Text(Text::new(&kernel.budget, bytes)?), path, kept))
             }
+            Special::Device(TERMINAL) => kernel.terminal().ok_or(Errno::ENXIO),
+            Special::Device(name) => kernel.new_host_file(host_device(name, flags)?, path, kept, false),
             Special::Link(_) | Special::Descriptor(_) => Err(Errno::ELOOP),
         }
     }
+}
+
+impl Kernel {
+    /// The program's terminal: one that it inherited. Hydra's own is none of its business.
+    fn terminal(&self) -> Option<Arc<File>> {
+        let files: Vec<_> = self.descriptors().iter().map(|(_, entry)| Arc::clone(&entry.file)).collect();
+        files.into_iter().find(|file| match &file.kind {
+            Kind::Host(host) => host.is_stream() && rustix::termios::isatty(host.fd()),
+            _ => false,
+        })
+    }
+}
+
+fn host_device(name: &str, flags: u32) -> Result<OwnedFd, Errno> {
+    if name == TERMINAL {
+        return Err(Errno::ENXIO);
+    }
+    let mode = OFlags::from_bits_truncate(flags & libc::O_ACCMODE as u32);
+    let flags = mode | OFlags::CLOEXEC | OFlags::NOCTTY;
+    Ok(rustix::fs::openat(CWD, format!("/dev/{name}"), flags, Mode::empty())?)
+}
+
+/// The name of the device that the guest knows by this path.
+fn device_name(path: &Path) -> Option<&'static str> {
+    let name = path.strip_prefix("/dev").ok()?;
+    DEVICES.into_iter().find(|device| Path::new(device) == name)
+}
+
+/// Whether the path is that of a device of the host.
+pub fn is_device(path: &Path) -> bool {
+    device_name(path).is_some()
+}
+
+/// Opens a device of the host that the guest knows by this path; for a restored program.
+pub fn open_device(path: &Path, flags: u32) -> Result<OwnedFd, Errno> {
+    host_device(device_name(path).ok_or(Errno::ENOENT)?, flags)
 }
 
 /// Opens `/proc/self/fd/N`: the same file again for files with a path, the same description for others.
@@ -343,7 +395,24 @@ pub fn open_descriptor(kernel: &Kernel, fd: i32, flags: u32) -> Result<Arc<File>
                 return Err(Errno::EACCES);
             }
             let fd = super::namespace::reopen(host.fd(), OFlags::from_bits_retain(flags))?;
+            if flags as i32 & (libc::O_TRUNC | libc::O_PATH) == libc::O_TRUNC {
+                kernel.mm().after_resize(fd.as_fd(), 0)?;
+            }
             kernel.new_host_file(fd, file.path.clone(), flags, host.is_changeable())
+        }
+        Kind::Tmpfs(open) => {
+            let reads = flags as i32 & libc::O_ACCMODE != libc::O_WRONLY;
+            let writes =
+                flags as i32 & libc::O_ACCMODE != libc::O_RDONLY || flags as i32 & libc::O_TRUNC != 0;
+            open.fs().with(|tree| tree.check_open(open.ino(), open.fs().caller, (reads, writes)))?;
+            if writes && kernel.namespace.is_read_only(&file.path) {
+                return Err(Errno::EROFS);
+            }
+            let again = OpenFile::new(open.fs(), open.ino())?;
+            if flags as i32 & libc::O_TRUNC != 0 {
+                again.resize(0)?;
+            }
+            Ok(kernel.new_file(Kind::Tmpfs(again), file.path.clone(), flags))
         }
         Kind::Host(_) | Kind::Pipe(_) => Ok(file),
         Kind::Directory(_) => Err(Errno::EISDIR),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
@@ -28,6 +28,8 @@ pub struct Reactor {
     stop: OwnedFd,
     /// Files whose host descriptors are watched.
     watched: Mutex<HashMap<FileId, Weak<File>>>,
+    /// Held while events are served.
+    serving: Mutex<()>,
     /// When the timer is set to expire, in host nanoseconds; `u64::MAX` when it is not.
     armed: Mutex<u64>,
     started: Once,
@@ -44,8 +46,8 @@ impl Reactor {
         for (fd, data) in [(&timer, TIMER), (&stop, STOP)] {
             epoll::add(&epoll, fd, epoll::EventData::new_u64(data), epoll::EventFlags::IN).map_err(failed)?;
         }
-        let (watched, armed) = (Mutex::default(), Mutex::new(u64::MAX));
-        Ok(Reactor { epoll, timer, stop, watched, armed, started: Once::new() })
+        let (watched, serving, armed) = (Mutex::default(), Mutex::default(), Mutex::new(u64::MAX));
+        Ok(Reactor { epoll, timer, stop, watched, serving, armed, started: Once::new() })
     }
 
     /// From now on a change of readiness of the file's host descriptor wakes those who wait for it.
@@ -74,6 +76,11 @@ impl Reactor {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
+    /// Waits until the events under way have been served; those that follow wait until the value is dropped.
+    pub fn stop_events(&self) -> Stopped<'_> {
+        Stopped(self.serving.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Ends the thread.
     pub fn stop(&self) {
         // The counter cannot overflow from one write.
@@ -97,6 +104,9 @@ impl Reactor {
         }
     }
 }
+
+/// No event is served while this lives.
+pub struct Stopped<'a>(#[expect(dead_code, reason = "held until it is dropped")] MutexGuard<'a, ()>);
 
 impl Kernel {
     /// Registers a wait of a running thread: see [`super::sched::Sched::register`].
@@ -135,6 +145,7 @@ impl Kernel {
                     return self.sched.fail(VmmError::Kvm { doing: "wait for events", source: error.into() });
                 }
             }
+            let _serving = self.reactor.stop_events();
             for event in &events {
                 match event.data.u64() {
                     STOP => return,

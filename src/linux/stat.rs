@@ -3,8 +3,11 @@
 use std::os::fd::AsFd;
 
 use super::context::{Args, Ctx};
+use super::directory::Directory;
 use super::errno::{Errno, SysResult};
-use super::proc::{self, Special};
+use super::file::Kind;
+use super::namespace::Node;
+use super::proc::Special;
 
 /// What `stat` and `statx` show.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -107,19 +110,6 @@ impl Attributes {
     }
 }
 
-/// The attributes of a path.
-fn of_path(ctx: &Ctx<'_>, path: &std::path::Path, follow: bool) -> Result<Attributes, Errno> {
-    match proc::lookup(ctx.kernel, ctx.thread.tid, path) {
-        Some(Special::Link(_)) if !follow => return Ok(Attributes::synthetic(libc::S_IFLNK | 0o777)),
-        Some(Special::Link(target)) => return of_path(ctx, &target, true),
-        Some(Special::Descriptor(fd)) if follow => return ctx.kernel.file(fd)?.object().attributes(),
-        Some(special) => return special.attributes(),
-        None => {}
-    }
-    let found = ctx.kernel.namespace.find(path, follow)?;
-    Ok(Attributes::from_host(&rustix::fs::fstat(&found)?))
-}
-
 /// The attributes of what a directory descriptor and a path name.
 fn at(ctx: &Ctx<'_>, directory: i32, path: &[u8], flags: i32) -> Result<Attributes, Errno> {
     const IGNORED: i32 = libc::AT_NO_AUTOMOUNT | libc::AT_STATX_FORCE_SYNC | libc::AT_STATX_DONT_SYNC;
@@ -134,8 +124,12 @@ fn at(ctx: &Ctx<'_>, directory: i32, path: &[u8], flags: i32) -> Result<Attribut
             return ctx.kernel.file(directory)?.object().attributes();
         }
     }
-    let path = ctx.kernel.path_at(directory, path)?;
-    of_path(ctx, &path, flags & libc::AT_SYMLINK_NOFOLLOW == 0)
+    let follow = flags & libc::AT_SYMLINK_NOFOLLOW == 0;
+    let place = ctx.walk(directory, if path.is_empty() { b"." } else { path }, follow)?;
+    match place.node {
+        Node::Special(Special::Descriptor(fd)) if follow => ctx.kernel.file(fd)?.object().attributes(),
+        _ => place.attributes(),
+    }
 }
 
 pub fn stat(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
@@ -175,21 +169,24 @@ pub fn statx(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 }
 
 pub fn statfs(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    let path = ctx.kernel.path_from(args.u64(0))?;
-    if proc::lookup(ctx.kernel, ctx.thread.tid, &path).is_some() {
-        return proc_statfs(ctx, args.u64(1));
+    let place = ctx.walk(libc::AT_FDCWD, &ctx.kernel.read_path(args.u64(0))?, true)?;
+    match place.node {
+        Node::Special(_) => proc_statfs(ctx, args.u64(1)),
+        Node::Host(node) => host_statfs(ctx, node.fd, args.u64(1)),
+        Node::Tmpfs(fs, _) => ctx.kernel.write(args.u64(1), &fs.statistics()).map(|()| 0),
     }
-    let found = ctx.kernel.namespace.find(&path, true)?;
-    host_statfs(ctx, found, args.u64(1))
 }
 
 pub fn fstatfs(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let file = ctx.kernel.file(args.i32(0))?;
-    match &file.kind {
-        super::file::Kind::Host(host) => host_statfs(ctx, host.fd(), args.u64(1)),
-        super::file::Kind::Directory(directory) => host_statfs(ctx, directory.fd()?, args.u64(1)),
-        _ => proc_statfs(ctx, args.u64(1)),
-    }
+    let fs = match &file.kind {
+        Kind::Host(host) => return host_statfs(ctx, host.fd(), args.u64(1)),
+        Kind::Directory(Directory::Host(fd)) => return host_statfs(ctx, fd, args.u64(1)),
+        Kind::Directory(Directory::Tmpfs(open)) => open.fs(),
+        Kind::Tmpfs(open) => open.fs(),
+        _ => return proc_statfs(ctx, args.u64(1)),
+    };
+    ctx.kernel.write(args.u64(1), &fs.statistics()).map(|()| 0)
 }
 
 fn host_statfs(ctx: &Ctx<'_>, fd: impl AsFd, pointer: u64) -> SysResult {

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use vm_memory::VolatileSlice;
 
+use super::budget::Budget;
 use super::errno::Errno;
 use super::file::{File, Object, Ready};
 use super::kernel::Kernel;
@@ -17,9 +18,21 @@ pub struct Text {
 }
 
 impl Text {
-    /// A file that reads as `bytes`.
-    pub fn new(bytes: Vec<u8>) -> Text {
-        Text { bytes, position: Mutex::new(0) }
+    /// A file that reads as `bytes`; `ENOMEM` if too much is held for the program already.
+    pub fn new(budget: &Budget, bytes: Vec<u8>) -> Result<Text, Errno> {
+        budget.take(bytes.len()).map_err(|_| Errno::ENOMEM)?;
+        Ok(Text { bytes, position: Mutex::new(0) })
+    }
+
+    /// One of a restored program, at a position.
+    pub fn restore(budget: &Budget, bytes: Vec<u8>, position: u64) -> Text {
+        budget.take_restored(bytes.len());
+        Text { bytes, position: Mutex::new(position) }
+    }
+
+    /// The text and the position, for a checkpoint.
+    pub fn save(&self) -> (Vec<u8>, u64) {
+        (self.bytes.clone(), *self.position.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -54,5 +67,9 @@ impl Object for Text {
 
     fn attributes(&self) -> Result<Attributes, Errno> {
         Ok(Attributes::synthetic(libc::S_IFREG | 0o444))
+    }
+
+    fn closed(&self, kernel: &Kernel) {
+        kernel.budget.give(self.bytes.len());
     }
 }

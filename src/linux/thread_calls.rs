@@ -70,7 +70,7 @@ pub fn exit(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     if ctx.thread.clear_child_tid != 0 && kernel.write(ctx.thread.clear_child_tid, &0u32).is_ok() {
         kernel.futex_wake(ctx.thread.clear_child_tid, 1, u32::MAX);
     }
-    if kernel.sched.remove(tid) {
+    if kernel.sched.remove(tid, |need| kernel.serve(need)) {
         kernel.sched.exit(ExitStatus::Code(args.u64(0) as u8));
     }
     Ok(0)

@@ -6,6 +6,7 @@ use rustix::time::{ClockId, clock_gettime as host_clock};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::context::{Args, Ctx, OnSignal};
+use super::cpu_time::CpuClock;
 use super::errno::{Errno, SysResult};
 use super::thread::Wait;
 
@@ -74,21 +75,22 @@ impl Clock {
     pub fn monotonic_at_realtime(&self, realtime: u64) -> u64 {
         self.monotonic().saturating_add(realtime.saturating_sub(self.realtime()))
     }
+}
 
-    fn read(&self, clock: i32) -> Result<u64, Errno> {
-        const CPU_MASK: i32 = 7;
+impl Ctx<'_> {
+    /// Nanoseconds that a clock of the guest shows.
+    fn read_clock(&self, clock: i32) -> Result<u64, Errno> {
         Ok(match clock {
-            libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_COARSE => self.realtime(),
-            libc::CLOCK_MONOTONIC | libc::CLOCK_MONOTONIC_RAW | libc::CLOCK_MONOTONIC_COARSE | libc::CLOCK_BOOTTIME => {
-                self.monotonic()
+            libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_COARSE => self.kernel.clock.realtime(),
+            libc::CLOCK_MONOTONIC
+            | libc::CLOCK_MONOTONIC_RAW
+            | libc::CLOCK_MONOTONIC_COARSE
+            | libc::CLOCK_BOOTTIME => self.kernel.clock.monotonic(),
+            libc::CLOCK_TAI => self.kernel.clock.realtime().saturating_add(37 * SECOND),
+            clock => {
+                let clock = CpuClock::from_number(clock, self.thread.tid).ok_or(Errno::EINVAL)?;
+                return clock.read(&self.kernel.sched);
             }
-            libc::CLOCK_TAI => self.realtime().saturating_add(37 * SECOND),
-            libc::CLOCK_PROCESS_CPUTIME_ID => host(ClockId::ProcessCPUTime),
-            libc::CLOCK_THREAD_CPUTIME_ID => host(ClockId::ThreadCPUTime),
-            // The CPU clock of a thread by its number, as pthread_getcpuclockid makes it.
-            clock if clock < 0 && clock & CPU_MASK == 6 => host(ClockId::ThreadCPUTime),
-            clock if clock < 0 && clock & CPU_MASK == 2 => host(ClockId::ProcessCPUTime),
-            _ => return Err(Errno::EINVAL),
         })
     }
 }
@@ -99,13 +101,13 @@ fn host(clock: ClockId) -> u64 {
 }
 
 pub fn clock_gettime(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    let now = ctx.kernel.clock.read(args.i32(0))?;
+    let now = ctx.read_clock(args.i32(0))?;
     ctx.kernel.write(args.u64(1), &Timespec::from_nanos(now))?;
     Ok(0)
 }
 
 pub fn clock_getres(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    ctx.kernel.clock.read(args.i32(0))?;
+    ctx.read_clock(args.i32(0))?;
     let coarse = matches!(args.i32(0), libc::CLOCK_REALTIME_COARSE | libc::CLOCK_MONOTONIC_COARSE);
     ctx.kernel.write_optional(args.u64(1), &Timespec::from_nanos(if coarse { 4_000_000 } else { 1 }))?;
     Ok(0)
@@ -124,13 +126,6 @@ pub fn time(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     Ok(seconds)
 }
 
-pub fn times(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    const TICK: u64 = SECOND / 100;
-    let user = host(ClockId::ProcessCPUTime) / TICK;
-    ctx.kernel.write_optional(args.u64(0), &[user, 0, 0, 0])?;
-    Ok(ctx.kernel.clock.monotonic() / TICK)
-}
-
 pub fn nanosleep(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let time = ctx.kernel.read::<Timespec>(args.u64(0))?.nanos()?;
     let deadline = ctx.deadline(time);
@@ -143,7 +138,7 @@ pub fn clock_nanosleep(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     if clock == libc::CLOCK_THREAD_CPUTIME_ID {
         return Err(Errno::EINVAL);
     }
-    ctx.kernel.clock.read(clock)?;
+    ctx.read_clock(clock)?;
     let time = ctx.kernel.read::<Timespec>(args.u64(2))?.nanos()?;
     if args.i32(1) & ABSTIME == 0 {
         let deadline = ctx.deadline(time);
@@ -162,7 +157,7 @@ fn sleep(ctx: &mut Ctx<'_>, deadline: u64, remainder: u64) -> SysResult {
         return Ok(0);
     }
     let errno = ctx.block(Wait { deadline: Some(deadline), ..Wait::default() }, OnSignal::Interrupt);
-    if errno == Errno::EINTR {
+    if errno == Errno::INTERRUPTED {
         let left = deadline.saturating_sub(ctx.kernel.clock.monotonic());
         ctx.kernel.write_optional(remainder, &Timespec::from_nanos(left))?;
     }
@@ -188,10 +183,10 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// The parameters for now. Not usable where the guest's counter is not the host's, or not steady.
-    pub fn measure() -> Parameters {
+    /// The parameters for now, of a program whose clock is `clock`; `sequence` is even. Not usable where the guest's counter is not the host's, or not steady.
+    pub fn measure(clock: &Clock, sequence: u32) -> Parameters {
         let Some(kilohertz) = crate::vmm::Hypervisor::get().ok().and_then(|h| h.counter_kilohertz()) else {
-            return Parameters::default();
+            return Parameters { sequence, ..Parameters::default() };
         };
         // The pair of readings that were nearest to each other.
         let readings = (0..8).map(|_| {
@@ -202,7 +197,8 @@ impl Parameters {
         });
         let (_, counter, monotonic, realtime) = readings.min().unwrap_or_default();
         let scale = ((1_000_000u128 << 32) / u128::from(kilohertz)) as u64;
-        Parameters { sequence: 0, usable: 1, counter, scale, monotonic, realtime }
+        let monotonic = clock.to_guest(monotonic);
+        Parameters { sequence, usable: 1, counter, scale, monotonic, realtime }
     }
 
     /// As they lie in memory.

@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use vm_memory::VolatileSlice;
 
 use super::context::{Args, Ctx};
@@ -14,7 +15,7 @@ use super::time::Timespec;
 use super::user::scatter;
 
 /// A timer, in nanoseconds of the guest's monotonic clock.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Timer {
     /// When it expires next.
     next: Option<u64>,
@@ -42,7 +43,24 @@ pub struct TimerFd {
     realtime: bool,
 }
 
+/// What a checkpoint keeps of a timer descriptor.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SavedTimer {
+    timer: Timer,
+    realtime: bool,
+}
+
 impl TimerFd {
+    /// What a checkpoint keeps.
+    pub fn save(&self) -> SavedTimer {
+        SavedTimer { timer: *self.lock(), realtime: self.realtime }
+    }
+
+    /// The timer as it was; its alarm is the scheduler's.
+    pub fn restore(saved: SavedTimer) -> TimerFd {
+        TimerFd { timer: Mutex::new(saved.timer), realtime: saved.realtime }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Timer> {
         self.timer.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -9,6 +9,7 @@ use super::mm::Fault;
 use super::signal::SigInfo;
 use super::table::{self, Kind};
 use super::thread::{Thread, Tid};
+use crate::vmm::UserRegs;
 
 /// Longest part of a string that is shown.
 const SHOWN: usize = 64;
@@ -18,9 +19,9 @@ const SHOWN: usize = 64;
 pub struct Trace;
 
 impl Trace {
-    /// A call that is over.
-    pub fn call(&self, kernel: &Kernel, thread: &Thread, outcome: SysResult) {
-        let r = &thread.regs;
+    /// A call that is over. `entered`: the registers with which it was made, which `rt_sigreturn` replaces.
+    pub fn call(&self, kernel: &Kernel, thread: &Thread, entered: &UserRegs, outcome: SysResult) {
+        let r = entered;
         let args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
         let mut line = format!("[{}] ", thread.tid);
         match table::call(r.rax) {

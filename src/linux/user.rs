@@ -112,10 +112,9 @@ impl Kernel {
             return Err(Errno::EINVAL);
         }
         let mut values = vec![T::new_zeroed(); count];
-        let size = size_of::<T>() as u64;
-        for (i, value) in values.iter_mut().enumerate() {
-            let at = address.checked_add(i as u64 * size).ok_or(Errno::EFAULT)?;
-            self.read_bytes(at, value.as_mut_bytes())?;
+        let mut done = 0;
+        for slice in self.user_slices(address, size_of::<T>() * count, Access::READ)? {
+            done += slice.copy_to(&mut values.as_mut_slice().as_mut_bytes()[done..]);
         }
         Ok(values)
     }

@@ -1,13 +1,13 @@
 //! The vDSO: code and data that every program gets, with which it reads the clocks without a system call.
 //!
 //! The image is a minimal ELF shared object, written out below: one loadable segment, one dynamic section, a hash table with one
-//! bucket. Before it lies the page of its data ([`Parameters`]).
+//! bucket, and version definitions, without which Go does not look at it. Before it lies the page of its data ([`Parameters`]).
 
 use std::arch::global_asm;
 
 use super::errno::Errno;
 use super::mm::{AddressSpace, Placement, Region};
-use super::time::Parameters;
+use super::time::{Clock, Parameters};
 use crate::vmm::{Access, FRAME_SIZE};
 
 global_asm!(
@@ -29,7 +29,7 @@ global_asm!(
     ".long 2, 4",
     ".quad 3f - hydra_vdso_start, 3f - hydra_vdso_start, 3f - hydra_vdso_start",
     ".quad 4f - 3f, 4f - 3f, 8",
-    // Dynamic section: DT_HASH, DT_STRTAB, DT_SYMTAB, DT_STRSZ, DT_SYMENT, DT_SONAME, DT_NULL.
+    // Dynamic section: DT_HASH, DT_STRTAB, DT_SYMTAB, DT_STRSZ, DT_SYMENT, DT_SONAME, DT_VERSYM, DT_VERDEF, DT_VERDEFNUM, DT_NULL.
     ".balign 8",
     "3:",
     ".quad 4, 5f - hydra_vdso_start",
@@ -38,6 +38,9 @@ global_asm!(
     ".quad 10, 8f - 7f",
     ".quad 11, 24",
     ".quad 14, 1",
+    ".quad 0x6ffffff0, 9f - hydra_vdso_start",
+    ".quad 0x6ffffffc, 10f - hydra_vdso_start",
+    ".quad 0x6ffffffd, 2",
     ".quad 0, 0",
     "4:",
     // Hash table: one bucket, a chain through symbols 1 to 4.
@@ -50,6 +53,14 @@ global_asm!(
     ".long 21f - 7f; .byte 0x12, 0; .short 1; .quad 31f - hydra_vdso_start, 32f - 31f",
     ".long 22f - 7f; .byte 0x12, 0; .short 1; .quad 32f - hydra_vdso_start, 33f - 32f",
     ".long 23f - 7f; .byte 0x12, 0; .short 1; .quad 33f - hydra_vdso_start, 34f - 33f",
+    // The version of each symbol.
+    "9:",
+    ".short 0, 2, 2, 2, 2",
+    // Version definitions, by name and its ELF hash: the object itself, and the one that the kernel's own has.
+    ".balign 4",
+    "10:",
+    ".short 1, 1, 1, 1; .long 0xdeebfa1, 20, 28, 1, 0",
+    ".short 1, 0, 2, 1; .long 0x3ae75f6, 20, 0, 24f - 7f, 0",
     "7:",
     ".byte 0",
     ".asciz \"linux-vdso.so.1\"",
@@ -57,6 +68,7 @@ global_asm!(
     "21: .asciz \"__vdso_gettimeofday\"",
     "22: .asciz \"__vdso_time\"",
     "23: .asciz \"__vdso_clock_getres\"",
+    "24: .asciz \"LINUX_2.6\"",
     "8:",
     ".balign 16",
     // int clock_gettime(edi: clock, rsi: struct timespec *)
@@ -168,16 +180,32 @@ fn image() -> &'static [u8] {
     unsafe { std::slice::from_raw_parts(start, end.offset_from(start) as usize) }
 }
 
+/// Name of the region that holds the data.
+const DATA: &str = "[vvar]";
+
 /// Maps data and code; returns the address of the image.
 pub fn map(space: &mut AddressSpace) -> Result<u64, Errno> {
     let data = space.place(Placement::Hint(0), 2 * FRAME_SIZE)?;
     let code = data + FRAME_SIZE;
-    space.map(Placement::FixedFree(data), FRAME_SIZE, |end| Region::zero(end, Access::READ, "[vvar]"))?;
+    space.map(Placement::FixedFree(data), FRAME_SIZE, |end| Region::zero(end, Access::READ, DATA))?;
     let access = Access::READ | Access::EXECUTE;
     space.map(Placement::FixedFree(code), FRAME_SIZE, |end| Region::zero(end, access, "[vdso]"))?;
     space.poke(code, image())?;
-    space.poke(data, &Parameters::measure().to_bytes())?;
+    space.poke(data, &Parameters::measure(&Clock::default(), 0).to_bytes())?;
     Ok(code)
+}
+
+/// Puts the data of a restored program right: counter and clocks have moved on. A thread that was stopped in the middle of reading
+/// them sees by the sequence number that it must read again.
+pub fn refresh(space: &mut AddressSpace, clock: &Clock) -> Result<(), Errno> {
+    let Some(data) = space.regions().find(|(_, region)| region.label == DATA).map(|(start, _)| start) else {
+        // The program has unmapped it.
+        return Ok(());
+    };
+    let mut sequence = [0; 4];
+    space.peek(data, &mut sequence)?;
+    let next = (u32::from_le_bytes(sequence) | 1).wrapping_add(1);
+    space.poke(data, &Parameters::measure(clock, next).to_bytes())
 }
 
 const _: () = assert!(size_of::<Parameters>() == 40);
@@ -198,8 +226,9 @@ mod tests {
         assert!(!library.is_null());
         for name in [c"__vdso_clock_gettime", c"__vdso_gettimeofday", c"__vdso_time", c"__vdso_clock_getres"]
         {
-            // SAFETY: the handle is valid and the name ends with a zero.
-            assert!(!unsafe { libc::dlsym(library, name.as_ptr()) }.is_null(), "{name:?}");
+            // SAFETY: the handle is valid and both names end with a zero.
+            let found = unsafe { libc::dlvsym(library, name.as_ptr(), c"LINUX_2.6".as_ptr()) };
+            assert!(!found.is_null(), "{name:?}");
         }
     }
 }

@@ -12,7 +12,7 @@ use super::sched::{ExitStatus, Next};
 use super::signal::{self, SigInfo};
 use super::table::{self, Answer};
 use super::thread::Thread;
-use crate::vmm::{Access, Exit, Vcpu, VmmError};
+use crate::vmm::{Access, Exit, StateHolder, Vcpu, VmmError};
 
 /// Host stack of a worker: handlers keep their buffers on the heap.
 const STACK: usize = 512 << 10;
@@ -39,7 +39,8 @@ pub fn spawn(kernel: &Arc<Kernel>, id: usize) {
 }
 
 fn work(kernel: &Arc<Kernel>, id: usize) -> Result<(), VmmError> {
-    let mut vcpu = kernel.vm.create_vcpu()?;
+    let Some(vm) = &kernel.vm else { return Ok(()) };
+    let mut vcpu = vm.create_vcpu()?;
     kernel.sched.enlist(id, vcpu.kicker());
     // Dropped before the vCPU goes, also when a handler panics: nobody may kick it then.
     let _registration = Enlisted(kernel, id);
@@ -69,8 +70,8 @@ impl Drop for Enlisted<'_> {
 enum Attempt {
     /// It is over; go on in the guest.
     Done,
-    /// It begins again after a signal handler.
-    Restart,
+    /// A signal interrupted it. It begins again: after any handler that allows that if the flag is set, else only if none runs.
+    Interrupted(bool),
     /// The thread sleeps.
     Asleep,
     /// The thread has ended.
@@ -88,18 +89,18 @@ fn run(
         vcpu.load(&state)?;
     }
     loop {
-        let mut restart = false;
+        let mut interrupted = None;
         if thread.in_call {
             let (attempt, back) = system_call(kernel, vcpu, thread);
             match (attempt, back) {
                 (Attempt::Done, Some(back)) => thread = back,
-                (Attempt::Restart, Some(back)) => {
+                (Attempt::Interrupted(restart), Some(back)) => {
                     thread = back;
-                    restart = true;
+                    interrupted = Some(restart);
                 }
                 _ => return Ok(()),
             }
-            if thread.in_call && !restart {
+            if thread.in_call && interrupted.is_none() {
                 // Woken before it slept: try again, unless there is no more to do.
                 if kernel.sched.has_ended() {
                     return Ok(());
@@ -107,15 +108,16 @@ fn run(
                 continue;
             }
         }
-        if attention.swap(false, Ordering::AcqRel) || restart {
+        if attention.swap(false, Ordering::AcqRel) || interrupted.is_some() {
             if kernel.sched.has_ended() {
                 return Ok(());
             }
-            match signal::deliver(kernel, vcpu, &mut thread, restart)? {
+            match signal::deliver(kernel, vcpu, &mut thread, interrupted)? {
                 signal::Delivery::Done => {}
                 signal::Delivery::Resume => {
                     // Another thread took the signal: the call goes on.
-                    thread.in_call = true;
+                    // Orders that came with this look are still to be seen.
+                    attention.store(true, Ordering::Release);
                     continue;
                 }
                 signal::Delivery::Fatal(number) => {
@@ -169,7 +171,7 @@ fn page_fault(kernel: &Kernel, thread: &mut Thread, error: u64, address: u64, at
         Fault::Denied => SigInfo::fault(libc::SIGSEGV, 2, address),
         Fault::PastEnd => SigInfo::fault(libc::SIGBUS, 2, address),
         Fault::OutOfMemory => {
-            tracing::warn!("the program needs more memory than the microVM has; it is killed");
+            kernel.out_of_memory.store(true, Ordering::Release);
             return kernel.sched.exit(ExitStatus::Signal(libc::SIGKILL as u8));
         }
     };
@@ -179,6 +181,7 @@ fn page_fault(kernel: &Kernel, thread: &mut Thread, error: u64, address: u64, at
 
 /// One attempt, and a second where the first would wait.
 fn system_call(kernel: &Kernel, vcpu: &mut Vcpu, mut thread: Box<Thread>) -> (Attempt, Option<Box<Thread>>) {
+    let entered = thread.regs;
     let mut outcome = serve(kernel, vcpu, &mut thread);
     if outcome == Err(Errno::BLOCKED)
         && let Some(wait) = thread.wait.take()
@@ -202,13 +205,11 @@ fn system_call(kernel: &Kernel, vcpu: &mut Vcpu, mut thread: Box<Thread>) -> (At
             None => (Attempt::Asleep, None),
         },
         _ if kernel.sched.is_gone(thread.tid) => (Attempt::Ended, None),
-        Err(Errno::RESTART) => {
-            thread.in_call = false;
-            (Attempt::Restart, Some(thread))
-        }
+        Err(Errno::RESTART) => (Attempt::Interrupted(true), Some(thread)),
+        Err(Errno::INTERRUPTED) => (Attempt::Interrupted(false), Some(thread)),
         done => {
             if let Some(trace) = &kernel.trace {
-                trace.call(kernel, &thread, done);
+                trace.call(kernel, &thread, &entered, done);
             }
             thread.in_call = false;
             thread.regs.rax = done.unwrap_or_else(Errno::to_rax);
@@ -217,7 +218,8 @@ fn system_call(kernel: &Kernel, vcpu: &mut Vcpu, mut thread: Box<Thread>) -> (At
     }
 }
 
-fn serve(kernel: &Kernel, vcpu: &mut Vcpu, thread: &mut Thread) -> SysResult {
+/// Lets the handler of the call in the thread's registers make an attempt at it.
+pub(super) fn serve(kernel: &Kernel, vcpu: &mut dyn StateHolder, thread: &mut Thread) -> SysResult {
     let r = &thread.regs;
     let (number, args) = (r.rax, Args([r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]));
     match table::call(number).map(|call| (call, call.answer)) {

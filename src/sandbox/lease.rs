@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+
 use super::pool::Pool;
-use super::{Health, Sandbox};
+use super::{Health, Sandbox, Start};
 use crate::agent::{ChannelError, Outcome};
 
 /// Holds a busy sandbox of a pool. However it is dropped, the pool's count stays right: a sandbox whose invocation is under way is
@@ -59,10 +61,26 @@ impl Lease {
         self.sandbox.take()
     }
 
-    /// Gives back a sandbox that is ready for another request.
-    pub fn give_back(mut self) {
-        if let Some(sandbox) = self.sandbox.take_if(|_| !self.fresh && self.phase == Phase::Quiet) {
-            self.pool.put_back(sandbox);
+    /// How the sandbox came to be.
+    pub fn start(&self) -> Start {
+        self.sandbox.as_ref().map_or(Start::Cold, |sandbox| sandbox.start())
+    }
+
+    /// What the sandbox does for itself now: see [`Sandbox::rest`].
+    pub fn rest(&mut self) -> Option<BoxFuture<'static, ()>> {
+        self.sandbox.as_mut().and_then(|sandbox| sandbox.rest())
+    }
+
+    /// Gives back a sandbox that is ready for another request; where its last one `returned`, after it has rested.
+    pub fn give_back(mut self, returned: bool) {
+        let rest = if returned && self.phase == Phase::Quiet { self.rest() } else { None };
+        if let Some(rest) = rest
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move {
+                rest.await;
+                drop(self);
+            });
         }
     }
 

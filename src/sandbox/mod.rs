@@ -9,6 +9,7 @@ mod memory;
 mod pool;
 mod process;
 mod rendezvous;
+mod snapshot;
 #[cfg(test)]
 mod test_agent;
 
@@ -18,6 +19,7 @@ pub use isolate::IsolateStarter;
 pub use memory::{MemoryWatch, resident};
 pub use pool::{Invocation, Pool, PoolSettings, PoolStatus, Start};
 pub use process::ProcessStarter;
+pub use snapshot::{MicroVms, svmid};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,8 +39,19 @@ pub trait Sandbox: Send {
     /// What is known of its end and of its memory.
     fn health(&self) -> &Arc<Health>;
 
+    /// How it came to be.
+    fn start(&self) -> Start {
+        Start::Cold
+    }
+
     /// Tells it that an invocation begins (`true`) or ended, for those kinds that watch what runs.
     fn busy(&mut self, _busy: bool) {}
+
+    /// What it does for itself after an invocation that returned, before it serves another; nothing, usually. It counts as busy
+    /// meanwhile.
+    fn rest(&mut self) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
 
     /// Ends it now, whatever it does.
     fn kill(&mut self);
@@ -83,6 +96,50 @@ impl Health {
 pub trait Starter: Send + Sync {
     /// Starts a sandbox with `function` loaded in it.
     fn start(&self, function: Arc<Function>) -> BoxFuture<'static, Result<Box<dyn Sandbox>, Error>>;
+
+    /// The snapshot that it starts them from, for those kinds that have one.
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        None
+    }
+}
+
+/// What a starter knows of its function's snapshot.
+pub trait Snapshots: Sync {
+    /// From now on no sandbox is checkpointed, until [`Snapshots::end_warm_up`] is called as often as this.
+    fn begin_warm_up(&self);
+
+    /// A warm-up is over. If it was `complete`, the next sandbox that rests is checkpointed, even if there is a snapshot.
+    fn end_warm_up(&self, complete: bool);
+
+    /// What there is, for people.
+    fn status(&self) -> SnapshotStatus;
+}
+
+/// A function's snapshot, as `GET /functions/NAME` shows it.
+#[derive(Clone, Debug, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotStatus {
+    /// Its number.
+    pub svmid: u64,
+    /// `none`, `being made` or `ready`; `never` where the function's sandboxes are always started cold.
+    pub state: &'static str,
+    /// What is known of one that is ready.
+    #[serde(flatten)]
+    pub ready: Option<SnapshotFigures>,
+}
+
+/// The figures of a snapshot that is ready.
+#[derive(Clone, Debug, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotFigures {
+    /// Bytes of guest RAM that are kept.
+    pub memory_bytes: u64,
+    /// Bytes of all else.
+    pub state_bytes: u64,
+    /// When it was made, in milliseconds since 1970.
+    pub created: u64,
+    /// How long the program stood still for it, in microseconds.
+    pub pause_us: u64,
 }
 
 /// Why an invocation has no result. Each is one sentence for the client.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::lease::Lease;
-use super::{Error, Sandbox, Starter, VERDICT_TIME};
+use super::{Error, Sandbox, Snapshots, Starter, VERDICT_TIME};
 use crate::agent::{ChannelError, Outcome};
 use crate::function::Function;
 
@@ -73,6 +73,8 @@ enum Claim {
 pub enum Start {
     /// It was started for it.
     Cold,
+    /// It was made from the function's snapshot for it.
+    Restore,
     /// It was there.
     Warm,
 }
@@ -82,6 +84,7 @@ impl Start {
     pub fn name(self) -> &'static str {
         match self {
             Start::Cold => "cold",
+            Start::Restore => "restore",
             Start::Warm => "warm",
         }
     }
@@ -152,7 +155,7 @@ impl Pool {
         let queued = Instant::now();
         let (mut lease, started) = self.acquire(fresh).await?;
         let (start, start_time) = match started {
-            Some(time) => (Start::Cold, time),
+            Some(time) => (lease.start(), time),
             None => (Start::Warm, Duration::ZERO),
         };
         let begun = Instant::now();
@@ -165,7 +168,7 @@ impl Pool {
             }
             Ok(Ok(outcome)) => {
                 let run_time = begun.elapsed();
-                lease.give_back();
+                lease.give_back(matches!(outcome, Outcome::Returned(_)));
                 match outcome {
                     Outcome::Returned(result) => Ok(Invocation {
                         result,
@@ -307,6 +310,28 @@ impl Pool {
     /// Takes back a sandbox that is ready for another request.
     pub(super) fn put_back(self: &Arc<Pool>, sandbox: Box<dyn Sandbox>) {
         self.hand_over(Ready { sandbox, started: None });
+    }
+
+    /// Has a sandbox that is idle rest now, and waits until it has: see [`Sandbox::rest`].
+    pub async fn rest_one(self: &Arc<Pool>) {
+        let idle = {
+            let mut state = self.state();
+            let idle = state.idle.pop();
+            state.busy += u32::from(idle.is_some());
+            idle
+        };
+        if let Some(Idle { sandbox, .. }) = idle {
+            // However this is given up, the sandbox goes back.
+            let mut lease = Lease::new(self.clone(), sandbox);
+            if let Some(rest) = lease.rest() {
+                rest.await;
+            }
+        }
+    }
+
+    /// What is known of the function's snapshot, where there can be one.
+    pub fn snapshots(&self) -> Option<&dyn Snapshots> {
+        self.starter.snapshots()
     }
 
     /// Gives a sandbox that counts as busy to the first request that waits, else makes it idle.

@@ -1,5 +1,9 @@
 //! Which frames (4 KiB pages of guest RAM) are in use.
 
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
 use super::layout::FIRST_FRAME;
 
 /// Bytes of a frame.
@@ -7,7 +11,7 @@ pub const FRAME_SIZE: u64 = 4096;
 const PER_WORD: usize = 64;
 
 /// A frame by its number: guest-physical address divided by [`FRAME_SIZE`].
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Frame(pub u32);
 
 impl Frame {
@@ -41,9 +45,8 @@ impl Frames {
     /// All frames of `bytes` of RAM, less those below [`FIRST_FRAME`].
     pub fn new(bytes: u64) -> Frames {
         let total = usize::try_from(bytes / FRAME_SIZE).unwrap_or(0);
-        let first = (FIRST_FRAME / FRAME_SIZE) as usize;
+        let (first, data_end) = Frames::bounds(total);
         let words = total.div_ceil(PER_WORD);
-        let data_end = if total < SPLIT { total } else { total - total / TABLE_SHARE };
         let zeros = vec![0; words];
         let mut frames = Frames {
             used: zeros.clone(),
@@ -142,6 +145,12 @@ impl Frames {
         }
     }
 
+    /// Whether `frame` is given out.
+    pub fn is_used(&self, frame: Frame) -> bool {
+        let (word, bit) = (frame.0 as usize / PER_WORD, frame.0 as usize % PER_WORD);
+        (frame.0 as usize) < self.total && self.used[word] >> bit & 1 == 1
+    }
+
     /// Gives a frame back. No vCPU may have a translation to it any more.
     pub fn release(&mut self, frame: Frame) {
         let (word, bit) = (frame.0 as usize / PER_WORD, frame.0 as usize % PER_WORD);
@@ -150,6 +159,87 @@ impl Frames {
             self.used[word] &= !(1 << bit);
             self.free += 1;
         }
+    }
+}
+
+/// Which frames are in use: what a checkpoint keeps of [`Frames`]. All others count as zero.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SavedFrames {
+    /// The frames that were given out, as runs: first and count.
+    used: Vec<(u32, u32)>,
+    /// See [`Frames`].
+    next_table: u32,
+}
+
+impl SavedFrames {
+    /// Guest-physical byte ranges of the frames in use.
+    pub fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
+        self.used.iter().map(|(first, count)| {
+            let start = u64::from(*first) * FRAME_SIZE;
+            start..start + u64::from(*count) * FRAME_SIZE
+        })
+    }
+}
+
+impl Frames {
+    /// First frame that is given out, and the first of those kept for page tables.
+    fn bounds(total: usize) -> (usize, usize) {
+        let data_end = if total < SPLIT { total } else { total - total / TABLE_SHARE };
+        ((FIRST_FRAME / FRAME_SIZE) as usize, data_end)
+    }
+
+    /// What a checkpoint keeps.
+    pub fn save(&self) -> SavedFrames {
+        let (first, data_end) = Frames::bounds(self.total);
+        let mut used: Vec<(u32, u32)> = Vec::new();
+        let mut add = |first: usize, count: usize| match used.last_mut() {
+            Some((start, len)) if (*start + *len) as usize == first => *len += count as u32,
+            _ => used.push((first as u32, count as u32)),
+        };
+        let mut at = first;
+        while at < data_end {
+            let rest = self.used[at / PER_WORD] >> (at % PER_WORD);
+            let whole = (PER_WORD - at % PER_WORD).min(data_end - at);
+            let (free, taken) = (rest.trailing_zeros() as usize, rest.trailing_ones() as usize);
+            if taken > 0 {
+                add(at, taken.min(whole));
+                at += taken.min(whole);
+            } else {
+                at += free.min(whole);
+            }
+        }
+        if self.next_table > data_end {
+            add(data_end, self.next_table - data_end);
+        }
+        SavedFrames { used, next_table: self.next_table as u32 }
+    }
+
+    /// The allocator of RAM of `bytes` that holds the frames of `saved` and zeros elsewhere; `None` if they do not fit into it.
+    pub fn restore(saved: &SavedFrames, bytes: u64) -> Option<Frames> {
+        let mut frames = Frames::new(bytes);
+        let (first, data_end) = Frames::bounds(frames.total);
+        let next_table = saved.next_table as usize;
+        if !(data_end..=frames.total).contains(&next_table) {
+            return None;
+        }
+        frames.next_table = next_table;
+        let mut from = first;
+        for (start, count) in &saved.used {
+            let (start, count) = (*start as usize, *count as usize);
+            let end = start.checked_add(count)?;
+            if start < from || end > next_table {
+                return None;
+            }
+            from = end;
+            for at in start..end.min(data_end) {
+                let bit = 1 << (at % PER_WORD);
+                frames.used[at / PER_WORD] |= bit;
+                frames.dirty[at / PER_WORD] |= bit;
+                frames.touched[at / PER_WORD] |= bit;
+                frames.free -= 1;
+            }
+        }
+        Some(frames)
     }
 }
 
@@ -196,7 +286,50 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_saved_is_in_use_after_a_restore_and_nothing_else() {
+        for bytes in [FIRST_FRAME + 1000 * FRAME_SIZE, 2 * SPLIT as u64 * FRAME_SIZE] {
+            let mut frames = Frames::new(bytes);
+            let mut out: Vec<Frame> = Vec::new();
+            for count in [1, 64, 7, 64, 64, 3] {
+                let (first, n) = frames.allocate(count).expect("frames");
+                out.extend((first.0..).take(n).map(Frame));
+            }
+            let table = frames.allocate_table().expect("a table");
+            for frame in out.drain(10..40) {
+                frames.release(frame);
+            }
+            let saved = frames.save();
+            let mut kept: Vec<u64> = saved.ranges().flat_map(|r| r.step_by(FRAME_SIZE as usize)).collect();
+            let mut expected: Vec<u64> = out.iter().chain([&table]).map(|frame| frame.address()).collect();
+            kept.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(kept, expected);
+            let mut restored = Frames::restore(&saved, bytes).expect("it fits");
+            assert_eq!((restored.free(), restored.save()), (frames.free(), saved.clone()));
+            assert!(Frames::restore(&saved, FIRST_FRAME + 16 * FRAME_SIZE).is_none());
+            while let Some((first, n)) = restored.allocate(64) {
+                for frame in (first.0..).take(n).map(Frame) {
+                    assert!(!out.contains(&frame) && frame != table, "{frame:?} given out twice");
+                    assert!(!restored.mark_dirty(frame), "{frame:?} counts as dirty");
+                }
+            }
+            assert_ne!(restored.allocate_table(), Some(table));
+        }
+    }
+
     proptest! {
+        #[test]
+        fn damaged_saved_frames_are_refused_or_harmless(
+            used in proptest::collection::vec((any::<u32>(), any::<u32>()), 0..4),
+            next_table in any::<u32>(),
+        ) {
+            if let Some(mut frames) = Frames::restore(&SavedFrames { used, next_table }, 8 << 20) {
+                frames.allocate(64);
+                frames.allocate_table();
+            }
+        }
+
         #[test]
         fn free_count_matches_what_is_out(requests in proptest::collection::vec((1usize..80, any::<bool>()), 1..60)) {
             let mut frames = Frames::new(FIRST_FRAME + 1000 * FRAME_SIZE);

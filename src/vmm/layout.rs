@@ -46,6 +46,8 @@ pub mod selector {
 
 /// I/O port by which the system-call entry leaves the VM.
 pub const SYSCALL_PORT: u16 = 0x10;
+/// I/O port by which the entry of 32-bit code's `syscall` leaves the VM.
+pub const COMPAT_PORT: u16 = 0x11;
 /// I/O port of exception 0; exception `n` has port `EXCEPTION_PORT + n`.
 pub const EXCEPTION_PORT: u16 = 0x20;
 

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `kvm.rs` | `/dev/kvm`: what it offers, and the probe of how a system call arrives |
 //! | `vm.rs` | one virtual machine |
-//! | `vcpu.rs` | one virtual CPU: entering, leaving, loading and saving a thread's state |
+//! | `vcpu/` | one virtual CPU: entering, leaving, loading and saving a thread's state |
 //! | `state.rs` | that state: general registers, segment bases, XSAVE area |
 //! | `memory.rs` | guest RAM, and un-mapping a page for all vCPUs |
 //! | `frames.rs` | which pages of guest RAM are in use |
@@ -18,14 +18,16 @@
 //! | `layout.rs` | where things lie in guest-physical and guest-virtual memory |
 //! | `ring0.rs` | descriptor tables and the ring-0 code |
 //! | `cpuid.rs` | what the guest is told of the CPU |
+//! | `features.rs` | what of the CPU a checkpoint needs |
 //!
 //! # Two sorts of KVM
 //! On hardware KVM `syscall` enters ring 0 at the stub, which leaves the VM by an `out`. A KVM that emulates ring 0
 //! in software (KVM on PVM) delivers `syscall` to the stub *in ring 3*. [`Sort`] says which it is, and only
-//! `vcpu.rs` and `ring0.rs` look at it. Un-mapping a page for all vCPUs is one act for both: [`GuestMemory::flush`].
+//! `vcpu/` and `ring0.rs` look at it. Un-mapping a page for all vCPUs is one act for both: [`GuestMemory::flush`].
 
 mod cpuid;
 mod error;
+mod features;
 mod frames;
 mod kvm;
 pub mod layout;
@@ -37,10 +39,11 @@ mod vcpu;
 mod vm;
 
 pub use error::VmmError;
-pub use frames::{FRAME_SIZE, Frame, Frames};
+pub use features::{Cpu, CpuMismatch};
+pub use frames::{FRAME_SIZE, Frame, Frames, SavedFrames};
 pub use kvm::{Hypervisor, Sort, host_counter};
 pub use memory::GuestMemory;
 pub use paging::{Access, Entry, PageTables};
-pub use state::{ExtendedState, UserRegs, Xsave, XsaveLayout};
+pub use state::{ExtendedState, StateHolder, UserRegs, Xsave, XsaveLayout};
 pub use vcpu::{Exit, Kick, Vcpu};
 pub use vm::Vm;

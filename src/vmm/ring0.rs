@@ -22,7 +22,7 @@ const PAGE_FAULT: u64 = 14;
 global_asm!(
     ".pushsection .rodata.hydra_ring0,\"a\",@progbits",
     ".balign 16",
-    ".globl hydra_ring0_start, hydra_ring0_return, hydra_ring0_end, hydra_syscall_start, hydra_syscall_end",
+    ".globl hydra_ring0_start, hydra_ring0_return, hydra_ring0_compat, hydra_ring0_end, hydra_syscall_start, hydra_syscall_end",
     "hydra_ring0_start:",
     "vector = 0",
     ".rept 32",
@@ -39,6 +39,10 @@ global_asm!(
     "hydra_ring0_return:",
     "    iretq",
     "    hlt",
+    ".balign 16",
+    "hydra_ring0_compat:",
+    "    out 0x11, al",
+    "    hlt",
     "hydra_ring0_end:",
     ".balign 16",
     "hydra_syscall_start:",
@@ -51,6 +55,7 @@ global_asm!(
 unsafe extern "C" {
     static hydra_ring0_start: [u8; 0];
     static hydra_ring0_return: [u8; 0];
+    static hydra_ring0_compat: [u8; 0];
     static hydra_ring0_end: [u8; 0];
     static hydra_syscall_start: [u8; 0];
     static hydra_syscall_end: [u8; 0];
@@ -67,10 +72,19 @@ pub(super) const fn window(physical: u64) -> u64 {
     layout::WINDOW + physical
 }
 
+/// Guest-virtual address of a label in the ring-0 code.
+fn in_window(label: *const [u8; 0]) -> u64 {
+    window(layout::RING0_CODE) + (label as u64 - (&raw const hydra_ring0_start) as u64)
+}
+
 /// Where ring 0 is entered to return to ring 3.
 pub(super) fn return_address() -> u64 {
-    let offset = (&raw const hydra_ring0_return) as u64 - (&raw const hydra_ring0_start) as u64;
-    window(layout::RING0_CODE) + offset
+    in_window(&raw const hydra_ring0_return)
+}
+
+/// Where `syscall` of 32-bit code enters ring 0: the guest's Linux serves no such calls, and takes it for an invalid instruction.
+pub(super) fn compat_entry() -> u64 {
+    in_window(&raw const hydra_ring0_compat)
 }
 
 /// Whether `rip` lies in the ring-0 window, where ring 3 cannot execute.

@@ -4,6 +4,8 @@ use std::arch::x86_64::__cpuid_count;
 
 use serde::{Deserialize, Serialize};
 
+use super::error::VmmError;
+
 /// General registers, instruction pointer and flags.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)] // The names are the architecture's.
@@ -62,6 +64,24 @@ pub struct XsaveLayout {
     pub features: u64,
     /// Bytes of the area.
     pub size: usize,
+}
+
+/// Where the extended state of the thread is that makes a system call: in a vCPU, as a rule.
+pub trait StateHolder {
+    /// Bases of FS and GS.
+    fn bases(&self) -> Result<(u64, u64), VmmError>;
+
+    /// Changes the bases of FS and GS, those that are given.
+    fn set_bases(&mut self, fs: Option<u64>, gs: Option<u64>) -> Result<(), VmmError>;
+
+    /// The XSAVE area.
+    fn xsave(&self) -> Result<Xsave, VmmError>;
+
+    /// Replaces the XSAVE area. A guest's own must have been through [`Xsave::sanitise`].
+    fn set_xsave(&mut self, area: &Xsave) -> Result<(), VmmError>;
+
+    /// Layout of the XSAVE area.
+    fn xsave_layout(&self) -> XsaveLayout;
 }
 
 /// Components that a guest may use: x87, SSE, AVX, AVX-512. Others (memory protection keys, AMX tiles) need more than a

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use crate::world::{Cell, World, expect, json, skip, until};
 
-async fn processes(world: &World) -> Vec<Cell> {
-    world.cells().await.into_iter().filter(|cell| cell.kind == "process").collect()
+async fn confined(world: &World) -> Vec<Cell> {
+    world.cells().await.into_iter().filter(|cell| cell.kind != "isolate").collect()
 }
 
 /// Whether this host composes a root for each jail.
@@ -24,16 +24,16 @@ fn has_own_root() -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_reads_neither_secrets_nor_other_functions() {
+async fn a_function_reads_neither_secrets_nor_other_functions() {
     if !has_own_root() {
         return;
     }
     let world = World::start(&[]).await;
-    for cell in processes(&world).await {
+    for cell in confined(&world).await {
         let name = world.register(&cell, "nosy", |_| {}).await;
         let own = world.result(&name, &json!({"do": "where"})).await;
         // Other code, on the same host.
-        let mut other = world.registration("neighbour", &cell.language, "process");
+        let mut other = world.registration("neighbour", &cell.language, cell.kind);
         other.url = world.code.url("tree-python.zip");
         expect(&world.client.register(&other).await.unwrap(), 200);
 
@@ -61,12 +61,12 @@ async fn a_process_reads_neither_secrets_nor_other_functions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_writes_to_its_own_folder_only() {
+async fn a_function_writes_to_its_own_folder_only() {
     if !has_own_root() {
         return;
     }
     let world = World::start(&[]).await;
-    for cell in processes(&world).await {
+    for cell in confined(&world).await {
         let name = world.register(&cell, "writes", |_| {}).await;
         let own = world.result(&name, &json!({"do": "where"})).await;
         let app_dir = world.server.app_dir().to_str().unwrap();
@@ -86,6 +86,7 @@ async fn each_sandbox_has_a_folder_that_goes_with_it() {
         let names = [world.register(&cell, "one", |_| {}).await, world.register(&cell, "two", |_| {}).await];
         for name in &names {
             let folder = folder(&world, name).await;
+            world.checkpointed(name).await;
             let path = format!("{folder}/note");
             let write = json!({"do": "write", "path": path, "text": name});
             assert_eq!(world.result(name, &write).await, "written", "{cell:?}");

@@ -92,7 +92,7 @@ fn check_timing(reply: &hydra_harness::Reply, cell: &Cell) {
     let names: Vec<_> = stages.iter().map(|stage| stage.name.as_str()).collect();
     assert_eq!(names, ["queue", "start", "run"], "{cell:?}");
     assert!(stages.iter().all(|stage| stage.milliseconds.is_some_and(|ms| ms >= 0.0)), "{stages:?}");
-    assert!(matches!(stages[1].description.as_deref(), Some("cold" | "warm")), "{stages:?}");
+    assert!(matches!(stages[1].description.as_deref(), Some("cold" | "restore" | "warm")), "{stages:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,6 +142,7 @@ async fn functions_are_listed_until_they_are_removed() {
     assert_eq!(listed, names);
     for (cell, name) in cells.iter().zip(cells.iter().map(|cell| cell.name("listed"))) {
         world.result(&name, &json!({})).await;
+        world.checkpointed(&name).await;
         let described = world.describe(&name).await;
         assert_eq!(described["language"], cell.language.name);
         assert_eq!(described["sandbox"], cell.kind);
@@ -166,6 +167,7 @@ async fn health_and_metrics_are_there_for_machines() {
     for cell in &cells {
         let name = world.register(cell, "measured", |_| {}).await;
         world.result(&name, &json!({})).await;
+        world.checkpointed(&name).await;
         world.result(&name, &json!({})).await;
         expect(&world.call(&name, &json!({"do": "raise", "text": "x"})).await, 500);
     }

@@ -3,7 +3,7 @@
 use hydra_harness::Registration;
 use serde_json::json;
 
-use crate::world::{Cell, JAVA, JAVASCRIPT, KINDS, PYTHON, World, expect, expect_error, json, skip, sleep};
+use crate::world::{Cell, JAVA, JAVASCRIPT, PYTHON, World, expect, expect_error, json, skip, sleep};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn parameters_that_are_missing_or_wrong_are_named() {
@@ -115,7 +115,7 @@ async fn code_that_cannot_be_loaded_is_reported_in_the_languages_words() {
         if !present.iter().any(|other| other.name == language.name) {
             continue;
         }
-        for sandbox in KINDS {
+        for sandbox in world.kinds().await {
             let mut registration = world.registration("bad", &language, sandbox);
             registration.url = world.code.url(file);
             registration.entry_point = Some(entry_point.into());
@@ -200,7 +200,7 @@ async fn more_requests_than_there_is_room_for_are_refused_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn kinds_of_sandbox_that_are_to_come_are_refused_with_the_reason() {
     let world = World::start(&[]).await;
-    for kind in ["snapshot", "snapshot-process"] {
+    for kind in ["snapshot-process"] {
         let registration = Registration { svmid: Some(3), ..world.registration("later", &PYTHON, kind) };
         let reply = world.client.register(&registration).await.unwrap();
         expect_error(&reply, 503, "unavailable", kind);

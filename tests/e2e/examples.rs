@@ -2,7 +2,7 @@
 
 use hydra_harness::{Example, Registration};
 
-use crate::world::{KINDS, World, expect, result, skip};
+use crate::world::{World, expect, result, skip};
 use hydra_harness::CodeServer;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -17,7 +17,7 @@ async fn every_example_gives_the_same_in_each_sandbox() {
             continue;
         }
         let mut results = Vec::new();
-        for kind in KINDS {
+        for kind in world.kinds().await {
             eprintln!("{} in {kind}", example.name);
             results.extend(run(&world, &example, kind, artifacts.base()).await);
         }
@@ -37,13 +37,16 @@ async fn run(world: &World, example: &Example, kind: &str, base: &str) -> Vec<St
     expect(&reply, 200);
     let arguments = example.arguments(base);
     let mut results = Vec::new();
-    for (fresh, start) in [(false, "cold"), (false, "warm"), (true, "cold")] {
+    for (number, fresh) in [false, false, true].into_iter().enumerate() {
         let reply = match fresh {
             false => world.client.invoke(&example.name, &arguments).await.unwrap(),
             true => world.client.invoke_fresh(&example.name, &arguments).await.unwrap(),
         };
         let result = result(&reply);
         example.check(&result, base).unwrap_or_else(|error| panic!("{} in {kind}: {error}", example.name));
+        world.checkpointed(&example.name).await;
+        let copied = kind == "snapshot" && (example.language == "python");
+        let start = ["cold", "warm", if copied { "restore" } else { "cold" }][number];
         assert_eq!(reply.start_kind().as_deref(), Some(start), "{} in {kind}", example.name);
         results.push(result);
     }

@@ -60,6 +60,7 @@ fn build_plain(folder: &Path) {
     for path in [
         "kit.py",
         "kit.js",
+        "snapshots.py",
         "broken/syntax.py",
         "broken/syntax.js",
         "broken/raises.py",

@@ -12,16 +12,19 @@ async fn a_function_over_its_time_is_stopped() {
         let other = world.register(&cell, "other", |_| {}).await;
         assert_eq!(world.result(&other, &json!({"do": "count"})).await, "1");
         let name = world.register(&cell, "late", |registration| registration.timeout = Some(400)).await;
+        let mut first = "1".to_owned();
         for arguments in [json!({"do": "loop"}), sleep(100_000)] {
-            assert_eq!(world.result(&name, &json!({"do": "count"})).await, "1", "{cell:?}");
+            assert_eq!(world.result(&name, &json!({"do": "count"})).await, first, "{cell:?}");
+            world.checkpointed(&name).await;
+            first = cell.new_count(1);
             let reply = world.call(&name, &arguments).await;
             expect_error(&reply, 504, "timeout", "its timeout of 400 ms");
             assert!(reply.elapsed < crate::world::PATIENCE / 2, "{cell:?}: {:?}", reply.elapsed);
         }
-        assert_eq!(world.result(&name, &json!({"do": "count"})).await, "1", "{cell:?}");
+        assert_eq!(world.result(&name, &json!({"do": "count"})).await, first, "{cell:?}");
         let count = world.result(&other, &json!({"do": "count"})).await;
         // A language host that had to be killed took the other's state with it, but nothing more.
-        let alone = cell.kind == "process" || cell.language.name == "javascript";
+        let alone = cell.kind != "isolate" || cell.language.name == "javascript";
         assert!(count == "2" || (count == "1" && !alone), "{cell:?}: {count}");
         for name in [name, other] {
             world.deregister(&name).await;
@@ -98,10 +101,11 @@ async fn a_warm_sandbox_keeps_its_state_and_a_fresh_one_has_none() {
             let reply = world.call(&name, &count).await;
             assert_eq!(result(&reply), expected.to_string(), "{cell:?}");
             assert_eq!(reply.start_kind().as_deref(), Some(if expected == 1 { "cold" } else { "warm" }));
+            world.checkpointed(&name).await;
             let reply = world.call_fresh(&name, &count).await;
             assert_eq!(
                 (result(&reply).as_str(), reply.start_kind().as_deref()),
-                ("1", Some("cold")),
+                (cell.new_count(1).as_str(), Some(cell.new_start())),
                 "{cell:?}"
             );
         }
@@ -115,8 +119,9 @@ async fn idle_sandboxes_are_let_go() {
     for cell in world.cells().await {
         let name = world.register(&cell, "idle", |_| {}).await;
         assert_eq!(world.result(&name, &json!({"do": "count"})).await, "1");
+        world.checkpointed(&name).await;
         until("the idle sandbox to go", async || world.sandboxes(&name, "idle").await == 0).await;
-        assert_eq!(world.result(&name, &json!({"do": "count"})).await, "1", "{cell:?}");
+        assert_eq!(world.result(&name, &json!({"do": "count"})).await, cell.new_count(1), "{cell:?}");
     }
 }
 
@@ -124,7 +129,7 @@ async fn idle_sandboxes_are_let_go() {
 async fn what_a_function_started_ends_with_its_sandbox() {
     let cells = World::start(&[]).await.cells().await;
     // Threads of a Python sub-interpreter and of Java cannot be ended from outside: their isolates are not promised this.
-    let promised = |cell: &Cell| cell.kind == "process" || cell.language.name == "javascript";
+    let promised = |cell: &Cell| cell.kind != "isolate" || cell.language.name == "javascript";
     for cell in cells.into_iter().filter(promised) {
         let world = World::start(&[]).await;
         let other = world.register(&cell, "other", |_| {}).await;

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::processes::{held, settled};
-use crate::world::{KINDS, World, expect, skip, until};
+use crate::world::{World, expect, skip, until};
 
 const CONNECTIONS: u32 = 32;
 const REQUESTS: u32 = 10_000;
@@ -27,7 +27,7 @@ async fn ten_thousand_requests_leave_nothing_behind() {
             skip(&example.name, "it is not built: examples/build.sh");
             continue;
         }
-        for kind in KINDS {
+        for kind in world.kinds().await {
             // The first round starts what stays: the language host, the spare agent, the threads of their runtimes.
             if !round(&world, &example, kind, artifacts.base(), REQUESTS / 10).await {
                 break;

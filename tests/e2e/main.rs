@@ -19,5 +19,6 @@ mod output;
 mod processes;
 mod restarts;
 mod shapes;
+mod snapshots;
 mod wire;
 mod world;

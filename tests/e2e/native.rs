@@ -8,7 +8,7 @@ use hydra_harness::{CodeServer, Registration};
 use serde_json::json;
 
 use crate::functions::zip;
-use crate::world::{KINDS, World, expect, expect_error, json, skip};
+use crate::world::{World, expect, expect_error, json, skip};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shared_objects_are_called_through_their_c_interface() {
@@ -22,7 +22,7 @@ async fn shared_objects_are_called_through_their_c_interface() {
 
     let world = World::start(&[]).await;
     let code = CodeServer::start(folder.path()).await.unwrap();
-    for kind in KINDS {
+    for kind in world.kinds().await {
         for (file, language) in [("echo.so", "java"), ("echo.zip", "java"), ("libecho.zip", "python")] {
             let registration = registration(&code, file, language, kind);
             expect(&world.client.register(&registration).await.unwrap(), 200);
@@ -54,7 +54,7 @@ async fn a_graalvm_library_is_called() {
     };
     let world = World::start(&[]).await;
     let code = CodeServer::start(Path::new(&zip).parent().unwrap()).await.unwrap();
-    for kind in KINDS {
+    for kind in world.kinds().await {
         let registration = registration(&code, "xpath.zip", "java", kind);
         expect(&world.client.register(&registration).await.unwrap(), 200);
         for (expression, value) in

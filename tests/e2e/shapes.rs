@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::world::{JAVA, JAVASCRIPT, KINDS, PYTHON, World, expect};
+use crate::world::{JAVA, JAVASCRIPT, PYTHON, World, expect};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_form_of_code_is_called() {
@@ -32,7 +32,7 @@ async fn each_form_of_code_is_called() {
         if !present.iter().any(|other| other.name == language.name) {
             continue;
         }
-        for kind in KINDS {
+        for kind in world.kinds().await {
             let mut registration = world.registration("shape", &language, kind);
             registration.url = world.code.url(file);
             registration.entry_point = entry_point.map(str::to_owned);

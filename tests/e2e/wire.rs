@@ -164,6 +164,7 @@ async fn a_client_that_goes_away_leaves_its_sandbox_in_order() {
     for cell in world.cells().await {
         let name = world.register(&cell, "gone", |registration| registration.concurrency = Some(1)).await;
         assert_eq!(world.result(&name, &json!({"do": "count"})).await, "1");
+        world.checkpointed(&name).await;
         let mut stream = connect(&world).await;
         let body = json!({"name": name, "arguments": sleep(300)}).to_string();
         stream.write_all(post("1.1", "", &body).as_bytes()).await.unwrap();

@@ -13,7 +13,7 @@ use crate::functions;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The kinds of sandbox that a function runs in.
-pub const KINDS: [&str; 2] = ["isolate", "process"];
+const KINDS: [&str; 3] = ["isolate", "process", "snapshot"];
 
 /// A language, and its form of the test function.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +40,21 @@ impl Cell {
     pub fn name(&self, what: &str) -> String {
         format!("{what}-{}-{}", self.language.name, self.kind)
     }
+
+    /// Whether new sandboxes are copies of one that has served.
+    pub fn is_copied(&self) -> bool {
+        self.kind == "snapshot" && self.language.name == "python"
+    }
+
+    /// How a new sandbox is come by when the first has served.
+    pub fn new_start(&self) -> &'static str {
+        if self.is_copied() { "restore" } else { "cold" }
+    }
+
+    /// What a new sandbox counts first, where the first had served `served` invocations when it was checkpointed.
+    pub fn new_count(&self, served: u32) -> String {
+        (1 + if self.is_copied() { served } else { 0 }).to_string()
+    }
 }
 
 /// A running Hydra and the functions' code.
@@ -64,11 +79,26 @@ impl World {
 
     /// The kinds and languages that run here.
     pub async fn cells(&self) -> Vec<Cell> {
-        let mut cells = Vec::new();
+        let (kinds, mut cells) = (self.kinds().await, Vec::new());
         for language in self.languages(&LANGUAGES).await {
-            cells.extend(KINDS.map(|kind| Cell { kind, language }));
+            cells.extend(kinds.iter().map(|kind| Cell { kind, language }));
         }
         cells
+    }
+
+    /// The kinds that this host has.
+    pub async fn kinds(&self) -> Vec<&'static str> {
+        let mut kinds = Vec::from(KINDS);
+        let probe = self.registration("probe", &PYTHON, "snapshot");
+        let reply = self.client.register(&probe).await.expect("a reply");
+        if reply.status == 503 && reply.body.contains("KVM") {
+            assert!(std::env::var_os("HYDRA_REQUIRE_KVM").is_none(), "{}", reply.body);
+            eprintln!("skipped: snapshot sandboxes: {}", reply.body);
+            kinds.retain(|kind| *kind != "snapshot");
+        } else if reply.status == 200 {
+            self.deregister("probe").await;
+        }
+        kinds
     }
 
     /// Those of `languages` that run here. What Hydra itself says of one that does not is the reason for the skip.
@@ -141,6 +171,16 @@ impl World {
     /// How many sandboxes of a function are in a state: `idle`, `busy`, `starting`.
     pub async fn sandboxes(&self, name: &str, state: &str) -> u64 {
         self.describe(name).await["sandboxes"][state].as_u64().expect("a number")
+    }
+
+    /// Waits until the function's snapshot is there, if it is to have one, and its sandboxes are at rest.
+    pub async fn checkpointed(&self, name: &str) {
+        until(&format!("the snapshot of {name}"), async || {
+            let described = self.describe(name).await;
+            let made = matches!(described["snapshot"]["state"].as_str(), None | Some("ready" | "never"));
+            made && described["sandboxes"]["busy"] == 0 && described["sandboxes"]["starting"] == 0
+        })
+        .await;
     }
 
     /// Waits until an invocation of the function is under way.

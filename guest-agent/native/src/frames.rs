@@ -18,6 +18,8 @@ pub enum Received {
     Load = 0x81,
     /// Invoke it.
     Invoke = 0x82,
+    /// The program goes on from a snapshot.
+    Restored = 0x83,
     /// Control channel: make an isolate.
     Open = 0x91,
     /// Control channel: end an isolate.
@@ -26,7 +28,9 @@ pub enum Received {
 
 impl Received {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Load, Self::Invoke, Self::Open, Self::Close].into_iter().find(|kind| *kind as u8 == byte)
+        [Self::Load, Self::Invoke, Self::Restored, Self::Open, Self::Close]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
     }
 }
 

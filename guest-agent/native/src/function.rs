@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::arguments;
 use crate::graal::{Isolate, TearDownError};
-use crate::messages::{Failure, Load};
+use crate::messages::{Failure, Load, Restored};
 use crate::process;
 use crate::result_buffer::ResultBuffer;
 
@@ -46,6 +46,13 @@ impl Function {
         let answered = answer(self.checked_result());
         self.result.clear();
         answered
+    }
+
+    /// Makes what was the same in all programs that go on from this snapshot this one's own.
+    pub fn restored(&mut self, restored: &Restored) {
+        process::seed_random(&restored.entropy);
+        self.isolate.after_restore();
+        process::flush_stdout();
     }
 
     /// Ends the function's isolate.

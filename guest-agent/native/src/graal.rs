@@ -25,6 +25,9 @@ use crate::result_buffer::ResultBuffer;
 /// The symbol that is called where the registration names none.
 const DEFAULT_ENTRY_POINT: &str = "entrypoint";
 
+/// The symbol of a function's hook for when it goes on from a snapshot.
+const AFTER_RESTORE: &str = "after_restore";
+
 /// `graal_create_isolate_params_t` of version 1; later versions only append fields.
 #[repr(C)]
 struct CreateIsolateParams {
@@ -36,6 +39,7 @@ struct CreateIsolateParams {
 type CreateIsolate =
     unsafe extern "C" fn(*mut CreateIsolateParams, *mut *mut c_void, *mut *mut c_void) -> c_int;
 type TearDownIsolate = unsafe extern "C" fn(*mut c_void) -> c_int;
+type AfterRestore = unsafe extern "C" fn(*mut c_void);
 type EntryPoint = unsafe extern "C" fn(*mut c_void, *const c_char, *mut c_char, c_ulong);
 
 /// Why a shared object cannot serve as a function.
@@ -95,6 +99,7 @@ pub struct TearDownError(c_int);
 pub struct Isolate {
     thread: *mut c_void,
     entry_point: EntryPoint,
+    after_restore: Option<AfterRestore>,
     tear_down: TearDownIsolate,
 }
 
@@ -116,21 +121,23 @@ impl Isolate {
                 entry_point: entry_point.into(),
             });
         };
+        let hook = find(&library, AFTER_RESTORE, &mut missing);
         std::mem::forget(library);
         // SAFETY: `graal_isolate.h` and the contract of Hydra's functions declare these symbols with these types; the
         // library is never unloaded, so that the pointers stay valid.
-        let (create, tear_down, entry_point) = unsafe {
+        let (create, tear_down, entry_point, after_restore) = unsafe {
             (
                 std::mem::transmute::<*mut c_void, CreateIsolate>(create),
                 std::mem::transmute::<*mut c_void, TearDownIsolate>(tear_down),
                 std::mem::transmute::<*mut c_void, EntryPoint>(entry),
+                hook.map(|hook| std::mem::transmute::<*mut c_void, AfterRestore>(hook)),
             )
         };
         let mut params = CreateIsolateParams { version: 1, reserved_address_space_size: 0 };
         let (mut isolate, mut thread) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: the three pointers are valid for the call, which is all that the interface asks for.
         match unsafe { create(&raw mut params, &raw mut isolate, &raw mut thread) } {
-            0 => Ok(Isolate { thread, entry_point, tear_down }),
+            0 => Ok(Isolate { thread, entry_point, after_restore, tear_down }),
             code => Err(LoadError::Create(code)),
         }
     }
@@ -141,6 +148,15 @@ impl Isolate {
         // SAFETY: the current thread is attached to the isolate, `arguments` ends with a NUL, and `length` bytes
         // from `start` are writable; a function that writes elsewhere is out of anyone's hands.
         unsafe { (self.entry_point)(self.thread, arguments.as_ptr(), start, length) };
+    }
+
+    /// Calls the function's hook for when it goes on from a snapshot, if it has one.
+    pub fn after_restore(&mut self) {
+        if let Some(hook) = self.after_restore {
+            // SAFETY: the contract of Hydra's functions declares the symbol with this type; the current thread is
+            // attached to the isolate.
+            unsafe { hook(self.thread) };
+        }
     }
 
     /// Ends the isolate and frees its memory. Waits for threads that the function attached.

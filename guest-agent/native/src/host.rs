@@ -57,7 +57,9 @@ fn exchange(control: &File, host: &Arc<Host>) -> Result<(), SessionError> {
         match kind {
             Received::Open => open(host, parse(kind, payload)?)?,
             Received::Close => close(host, &parse(kind, payload)?),
-            Received::Load | Received::Invoke => return Err(SessionError::OutOfOrder(kind)),
+            Received::Load | Received::Invoke | Received::Restored => {
+                return Err(SessionError::OutOfOrder(kind));
+            }
         }
     }
     Ok(())

@@ -45,6 +45,13 @@ pub struct Load {
     pub max_result: usize,
 }
 
+/// The program goes on from a snapshot.
+#[derive(Deserialize)]
+pub struct Restored {
+    /// Random bytes that no other program gets, in hexadecimal.
+    pub entropy: String,
+}
+
 /// Why a function was not loaded, or gave no result. A C interface knows no exceptions and so no stack.
 #[derive(Debug, Serialize)]
 pub struct Failure {

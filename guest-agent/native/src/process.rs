@@ -34,6 +34,15 @@ pub fn flush_stdout() {
     unsafe { libc::fflush(stdout) };
 }
 
+/// Seeds the C library's generator, that of `rand` and of `random`, with the first digits of `entropy`, which is hexadecimal. OpenSSL and
+/// the like are the function's own: see its hook.
+pub fn seed_random(entropy: &str) {
+    let digits = entropy.get(..8).unwrap_or(entropy);
+    let seed = u32::from_str_radix(digits, 16).unwrap_or_default();
+    // SAFETY: it takes the library's lock and a number.
+    unsafe { libc::srand(seed) };
+}
+
 /// Ends the process at once with status 0.
 pub fn exit_now() -> ! {
     // SAFETY: _exit runs no code of this process any more.

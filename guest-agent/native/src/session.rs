@@ -89,6 +89,7 @@ fn exchange(channel: &File, token: Option<&str>, state: &mut State) -> Result<()
                     Err(failure) => send_json(channel, Sent::Raised, &failure),
                 })?;
             }
+            (Received::Restored, State::Loaded(function)) => function.restored(&parse(kind, payload)?),
             _ => return Err(SessionError::OutOfOrder(kind)),
         }
     }

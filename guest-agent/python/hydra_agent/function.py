@@ -3,7 +3,9 @@
 import sys
 
 from . import errors, jsontext
-from .channel import HELLO, INVOKE, LOAD, LOAD_FAILED, LOADED, MAX_PAYLOAD, RAISED, RESULT, Channel, ProtocolError
+from .channel import (
+    HELLO, INVOKE, LOAD, LOAD_FAILED, LOADED, MAX_PAYLOAD, RAISED, RESTORED, RESULT, Channel, ProtocolError,
+)
 from .loading import load
 from .output import redirect
 
@@ -60,7 +62,7 @@ def serve_order(channel, order, let_through=None):
     order = jsontext.parse(order.decode())
     flush = redirect(channel)
     try:
-        function = load(order["code"], order["entryPoint"])
+        function, after_restore = load(order["code"], order["entryPoint"])
     except BaseException as error:
         if let_through and let_through(error):
             raise
@@ -70,21 +72,45 @@ def serve_order(channel, order, let_through=None):
     flush()
     channel.send(LOADED)
 
+    from .restored import reseed  # now: no clone is to wait for its import
+
     invoke = _invoker(function, order["tmpDir"], min(order["maxResult"], MAX_PAYLOAD))
     receive, send = channel.receive, channel.send
+    failed_hook = None
     while True:
         frame = receive()
         if frame is None:
             return
         kind, payload = frame
+        if kind == RESTORED:
+            reseed(jsontext.parse(payload.decode())["entropy"])
+            failed_hook = _failure_of(after_restore)
+            continue
         if kind != INVOKE:
             raise ProtocolError(f"a frame of kind {kind:#x} came instead of INVOKE")
         try:
+            if failed_hook:
+                error, failed_hook = failed_hook, None
+                raise error
             kind, answer = RESULT, invoke(payload)
         except BaseException as error:  # SystemExit and KeyboardInterrupt too: they end the invocation, not the sandbox
             kind, answer = RAISED, errors.report(error)
         flush()
         send(kind, answer)
+
+
+def _failure_of(after_restore):
+    """Calls the function's hook, if it has one; returns what it raised."""
+    try:
+        if after_restore:
+            result = after_restore()
+            if hasattr(result, "__await__"):
+                from .awaiting import wait_for
+
+                wait_for(result)
+    except BaseException as error:
+        return error
+    return None
 
 
 def _invoker(function, tmp_dir, max_result):

@@ -6,10 +6,12 @@ from .errors import EntryPointError
 
 DEFAULT_MODULE = "main"
 DEFAULT_FUNCTION = "main"
+AFTER_RESTORE = "after_restore"
 
 
 def load(code, entry_point):
-    """Imports the module that `entry_point` names from `code`, a `.py` file or a directory, and returns its function.
+    """Imports the module that `entry_point` names from `code`, a `.py` file or a directory, and returns its function, and the
+    one that it wants to be called when it goes on from a snapshot, or None.
 
     Without an entry point: `main` in the file's module, or in the directory's module `main`.
     Whatever the module raises while it is imported comes through.
@@ -28,7 +30,8 @@ def load(code, entry_point):
     module = _import(module_name, directory)
     function = getattr(module, function_name, None)
     if callable(function):
-        return function
+        after_restore = getattr(module, AFTER_RESTORE, None)
+        return function, after_restore if callable(after_restore) else None
     if function is None:
         raise EntryPointError(f"module {module_name!r} has no function {function_name!r}; {_functions_of(module)}")
     raise EntryPointError(

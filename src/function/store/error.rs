@@ -1,37 +1,6 @@
-//! What can go wrong: with the store itself, and with the code that it is to fetch.
+//! What can go wrong with the code that is to be fetched.
 use super::unpack::UnpackError;
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
-
-/// Why the store could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// A file or folder of the store could not be made, read or cleaned.
-    #[error("opening the code store: cannot {doing} `{}`: {source}", path.display())]
-    Io {
-        /// What was being done, for example `create`.
-        doing: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// What the operating system answered.
-        source: io::Error,
-    },
-    /// Another Hydra holds the same `app_dir`.
-    #[error("`{}` is in use by another Hydra (process {pid}): stop that one or choose another app_dir", path.display())]
-    InUse {
-        /// The `app_dir`.
-        path: PathBuf,
-        /// The other process, as it wrote itself down; `unknown` if it did not.
-        pid: String,
-    },
-    /// Other users could put code of their own into the store.
-    #[error("the code store cannot use `{}`: {reason}", path.display())]
-    Unsafe {
-        /// The folder.
-        path: PathBuf,
-        /// What is wrong with it and what would be right.
-        reason: &'static str,
-    },
-}
+use std::{io, sync::Arc, time::Duration};
 
 /// Why the code behind a URL could not be had.
 ///

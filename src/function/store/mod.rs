@@ -10,7 +10,8 @@ mod shelf;
 mod staged;
 pub mod unpack;
 
-pub use error::{CodeError, StoreError};
+pub use crate::folder::FolderError as StoreError;
+pub use error::CodeError;
 pub use form::Form;
 pub use limits::Limits;
 

@@ -14,12 +14,13 @@ use super::{
     index::{Index, Source},
     staged::Staged,
 };
-use nix::fcntl::{Flock, FlockArg};
+use crate::folder::{self, remove_tree};
+use nix::fcntl::Flock;
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
-    io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    fs::{self, DirBuilder, File, Permissions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
@@ -60,26 +61,15 @@ struct State {
 impl Shelf {
     /// Opens the store in `app_dir`, which is created if need be. What a crashed run left half-written is removed.
     pub(super) fn open(app_dir: &Path, cache_bytes: u64) -> Result<Shelf, StoreError> {
-        let failed = |doing, path: &Path| {
-            let path = path.to_owned();
-            move |source| StoreError::Io { doing, path, source }
-        };
-        DirBuilder::new().recursive(true).mode(0o700).create(app_dir).map_err(failed("create", app_dir))?;
-        let mode = fs::metadata(app_dir).map_err(failed("read", app_dir))?.mode();
-        // In a folder with the sticky bit, as /tmp has, others cannot rename what is ours.
-        if mode & 0o1002 == 0o0002 {
-            let reason =
-                "every user can change it; remove that permission (chmod o-w) or choose another app_dir";
-            return Err(StoreError::Unsafe { path: app_dir.into(), reason });
-        }
-        let lock = lock(app_dir)?;
+        folder::shared(app_dir)?;
+        let lock = folder::lock(app_dir)?;
         let folder = app_dir.join("code");
         let partial = folder.join("partial");
         // Process sandboxes run as another user: they must get to their own code, by the path that they are told.
-        own_folder(&folder, 0o755)?;
-        remove_tree(&partial).map_err(failed("empty", &partial))?;
-        own_folder(&partial, 0o700)?;
-        let held = scan(&folder).map_err(failed("read", &folder))?;
+        folder::own(&folder, 0o755)?;
+        remove_tree(&partial).map_err(StoreError::io("empty", &partial))?;
+        folder::own(&partial, 0o700)?;
+        let held = scan(&folder).map_err(StoreError::io("read", &folder))?;
         let mut index = Index::load(&folder);
         index.retain(|source| {
             held.get(&source.digest).is_some_and(|variants| variants.contains_key(&source.variant()))
@@ -229,53 +219,6 @@ impl State {
     }
 }
 
-/// Takes the lock of `app_dir` for as long as the result lives.
-fn lock(app_dir: &Path) -> Result<Flock<File>, StoreError> {
-    let path = app_dir.join("lock");
-    let failed = |source| StoreError::Io { doing: "lock", path: path.clone(), source };
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(nix::libc::O_NOFOLLOW)
-        .open(&path)
-        .map_err(failed)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(mut lock) => {
-            lock.set_len(0)
-                .and_then(|()| lock.write_all(std::process::id().to_string().as_bytes()))
-                .map_err(failed)?;
-            Ok(lock)
-        }
-        Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
-            let mut pid = String::new();
-            // Only for the message.
-            let _ = file.read_to_string(&mut pid);
-            let pid = if pid.is_empty() { "unknown".into() } else { pid };
-            Err(StoreError::InUse { path: app_dir.into(), pid })
-        }
-        Err((_, errno)) => Err(failed(errno.into())),
-    }
-}
-
-/// Makes a folder that only we can change, or takes the one that is there.
-fn own_folder(path: &Path, mode: u32) -> Result<(), StoreError> {
-    let failed = |source| StoreError::Io { doing: "create", path: path.into(), source };
-    match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        made => made.map_err(failed)?,
-    }
-    let metadata = fs::symlink_metadata(path).map_err(failed)?;
-    if !metadata.is_dir() || metadata.uid() != nix::unistd::geteuid().as_raw() {
-        let reason =
-            "it is not a folder that belongs to the user who runs Hydra; remove it or choose another app_dir";
-        return Err(StoreError::Unsafe { path: path.into(), reason });
-    }
-    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed)
-}
-
 /// The complete variants, by digest. What is not one is removed.
 fn scan(folder: &Path) -> io::Result<HashMap<String, BTreeMap<String, u64>>> {
     let mut held = HashMap::new();
@@ -303,19 +246,4 @@ fn scan(folder: &Path) -> io::Result<HashMap<String, BTreeMap<String, u64>>> {
         }
     }
     Ok(held)
-}
-
-/// Removes a folder of the store with all that it holds, folders without write permission included.
-/// That it is not there is no error.
-pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-        Ok(metadata) if !metadata.is_dir() => return fs::remove_file(path),
-        Ok(_) => fs::set_permissions(path, Permissions::from_mode(0o700))?,
-    }
-    for entry in fs::read_dir(path)? {
-        remove_tree(&entry?.path())?;
-    }
-    fs::remove_dir(path)
 }

@@ -4,9 +4,9 @@ use super::{
     download::Download,
     form::Form,
     index::Source,
-    shelf::remove_tree,
     unpack::{self, UnpackError},
 };
+use crate::folder::remove_tree;
 use std::{
     fs::{self, DirBuilder, File, Permissions},
     io::{self, BufReader},

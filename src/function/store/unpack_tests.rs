@@ -116,7 +116,7 @@ fn unpacks_what_tools_make() {
         assert_eq!(fs::read(inner.join("main.py")).unwrap(), b"def main(args): pass");
         let mode = |path: &str| fs::metadata(inner.join(path)).unwrap().permissions().mode() & 0o7777;
         assert_eq!([mode("main.py"), mode("bin/tool"), mode("bin"), mode("")], [0o444, 0o555, 0o555, 0o555]);
-        super::super::shelf::remove_tree(&inner).unwrap();
+        crate::folder::remove_tree(&inner).unwrap();
         assert!(!inner.exists());
     }
 }

@@ -1,10 +1,11 @@
-//! Memory system calls: mmap, munmap, mprotect, mremap, brk, madvise, mincore, msync, mlock, membarrier.
+//! Memory system calls: mmap, munmap, mprotect, mremap, brk, madvise, mincore, msync, mlock.
 
 use std::sync::Arc;
 
 use super::super::context::{Args, Ctx};
 use super::super::errno::{Errno, SysResult};
-use super::{Backing, MappedFile, Placement, Region};
+use super::super::file::{File, Kind};
+use super::{Backing, Placement, Region};
 use crate::vmm::{Access, FRAME_SIZE, layout};
 
 const MAP_SHARED: u32 = 0x01;
@@ -59,11 +60,10 @@ pub fn mmap(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     if flags & MAP_HUGETLB != 0 {
         return Err(Errno::ENOMEM);
     }
-    let backing = if flags & MAP_ANONYMOUS != 0 {
-        Backing::Zero
+    let (content, may_write) = if flags & MAP_ANONYMOUS != 0 {
+        (Content::Ram(Backing::Zero), true)
     } else {
-        let file = ctx.kernel.file(args.i32(4))?;
-        Backing::File { file: Arc::new(map_file(&file, access, shared)?), offset }
+        content(ctx.kernel.file(args.i32(4))?, access, shared, offset)?
     };
     let placement = if flags & MAP_FIXED_NOREPLACE != 0 {
         Placement::FixedFree(hint)
@@ -74,16 +74,40 @@ pub fn mmap(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     } else {
         Placement::Hint(hint)
     };
-    let make = |end| Region { end, access, backing, shared, label: "" };
-    ctx.kernel.mm().map(placement, len, make)
+    // One lock for both: nobody forgets the file before the region is there.
+    let mut space = ctx.kernel.mm();
+    let backing = match &content {
+        Content::Ram(backing) => backing.clone(),
+        Content::Host(file) => {
+            let path = file.path.to_string_lossy().into_owned();
+            Backing::File { file: space.mapped_file(file.mappable()?, path, shared && may_write)?, offset }
+        }
+    };
+    let make = |end| Region { end, access, backing, shared, may_write, label: "" };
+    space.map(placement, len, make)
 }
 
-fn map_file(file: &super::super::file::File, access: Access, shared: bool) -> Result<MappedFile, Errno> {
+/// What a mapping shows.
+enum Content {
+    /// Something in guest RAM.
+    Ram(Backing),
+    /// A file of the host's.
+    Host(Arc<File>),
+}
+
+/// What a mapping of a file shows from `offset` on, and whether it may ever be written to.
+fn content(file: Arc<File>, access: Access, shared: bool, offset: u64) -> Result<(Content, bool), Errno> {
     let (readable, writable) = file.access_mode();
     if !readable || (shared && access.contains(Access::WRITE) && !writable) {
         return Err(Errno::EACCES);
     }
-    file.mappable()
+    let Kind::Tmpfs(open) = &file.kind else { return Ok((Content::Host(file), !shared || writable)) };
+    let object = open.object().map_err(|_| Errno::ENODEV)?;
+    let sealed = open.seals()? as i32 & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0;
+    if shared && sealed && access.contains(Access::WRITE) {
+        return Err(Errno::EPERM);
+    }
+    Ok((Content::Ram(Backing::Object { object, offset }), !shared || writable && !sealed))
 }
 
 pub fn munmap(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
@@ -224,21 +248,4 @@ pub fn mlockall(_: &mut Ctx<'_>, args: Args) -> SysResult {
 
 pub fn munlockall(_: &mut Ctx<'_>, _: Args) -> SysResult {
     Ok(0)
-}
-
-/// Barriers across the process's threads: every vCPU that runs is made to leave the guest, which serialises it.
-pub fn membarrier(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    const QUERY: i32 = 0;
-    const GLOBAL: i32 = 1;
-    const PRIVATE_EXPEDITED: i32 = 1 << 3;
-    const REGISTER_PRIVATE_EXPEDITED: i32 = 1 << 4;
-    match args.i32(0) {
-        QUERY => Ok((GLOBAL | PRIVATE_EXPEDITED | REGISTER_PRIVATE_EXPEDITED) as u64),
-        REGISTER_PRIVATE_EXPEDITED => Ok(0),
-        GLOBAL | PRIVATE_EXPEDITED => {
-            ctx.kernel.serialise_vcpus();
-            Ok(0)
-        }
-        _ => Err(Errno::EINVAL),
-    }
 }

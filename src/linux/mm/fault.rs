@@ -1,9 +1,14 @@
 //! Page faults: a page gets a frame when it is first touched.
 
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
 use vm_memory::VolatileSlice;
 
 use super::super::errno::Errno;
 use super::super::host_io;
+use super::mapped_file::SharedPage;
+use super::object::ObjectId;
 use super::space::{AddressSpace, Backing, Region};
 use crate::vmm::{Access, Entry, FRAME_SIZE, Frame};
 
@@ -38,16 +43,26 @@ impl AddressSpace {
         let page = address & !(FRAME_SIZE - 1);
         if let Some(entry) = self.tables().get(page) {
             // Another thread was faster, or the page was given back its rights without its entry.
-            if entry.access != region.access && !self.set(page, entry.frame, region.access) {
+            let access = shown(page, needed, start, &region);
+            if entry.access != access && !self.set(page, entry.frame, access) {
                 return Fault::OutOfMemory;
             }
             return Fault::Handled;
         }
         let (low, high) = self.window(page, start, &region);
-        match self.fill(low, high, page, start, &region) {
+        let outcome = match self.fill(low, high, page, start, &region) {
             Fault::OutOfMemory if high - low > FRAME_SIZE => self.fill(page, page + FRAME_SIZE, page, start, &region),
             outcome => outcome,
+        };
+        if outcome == Fault::Handled
+            && let Some(entry) = self.tables().get(page)
+        {
+            let access = shown(page, needed, start, &region);
+            if entry.access != access && !self.set(page, entry.frame, access) {
+                return Fault::OutOfMemory;
+            }
         }
+        outcome
     }
 
     /// The frame of the page at `address` if the program may access it so, faulting it in.
@@ -88,9 +103,35 @@ impl AddressSpace {
 
     /// Gives frames to `[low, high)`, which must hold absent pages only. Fails for the page at `wanted` alone.
     fn fill(&mut self, low: u64, high: u64, wanted: u64, start: u64, region: &Region) -> Fault {
+        if let Backing::Object { object, offset } = region.backing {
+            return self.fill_from_object(low, high, wanted, (object, offset.wrapping_sub(start)), region);
+        }
+        let shared = region.shared_file().map(|(file, offset)| (Arc::clone(file), offset));
+        let number = |page: u64, offset: u64| (offset + (page - start)) / FRAME_SIZE;
+        // A page that no store was seen to yet.
+        let access = if shared.is_some() { region.access - Access::WRITE } else { region.access };
+        if let Backing::File { file, offset } = &region.backing {
+            // What shared mappings of the file hold is its content.
+            self.write_back_pages(file, number(low, *offset)..number(high, *offset));
+        }
         let mut at = low;
         while at < high {
-            let Some((frame, count)) = self.frames.allocate(((high - at) / FRAME_SIZE) as usize) else {
+            let mut end = high;
+            if let Some((file, offset)) = &shared {
+                let next = file.shared().range(number(at, *offset)..number(high, *offset)).next().map(|(i, p)| (*i, p.frame));
+                if let Some((index, frame)) = next {
+                    let page = start + (index * FRAME_SIZE - offset);
+                    if page == at {
+                        if !self.set(page, frame, access) {
+                            return if at > wanted { Fault::Handled } else { Fault::OutOfMemory };
+                        }
+                        at += FRAME_SIZE;
+                        continue;
+                    }
+                    end = page;
+                }
+            }
+            let Some((frame, count)) = self.frames.allocate(((end - at) / FRAME_SIZE) as usize) else {
                 return if at > wanted { Fault::Handled } else { Fault::OutOfMemory };
             };
             let filled = match &region.backing {
@@ -98,12 +139,14 @@ impl AddressSpace {
                     self.clear(frame, count);
                     count
                 }
+                // Filled above.
+                Backing::Object { .. } => 0,
                 Backing::File { file, offset } => {
                     let bytes = count * FRAME_SIZE as usize;
                     let Some(slice) = self.memory.slice(frame.address(), bytes) else {
                         return Fault::OutOfMemory;
                     };
-                    let got = read_whole(&file.fd, &slice, offset + (at - start));
+                    let got = read_whole(file.fd(), &slice, offset + (at - start));
                     let pages = got.div_ceil(FRAME_SIZE as usize);
                     for i in 0..count as u32 {
                         self.frames.mark_dirty(Frame(frame.0 + i));
@@ -114,7 +157,7 @@ impl AddressSpace {
             };
             for i in 0..count {
                 let (page, frame) = (at + i as u64 * FRAME_SIZE, Frame(frame.0 + i as u32));
-                if i >= filled || !self.set(page, frame, region.access) {
+                if i >= filled || !self.set(page, frame, access) {
                     for rest in i..count {
                         self.frames.release(Frame(frame.0 + (rest - i) as u32));
                     }
@@ -125,14 +168,78 @@ impl AddressSpace {
                         false => Fault::OutOfMemory,
                     };
                 }
+                if let Some((file, offset)) = &shared {
+                    file.shared().insert(number(page, *offset), SharedPage { frame, stored: false });
+                    self.shares_files = true;
+                }
             }
             at += count as u64 * FRAME_SIZE;
         }
         Fault::Handled
     }
 
+    /// [`AddressSpace::fill`] for a mapping of an object; the address `a` shows its byte `a + shift`.
+    fn fill_from_object(
+        &mut self,
+        low: u64,
+        high: u64,
+        wanted: u64,
+        (object, shift): (ObjectId, u64),
+        region: &Region,
+    ) -> Fault {
+        let size = self.object_size(object).0;
+        if wanted.wrapping_add(shift) >= size {
+            return Fault::PastEnd;
+        }
+        for at in (low..high).step_by(FRAME_SIZE as usize) {
+            let offset = at.wrapping_add(shift);
+            let there = self.object_frame(object, offset / FRAME_SIZE);
+            // Around the page that is wanted only what is there is mapped.
+            if at != wanted && (offset >= size || there.is_none()) {
+                continue;
+            }
+            let made = if region.shared {
+                self.object_frame_or_new(object, offset / FRAME_SIZE)
+            } else {
+                self.copy_of(there)
+            };
+            let outcome = match made {
+                Ok(frame) if self.set(at, frame, region.access) => continue,
+                Ok(frame) => {
+                    if !region.shared {
+                        self.frames.release(frame);
+                    }
+                    Fault::OutOfMemory
+                }
+                Err(Errno::ENOMEM) => Fault::OutOfMemory,
+                Err(_) => Fault::PastEnd,
+            };
+            if at == wanted {
+                return outcome;
+            }
+        }
+        Fault::Handled
+    }
+
+    /// A new frame with the content of another, or zeros.
+    fn copy_of(&mut self, original: Option<Frame>) -> Result<Frame, Errno> {
+        let (frame, _) = self.frames.allocate(1).ok_or(Errno::ENOMEM)?;
+        let page = FRAME_SIZE as usize;
+        match original {
+            None => self.clear(frame, 1),
+            Some(original) => {
+                self.frames.mark_dirty(frame);
+                let slices = (self.memory.slice(original.address(), page), self.memory.slice(frame.address(), page));
+                if let (Some(from), Some(to)) = slices {
+                    from.copy_to_volatile_slice(to);
+                }
+            }
+        }
+        Ok(frame)
+    }
+
     /// Makes frames zero that may hold old content.
-    fn clear(&mut self, first: Frame, count: usize) {
+    pub(super) fn clear(&mut self, first: Frame, count: usize) {
         for i in 0..count as u32 {
             let frame = Frame(first.0 + i);
             if self.frames.mark_dirty(frame) {
@@ -147,8 +254,23 @@ impl AddressSpace {
     }
 }
 
+/// What the page tables allow of a page after an access that needs `needed`: a store to a shared mapping of a file is noted, and until
+/// there was one there is no right to it.
+fn shown(page: u64, needed: Access, start: u64, region: &Region) -> Access {
+    let Some((file, offset)) = region.shared_file() else { return region.access };
+    let mut shared = file.shared();
+    let stored = match shared.get_mut(&((offset + (page - start)) / FRAME_SIZE)) {
+        Some(page) => {
+            page.stored |= needed.contains(Access::WRITE);
+            page.stored
+        }
+        None => false,
+    };
+    if stored { region.access } else { region.access - Access::WRITE }
+}
+
 /// Reads the file from `offset` until the slice is full or the file ends; a read error counts as its end.
-fn read_whole(file: &std::os::fd::OwnedFd, slice: &VolatileSlice<'_>, offset: u64) -> usize {
+fn read_whole(file: BorrowedFd<'_>, slice: &VolatileSlice<'_>, offset: u64) -> usize {
     let mut done = 0;
     while done < slice.len() {
         let Ok(rest) = slice.offset(done) else { break };
@@ -171,6 +293,14 @@ impl AddressSpace {
             self.memory.write(frame.address() + at % FRAME_SIZE, &bytes[done..done + n]);
             done += n;
         }
+        Ok(())
+    }
+
+    /// Reads from a mapped page whatever the program may do with it.
+    pub fn peek(&mut self, address: u64, into: &mut [u8]) -> Result<(), Errno> {
+        let frame = self.resolve(address, Access::READ).ok_or(Errno::ENOMEM)?;
+        let at = frame.address() + address % FRAME_SIZE;
+        self.memory.slice(at, into.len()).ok_or(Errno::ENOMEM)?.copy_to(into);
         Ok(())
     }
 

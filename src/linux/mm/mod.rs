@@ -3,9 +3,12 @@
 //! | file | holds |
 //! |---|---|
 //! | `space.rs` | the map of regions and the choice of addresses |
+//! | `mapped_file.rs` | the host's files behind regions, and the pages that shared mappings of them have in common |
 //! | `fault.rs` | page faults: filling pages from files or with zeros |
 //! | `change.rs` | un-mapping, protection, moving, giving back |
+//! | `object.rs` | pages that belong to a file: contents of tmpfs and memory files |
 //! | `calls.rs` | the system calls |
+//! | `saved.rs` | what a checkpoint keeps |
 //!
 //! A region ([`Region`]) says what an address range is; the guest's page tables say which frame of guest RAM a page has. Pages are made when
 //! they are first touched, several at a time. Pages of a file mapping are copies of the file in guest RAM, so that a
@@ -14,7 +17,13 @@
 pub mod calls;
 mod change;
 mod fault;
+mod mapped_file;
+mod object;
+mod saved;
 mod space;
 
 pub use fault::Fault;
-pub use space::{AddressSpace, Backing, MappedFile, Placement, Region};
+pub use mapped_file::MappedFile;
+pub use object::{LARGEST, ObjectId, PoolId};
+pub use saved::SavedSpace;
+pub use space::{AddressSpace, Backing, Placement, Region};

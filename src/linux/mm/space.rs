@@ -1,27 +1,18 @@
 //! The map of regions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::super::errno::Errno;
+use super::mapped_file::MappedFile;
+use super::object::{ObjectId, Objects};
 use crate::vmm::{Access, FRAME_SIZE, Frames, GuestMemory, PageTables, layout};
 
 /// Lowest address that can be mapped, as Linux's `vm.mmap_min_addr`.
 const LOWEST: u64 = 0x1_0000;
 /// Most regions, as Linux's `vm.max_map_count`.
 const MAX_REGIONS: usize = 65_530;
-
-/// A file behind a mapping.
-pub struct MappedFile {
-    /// A host descriptor of its own: the guest may close the one that it mapped from.
-    pub fd: OwnedFd,
-    /// Path as the guest knows it.
-    pub path: String,
-    /// Device and inode, for `/proc/self/maps`.
-    pub identity: (u64, u64),
-}
 
 /// What a region's pages hold when they are first touched.
 #[derive(Clone)]
@@ -33,6 +24,13 @@ pub enum Backing {
         /// The file.
         file: Arc<MappedFile>,
         /// Multiple of the page size.
+        offset: u64,
+    },
+    /// The content of a file in guest RAM: the object's own frames if the region is shared, else copies.
+    Object {
+        /// The object.
+        object: ObjectId,
+        /// As for `File`.
         offset: u64,
     },
 }
@@ -48,6 +46,8 @@ pub struct Region {
     pub backing: Backing,
     /// `MAP_SHARED`: stores are meant for the file.
     pub shared: bool,
+    /// `mprotect` may allow stores: a shared mapping needs a file that is open for writing.
+    pub may_write: bool,
     /// For `/proc/self/maps`: `[heap]`, `[stack]`, … or empty.
     pub label: &'static str,
 }
@@ -55,24 +55,47 @@ pub struct Region {
 impl Region {
     /// An anonymous private region up to `end`.
     pub fn zero(end: u64, access: Access, label: &'static str) -> Region {
-        Region { end, access, backing: Backing::Zero, shared: false, label }
+        Region { end, access, backing: Backing::Zero, shared: false, may_write: true, label }
     }
 
     /// `EINVAL` if a region of `len` bytes would need offsets in its file that there are not.
     pub(super) fn check_offsets(&self, len: u64) -> Result<(), Errno> {
         match &self.backing {
-            Backing::File { offset, .. } => offset.checked_add(len).map(|_| ()).ok_or(Errno::EINVAL),
+            Backing::File { offset, .. } | Backing::Object { offset, .. } => {
+                offset.checked_add(len).map(|_| ()).ok_or(Errno::EINVAL)
+            }
             Backing::Zero => Ok(()),
+        }
+    }
+
+    /// The file of a shared mapping of one.
+    pub(super) fn shared_file(&self) -> Option<(&Arc<MappedFile>, u64)> {
+        match &self.backing {
+            Backing::File { file, offset } if self.shared => Some((file, *offset)),
+            _ => None,
         }
     }
 
     /// The same region beginning `by` bytes later.
     fn shifted(&self, by: u64) -> Region {
         let mut region = self.clone();
-        if let Backing::File { offset, .. } = &mut region.backing {
+        if let Backing::File { offset, .. } | Backing::Object { offset, .. } = &mut region.backing {
             *offset += by;
         }
         region
+    }
+
+    /// The object that it maps.
+    pub(super) fn object(&self) -> Option<ObjectId> {
+        match self.backing {
+            Backing::Object { object, .. } => Some(object),
+            _ => None,
+        }
+    }
+
+    /// Whether its frames are its own, rather than a file's.
+    pub(super) fn owns_frames(&self) -> bool {
+        !self.shared || matches!(self.backing, Backing::Zero)
     }
 
     /// Whether `next`, which starts where this one ends, continues it.
@@ -82,9 +105,16 @@ impl Region {
             (Backing::File { file: a, offset: i }, Backing::File { file: b, offset: j }) => {
                 Arc::ptr_eq(a, b) && i + len == *j
             }
+            (Backing::Object { object: a, offset: i }, Backing::Object { object: b, offset: j }) => {
+                a == b && i + len == *j
+            }
             _ => false,
         };
-        backing && self.access == next.access && self.shared == next.shared && self.label == next.label
+        backing
+            && self.access == next.access
+            && self.shared == next.shared
+            && self.may_write == next.may_write
+            && self.label == next.label
     }
 }
 
@@ -106,6 +136,11 @@ pub struct AddressSpace {
     pub(super) memory: Arc<GuestMemory>,
     pub(super) frames: Frames,
     pub(super) regions: BTreeMap<u64, Region>,
+    pub(super) objects: Objects,
+    /// The files behind regions, by device and inode.
+    pub(super) files: HashMap<(u64, u64), Weak<MappedFile>>,
+    /// Whether shared mappings of files ever had pages.
+    pub(super) shares_files: bool,
     /// Addresses are chosen downwards from here.
     top: u64,
     /// Start of the heap that `brk` moves the end of.
@@ -118,7 +153,17 @@ impl AddressSpace {
     /// An empty one over the whole of `memory`.
     pub fn new(memory: Arc<GuestMemory>) -> AddressSpace {
         let frames = Frames::new(memory.size());
-        AddressSpace { memory, frames, regions: BTreeMap::new(), top: 0x7fff_0000_0000, heap_start: 0, heap_end: 0 }
+        AddressSpace {
+            memory,
+            frames,
+            regions: BTreeMap::new(),
+            objects: Objects::default(),
+            files: HashMap::new(),
+            shares_files: false,
+            top: 0x7fff_0000_0000,
+            heap_start: 0,
+            heap_end: 0,
+        }
     }
 
     /// Sets where the heap begins.

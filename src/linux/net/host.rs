@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use vm_memory::VolatileSlice;
 
 use super::super::errno::Errno;
+use super::Received;
 
 /// Bytes of the largest address.
 const ADDRESS: usize = 128;
@@ -29,12 +30,25 @@ pub fn socket(domain: i32, kind: i32, protocol: i32) -> Result<OwnedFd, Errno> {
     own(unsafe { libc::socket(domain, kind | FLAGS, protocol) })
 }
 
-/// `socketpair`.
-pub fn pair(domain: i32, kind: i32, protocol: i32) -> Result<(OwnedFd, OwnedFd), Errno> {
-    let mut pair = [0; 2];
-    // SAFETY: the array has room for two descriptors.
-    check(unsafe { libc::socketpair(domain, kind | FLAGS, protocol, pair.as_mut_ptr()) })?;
-    Ok((own(pair[0])?, own(pair[1])?))
+/// Brings up the loopback interface of the calling thread's network.
+pub fn loopback_up() -> Result<(), Errno> {
+    let fd = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    // SAFETY: all zero is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the request reads an ifreq, which lives across the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }).map(drop)
+}
+
+/// An `ioctl` that answers with an `int`.
+pub fn ask_int(fd: BorrowedFd<'_>, request: libc::c_ulong) -> Result<i32, Errno> {
+    let mut answer = 0;
+    // SAFETY: the request writes an int, which lives across the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), request, &raw mut answer) })?;
+    Ok(answer)
 }
 
 /// `connect`.
@@ -114,28 +128,15 @@ fn vectors(slices: &[VolatileSlice<'_>]) -> Vec<libc::iovec> {
     slices.iter().take(PARTS).map(part).collect()
 }
 
-/// What was received.
-pub struct Received {
-    /// Bytes of data.
-    pub bytes: usize,
-    /// The sender's address, if it was asked for.
-    pub address: Vec<u8>,
-    /// Control messages.
-    pub control: Vec<u8>,
-    /// `MSG_…` flags of the message.
-    pub flags: i32,
-}
-
-/// `recvmsg` without waiting. `address_room` and `control_room` are how much of these is wanted.
-pub fn receive(
+/// `recvmsg` without waiting, with at most `control_room` bytes of control messages. Descriptors among them are closed.
+pub(super) fn receive(
     fd: BorrowedFd<'_>,
     into: &[VolatileSlice<'_>],
     flags: i32,
-    address_room: usize,
     control_room: usize,
 ) -> Result<Received, Errno> {
     let mut parts = vectors(into);
-    let mut address = vec![0u8; address_room.min(ADDRESS)];
+    let mut address = vec![0u8; ADDRESS];
     let mut control = vec![0u8; control_room];
     // SAFETY: all zero is a valid msghdr.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -150,8 +151,36 @@ pub fn receive(
     let got = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, flags) };
     let bytes = usize::try_from(got).map_err(|_| Errno::last())?;
     address.truncate(header.msg_namelen as usize);
-    control.truncate(header.msg_controllen);
-    Ok(Received { bytes, address, control, flags: header.msg_flags })
+    let (control, closed) = without_files(&header);
+    let lost = if closed { libc::MSG_CTRUNC } else { 0 };
+    let flags = header.msg_flags & !libc::MSG_CMSG_CLOEXEC | lost;
+    Ok(Received { bytes, address, control, flags, ..Received::default() })
+}
+
+/// The control messages of a header that `recvmsg` has filled, less those that bring descriptors, which are closed; and whether there
+/// were such.
+fn without_files(header: &libc::msghdr) -> (Vec<u8>, bool) {
+    let (mut kept, mut closed) = (Vec::new(), false);
+    // SAFETY: the kernel wrote well-formed messages into the header's buffer, which the caller still owns.
+    unsafe {
+        let mut at = libc::CMSG_FIRSTHDR(header);
+        while !at.is_null() {
+            let message = std::ptr::read_unaligned(at);
+            let data = libc::CMSG_DATA(at);
+            let len = message.cmsg_len.saturating_sub(libc::CMSG_LEN(0) as usize);
+            if (message.cmsg_level, message.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+                closed = true;
+                for i in 0..len / size_of::<i32>() {
+                    drop(OwnedFd::from_raw_fd(std::ptr::read_unaligned(data.cast::<i32>().add(i))));
+                }
+            } else {
+                kept.extend_from_slice(std::slice::from_raw_parts(at.cast::<u8>(), message.cmsg_len));
+                kept.resize(kept.len().next_multiple_of(size_of::<usize>()), 0);
+            }
+            at = libc::CMSG_NXTHDR(header, at);
+        }
+    }
+    (kept, closed)
 }
 
 /// `sendmsg` without waiting and without `SIGPIPE`.
@@ -177,4 +206,32 @@ pub fn send(
     // SAFETY: the header describes live buffers with their lengths, which the kernel only reads.
     let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, flags) };
     usize::try_from(sent).map_err(|_| Errno::last())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
+    use std::io::{IoSlice, Read};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn descriptors_that_a_peer_sends_are_closed() {
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .expect("a pair of sockets");
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        let files = [writer.as_fd()];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&files)));
+        rustix::net::sendmsg(&theirs, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).expect("it is sent");
+        drop(writer);
+        let mut byte = [0];
+        let received = receive(ours.as_fd(), &[VolatileSlice::from(&mut byte[..])], 0, 64).expect("it is received");
+        assert_eq!((received.bytes, byte, received.control.len()), (1, *b"x", 0));
+        assert_ne!(received.flags & libc::MSG_CTRUNC, 0);
+        // The end comes only when no copy of the other end is open.
+        assert_eq!(reader.read(&mut byte).expect("the pipe is read"), 0);
+    }
 }

@@ -4,20 +4,14 @@ use std::sync::Arc;
 
 use super::super::context::{Args, Ctx};
 use super::super::errno::{Errno, SysResult};
-use super::super::file::{File, Kind};
+use super::super::file::File;
 use super::super::time::Timespec;
 use super::super::user::MAX_TRANSFER;
-use super::address::{self, Use};
-use super::calls::{socket_ready, with_socket};
-use super::{Socket, host};
+use super::calls::socket_ready;
+use super::control::{self, Control};
+use super::{Direction, Received, address};
 use crate::vmm::Access;
 
-/// Flags that are the host's to heed.
-const SEND_FLAGS: i32 = libc::MSG_OOB | libc::MSG_DONTROUTE | libc::MSG_EOR | libc::MSG_MORE | libc::MSG_CONFIRM;
-/// The same for receiving.
-const RECEIVE_FLAGS: i32 = libc::MSG_OOB | libc::MSG_PEEK | libc::MSG_TRUNC | libc::MSG_ERRQUEUE;
-/// Most bytes of control messages.
-const CONTROL: usize = 4096;
 /// Most messages of one `sendmmsg` or `recvmmsg`.
 const MESSAGES: u32 = 1024;
 /// Bytes of `struct mmsghdr`.
@@ -35,52 +29,52 @@ struct Header {
 fn read_header(ctx: &Ctx<'_>, pointer: u64) -> Result<Header, Errno> {
     let [name, name_len, parts, count, control, control_len, _] = ctx.kernel.read::<[u64; 7]>(pointer)?;
     let name_len = name_len as u32;
-    if name_len as i32 > 128 || (name_len as i32) < 0 {
+    if (name_len as i32) < 0 {
         return Err(Errno::EINVAL);
     }
     let count = usize::try_from(count).ok().filter(|c| *c <= 1024).ok_or(Errno::EMSGSIZE)?;
-    Ok(Header { name, name_len, parts: ctx.kernel.read_iovecs(parts, count)?, control, control_len })
+    let parts = ctx.kernel.read_iovecs(parts, count)?;
+    Ok(Header { name, name_len: name_len.min(128), parts, control, control_len })
 }
 
 /// Waits as the socket and the flags say.
 fn wait_unless(
     ctx: &mut Ctx<'_>,
     file: &Arc<File>,
-    socket: &Socket,
     flags: i32,
-    timeout: i32,
+    direction: Direction,
     attempt: impl FnOnce(&mut Ctx<'_>) -> SysResult,
 ) -> SysResult {
     if flags & libc::MSG_DONTWAIT != 0 {
         return attempt(ctx);
     }
-    socket_ready(ctx, file, socket, timeout, attempt)
+    socket_ready(ctx, file, file.endpoint()?, direction, attempt)
+}
+
+fn waits(file: &File, flags: i32) -> bool {
+    !file.is_nonblocking() && flags & libc::MSG_DONTWAIT == 0
 }
 
 fn send(
     ctx: &mut Ctx<'_>,
     file: &Arc<File>,
-    socket: &Socket,
     parts: &[(u64, usize)],
-    name: (u64, u32),
+    to: Option<Vec<u8>>,
+    mut control: Control,
     flags: i32,
 ) -> SysResult {
-    let to = match name {
-        (0, _) | (_, 0) => None,
-        (pointer, len) => Some(address::read(ctx, socket, pointer, len, Use::Reach)?),
-    };
+    let socket = file.endpoint()?;
     let total: usize = parts.iter().map(|p| p.1).sum();
-    let stream = socket.kind == libc::SOCK_STREAM;
-    let waits = !file.is_nonblocking() && flags & libc::MSG_DONTWAIT == 0;
-    let outcome = wait_unless(ctx, file, socket, flags, libc::SO_SNDTIMEO, |ctx| {
+    let stream = socket.is_stream();
+    let outcome = wait_unless(ctx, file, flags, Direction::Send, |ctx| {
         let kernel = ctx.kernel;
         loop {
-            // A stream takes what it has room for; the rest follows in later attempts.
+            // A stream takes what it has room for; the rest follows in later attempts, without what went along with the first.
             let done = ctx.thread.progress as usize;
             let slices = kernel.user_vector(&after(parts, done), Access::READ)?;
-            let bytes = to.as_ref().map(|a| a.bytes.as_slice());
-            let sent = host::send(socket.fd(), &slices, bytes, &[], flags & SEND_FLAGS)?;
-            if !stream || !waits || done + sent >= total {
+            let along = if done == 0 { std::mem::take(&mut control) } else { Control::default() };
+            let sent = socket.send(kernel, &slices, to.as_deref(), along, flags)?;
+            if !stream || !waits(file, flags) || sent == 0 || done + sent >= total {
                 return Ok((done + sent) as u64);
             }
             ctx.thread.progress += sent as u64;
@@ -111,36 +105,52 @@ fn after(parts: &[(u64, usize)], n: usize) -> Vec<(u64, usize)> {
         .collect()
 }
 
-fn receive(
-    ctx: &mut Ctx<'_>,
-    file: &Arc<File>,
-    socket: &Socket,
-    header: &Header,
-    flags: i32,
-) -> Result<host::Received, Errno> {
+/// Receives one message; of a stream, with `MSG_WAITALL`, all that was asked for unless something ends it early.
+fn receive(ctx: &mut Ctx<'_>, file: &Arc<File>, header: &Header, flags: i32) -> Result<Received, Errno> {
+    let socket = file.endpoint()?;
+    let total: usize = header.parts.iter().map(|p| p.1).sum();
+    let all = flags & libc::MSG_WAITALL != 0
+        && flags & (libc::MSG_PEEK | libc::MSG_OOB | libc::MSG_ERRQUEUE) == 0
+        && waits(file, flags)
+        && socket.is_stream();
+    let control_room = control::host_room(header.control, header.control_len);
     let mut received = None;
-    let parts = &header.parts;
-    wait_unless(ctx, file, socket, flags, libc::SO_RCVTIMEO, |ctx| {
-        let slices = ctx.kernel.user_vector(parts, Access::WRITE)?;
-        let address_room = if header.name == 0 { 0 } else { 128 };
-        let control_room = if header.control == 0 { 0 } else { (header.control_len as usize).min(CONTROL) };
-        received = Some(host::receive(socket.fd(), &slices, flags & RECEIVE_FLAGS, address_room, control_room)?);
-        Ok(0)
-    })?;
-    received.ok_or(Errno::EIO)
+    let outcome = wait_unless(ctx, file, flags, Direction::Receive, |ctx| {
+        loop {
+            let done = ctx.thread.progress as usize;
+            let slices = ctx.kernel.user_vector(&after(&header.parts, done), Access::WRITE)?;
+            let mut got = socket.receive(ctx.kernel, &slices, flags, control_room)?;
+            let ends = got.bytes == 0 || !got.files.is_empty() || !got.control.is_empty();
+            got.bytes += done;
+            if !all || ends || got.bytes >= total {
+                received = Some(got);
+                return Ok(0);
+            }
+            ctx.thread.progress = got.bytes as u64;
+        }
+    });
+    match outcome {
+        Err(error) if error != Errno::BLOCKED && all && ctx.thread.progress > 0 => {
+            Ok(Received { bytes: ctx.thread.progress as usize, ..Received::default() })
+        }
+        Err(error) => Err(error),
+        Ok(_) => received.ok_or(Errno::EIO),
+    }
 }
 
 pub fn sendto(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    with_socket!(ctx, args.i32(0), file, socket);
+    let file = ctx.kernel.file(args.i32(0))?;
+    file.endpoint()?;
     let parts = [(args.u64(1), args.size(2).min(MAX_TRANSFER))];
-    send(ctx, &file, socket, &parts, (args.u64(4), args.u32(5)), args.i32(3))
+    let to = address::read_optional(ctx, args.u64(4), args.u32(5))?;
+    send(ctx, &file, &parts, to, Control::default(), args.i32(3))
 }
 
 pub fn recvfrom(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    with_socket!(ctx, args.i32(0), file, socket);
+    let file = ctx.kernel.file(args.i32(0))?;
     let parts = vec![(args.u64(1), args.size(2).min(MAX_TRANSFER))];
     let header = Header { name: args.u64(4), name_len: 128, parts, control: 0, control_len: 0 };
-    let got = receive(ctx, &file, socket, &header, args.i32(3))?;
+    let got = receive(ctx, &file, &header, args.i32(3))?;
     address::write(ctx, &got.address, args.u64(4), args.u64(5))?;
     Ok(got.bytes as u64)
 }
@@ -150,13 +160,12 @@ pub fn sendmsg(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 }
 
 fn send_message(ctx: &mut Ctx<'_>, fd: i32, pointer: u64, flags: i32) -> SysResult {
-    with_socket!(ctx, fd, file, socket);
+    let file = ctx.kernel.file(fd)?;
+    file.endpoint()?;
     let header = read_header(ctx, pointer)?;
-    if header.control != 0 && header.control_len > 0 {
-        // Descriptors and credentials are not passed.
-        return Err(Errno::EOPNOTSUPP);
-    }
-    send(ctx, &file, socket, &header.parts, (header.name, header.name_len), flags)
+    let control = control::read(ctx, header.control, header.control_len)?;
+    let to = address::read_optional(ctx, header.name, header.name_len)?;
+    send(ctx, &file, &header.parts, to, control, flags)
 }
 
 pub fn recvmsg(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
@@ -164,18 +173,16 @@ pub fn recvmsg(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 }
 
 fn receive_message(ctx: &mut Ctx<'_>, fd: i32, pointer: u64, flags: i32) -> SysResult {
-    with_socket!(ctx, fd, file, socket);
+    let file = ctx.kernel.file(fd)?;
     let header = read_header(ctx, pointer)?;
-    let got = receive(ctx, &file, socket, &header, flags)?;
+    let mut got = receive(ctx, &file, &header, flags)?;
     if header.name != 0 {
         let n = got.address.len().min(header.name_len as usize);
         ctx.kernel.write_bytes(header.name, &got.address[..n])?;
         ctx.kernel.write(pointer + 8, &(got.address.len() as u32))?;
     }
-    if header.control != 0 {
-        ctx.kernel.write_bytes(header.control, &got.control)?;
-    }
-    ctx.kernel.write(pointer + 40, &(got.control.len() as u64))?;
+    let control = control::write(ctx, &mut got, header.control, header.control_len, flags)?;
+    ctx.kernel.write(pointer + 40, &control)?;
     ctx.kernel.write(pointer + 48, &got.flags)?;
     Ok(got.bytes as u64)
 }

@@ -1,86 +1,156 @@
-//! Sockets: host sockets behind the guest's descriptors, and a policy for whom they may talk to.
+//! Sockets.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `mod.rs` | the socket as a file |
-//! | `policy.rs` | which addresses may be used |
-//! | `address.rs` | socket addresses between guest and host |
-//! | `host.rs` | the host's system calls |
-//! | `calls.rs` | making, connecting, options |
+//! | `mod.rs` | what every socket can do |
+//! | `calls.rs` | making, connecting, naming; options |
 //! | `message.rs` | sending and receiving |
+//! | `control.rs` | control messages |
+//! | `address.rs` | socket addresses between guest and host |
+//! | `unix/` | Unix sockets, which are the guest's own |
+//! | `inet.rs` | internet sockets: host sockets behind the guest's descriptors |
+//! | `netlink.rs`, `interfaces.rs` | what may be asked of the host's network interfaces |
+//! | `host.rs` | the host's system calls |
+//! | `saved.rs` | what becomes of a host socket by a checkpoint |
+//! | `policy.rs`, `stack.rs` | in which of the host's networks the host sockets are |
 //!
-//! The host's sockets never wait; a call that would wait is begun again when the host says that the socket is ready.
+//! No operation waits; a call that would wait is begun again when its socket is ready.
+//!
+//! # Checkpoint and restore
+//! Unix sockets and what waits in them are part of a checkpoint. A host socket is not: after a restore a connection reads as reset
+//! (`ECONNRESET`, then the end), a listener and a bound datagram socket are opened and bound anew, and if that cannot be done, as
+//! where the port is taken, they read as reset too. A netlink socket is opened anew.
 
 mod address;
 #[allow(missing_docs)] // Handlers are named after their system calls.
 pub mod calls;
+mod control;
 mod host;
+mod inet;
+mod interfaces;
 #[allow(missing_docs)] // As above.
 pub mod message;
+mod netlink;
 mod policy;
+mod saved;
+mod stack;
+pub mod unix;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
 
-use super::errno::Errno;
-use super::file::{File, Object, Ready};
-use super::host_file::host_ready;
+use super::context::Ctx;
+use super::errno::{Errno, SysResult};
+use super::file::{File, Kind};
 use super::kernel::Kernel;
-use super::stat::Attributes;
+use control::Control;
 
+pub use inet::Socket;
 pub use policy::Policy;
+pub use saved::SavedSocket;
+pub use stack::Network;
 
-/// A host socket, always non-blocking on the host.
-pub struct Socket {
-    fd: OwnedFd,
-    /// `AF_…` and `SOCK_…`.
-    domain: i32,
-    kind: i32,
-    /// Names of a Unix socket and its peer as the guest gave them: the host's kernel knows others.
-    names: Mutex<Names>,
+/// A way through a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// To the program.
+    Receive,
+    /// From it.
+    Send,
 }
 
-#[derive(Clone, Default)]
-struct Names {
-    local: Option<Vec<u8>>,
-    peer: Option<Vec<u8>>,
+/// What was received.
+#[derive(Default)]
+pub struct Received {
+    /// Bytes of data; with `MSG_TRUNC` in the call's flags, of the whole packet.
+    bytes: usize,
+    /// The sender's address, if there is one.
+    address: Vec<u8>,
+    /// Control messages that the host made.
+    control: Vec<u8>,
+    /// Files that were sent along.
+    files: Vec<Arc<File>>,
+    /// The sender's credentials are wanted.
+    with_credentials: bool,
+    /// `MSG_…` flags of the message.
+    flags: i32,
 }
 
-impl Socket {
-    fn new(fd: OwnedFd, domain: i32, kind: i32) -> Socket {
-        Socket { fd, domain, kind, names: Mutex::default() }
-    }
+/// What every socket can do. Addresses are `struct sockaddr` of the socket's family.
+trait Endpoint {
+    /// Whether what is sent has no boundaries.
+    fn is_stream(&self) -> bool;
+    /// `bind`.
+    fn bind(&self, kernel: &Kernel, address: &[u8]) -> Result<(), Errno>;
+    /// `connect`. `EAGAIN` and `EINPROGRESS` ask to be called again, after the latter with `again`, when the socket is ready.
+    fn connect(&self, kernel: &Kernel, address: &[u8], again: bool) -> Result<(), Errno>;
+    /// `listen`.
+    fn listen(&self, kernel: &Kernel, backlog: i32) -> Result<(), Errno>;
+    /// `accept`: the connection, not yet a file, and the peer's address.
+    fn accept(&self, kernel: &Kernel) -> Result<(Kind, Vec<u8>), Errno>;
+    /// `getsockname`.
+    fn local_address(&self, kernel: &Kernel) -> Result<Vec<u8>, Errno>;
+    /// `getpeername`.
+    fn peer_address(&self, kernel: &Kernel) -> Result<Vec<u8>, Errno>;
+    /// `shutdown`.
+    fn shutdown(&self, kernel: &Kernel, how: i32) -> Result<(), Errno>;
+    /// `getsockopt` of at most `room` bytes.
+    fn option(&self, kernel: &Kernel, level: i32, name: i32, room: usize) -> Result<Vec<u8>, Errno>;
+    /// `setsockopt`.
+    fn set_option(&self, kernel: &Kernel, level: i32, name: i32, value: &[u8]) -> Result<(), Errno>;
+    /// Nanoseconds of `SO_RCVTIMEO` or `SO_SNDTIMEO`, if one is set.
+    fn timeout(&self, kernel: &Kernel, direction: Direction) -> Option<u64>;
+    /// Sends what there is room for. `EPIPE` where nobody can receive it.
+    fn send(
+        &self,
+        kernel: &Kernel,
+        from: &[VolatileSlice<'_>],
+        to: Option<&[u8]>,
+        control: Control,
+        flags: i32,
+    ) -> Result<usize, Errno>;
+    /// Receives what is there, with at most `control_room` bytes of the host's control messages.
+    fn receive(
+        &self,
+        kernel: &Kernel,
+        into: &[VolatileSlice<'_>],
+        flags: i32,
+        control_room: usize,
+    ) -> Result<Received, Errno>;
+    /// Bytes that wait, as `FIONREAD` shows them.
+    fn waiting(&self, kernel: &Kernel) -> Result<usize, Errno>;
+}
 
-    /// The host's descriptor.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
-    fn names(&self) -> std::sync::MutexGuard<'_, Names> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+impl File {
+    /// The socket; `ENOTSOCK` if it is none.
+    fn endpoint(&self) -> Result<&dyn Endpoint, Errno> {
+        match &self.kind {
+            Kind::Socket(socket) => Ok(socket),
+            Kind::Unix(socket) => Ok(socket),
+            _ => Err(Errno::ENOTSOCK),
+        }
     }
 }
 
-impl Object for Socket {
-    fn read(&self, _: &Kernel, _: &File, into: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
-        Ok(host::receive(self.fd(), into, 0, 0, 0)?.bytes)
-    }
-
-    fn write(&self, _: &Kernel, _: &File, from: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
-        host::send(self.fd(), from, None, &[], 0)
-    }
-
-    fn ready(&self, _: &Kernel) -> Ready {
-        host_ready(self.fd())
-    }
-
-    fn attributes(&self) -> Result<Attributes, Errno> {
-        Ok(Attributes::from_host(&rustix::fs::fstat(&self.fd)?))
-    }
-
-    fn host(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.fd())
+/// An `ioctl` that is for sockets only: `ENOTTY` for other files and requests.
+pub fn ioctl(ctx: &Ctx<'_>, file: &File, request: u32, pointer: u64) -> SysResult {
+    const FIONREAD: u32 = libc::FIONREAD as u32;
+    const TIOCOUTQ: u32 = libc::TIOCOUTQ as u32;
+    const SIOCATMARK: u32 = 0x8905;
+    let socket = file.endpoint().map_err(|_| Errno::ENOTTY)?;
+    match request {
+        FIONREAD => {
+            let waiting = socket.waiting(ctx.kernel)?;
+            ctx.kernel.write(pointer, &i32::try_from(waiting).unwrap_or(i32::MAX)).map(|()| 0)
+        }
+        TIOCOUTQ | SIOCATMARK => match &file.kind {
+            Kind::Socket(socket) => {
+                let answer = host::ask_int(socket.fd(), libc::c_ulong::from(request))?;
+                ctx.kernel.write(pointer, &answer).map(|()| 0)
+            }
+            _ => Err(Errno::ENOTTY),
+        },
+        request => interfaces::ioctl(ctx, request, pointer).unwrap_or(Err(Errno::ENOTTY)),
     }
 }

@@ -6,7 +6,7 @@ use super::super::kernel::{Kernel, PID};
 use super::super::sched::State;
 use super::super::thread::{AlternateStack, Tid, Wait};
 use super::super::time::Timespec;
-use super::{Action, LAST, Set, SigInfo, UNBLOCKABLE, bit};
+use super::{Action, LAST, Set, SigInfo, UNBLOCKABLE, bit, queue, retarget};
 
 const SI_USER: i32 = 0;
 const SI_TKILL: i32 = -6;
@@ -25,10 +25,12 @@ impl Kernel {
     /// Replaces a thread's mask; signals that it lets through now are looked for before it enters the guest.
     pub fn set_mask(&self, tid: Tid, mask: Set) {
         let mut state = self.sched.lock();
-        if let Some(slot) = state.threads.get_mut(&tid) {
-            slot.signals.mask = mask & !UNBLOCKABLE;
-            slot.attend();
-        }
+        let Some(slot) = state.threads.get_mut(&tid) else { return };
+        let blocked = mask & !slot.signals.mask;
+        slot.signals.mask = mask & !UNBLOCKABLE;
+        slot.attend();
+        let takers = retarget(&state, blocked, tid);
+        self.wake_locked(state, takers);
     }
 
     /// Makes a thread look for signals before it enters the guest.
@@ -58,13 +60,11 @@ pub fn rt_sigaction(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         }
     };
     let mut state = ctx.kernel.sched.lock();
-    let State { threads, signals: process, .. } = &mut *state;
-    let old = process.action(signal);
+    let old = state.signals.action(signal);
     if let Some(new) = new {
-        process.actions[(signal - 1) as usize] = new;
-        if process.is_ignored(signal) {
-            process.pending.discard(signal);
-            threads.values_mut().for_each(|slot| slot.signals.pending.discard(signal));
+        state.signals.actions[(signal - 1) as usize] = new;
+        if state.signals.is_ignored(signal) {
+            queue::discard(&mut state, signal);
         }
     }
     drop(state);
@@ -175,7 +175,8 @@ pub fn rt_sigtimedwait(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
             slot.signals.pending.take(set).or_else(|| process.pending.take(set))
         })
     };
-    if let Some(info) = taken {
+    if let Some(mut info) = taken {
+        ctx.kernel.timer_taken(&mut info);
         if args.u64(1) != 0 {
             ctx.kernel.write_bytes(args.u64(1), &info.to_bytes())?;
         }
@@ -201,7 +202,7 @@ fn send(ctx: &Ctx<'_>, target: Option<Tid>, info: SigInfo) -> SysResult {
         };
     }
     check_signal(info.signal)?;
-    if ctx.kernel.send_signal(target, info) { Ok(0) } else { Err(Errno::ESRCH) }
+    ctx.kernel.send_signal(target, info).map(|_| 0)
 }
 
 /// Whether a `kill` to this process number, 0 or a group reaches the only process there is.

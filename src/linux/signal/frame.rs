@@ -9,7 +9,7 @@ use super::super::errno::{Errno, SysResult};
 use super::super::kernel::Kernel;
 use super::super::thread::{AlternateStack, Thread};
 use super::{Action, Set, SigInfo, UNBLOCKABLE};
-use crate::vmm::{UserRegs, Vcpu, VmmError, Xsave, layout};
+use crate::vmm::{StateHolder, UserRegs, VmmError, Xsave, layout};
 
 const CONTEXT: usize = 8;
 const STACK: usize = CONTEXT + 16;
@@ -69,7 +69,7 @@ impl AlternateStack {
 /// Makes the thread run the handler when it enters the guest next. The inner error: the stack has no room.
 pub fn push(
     kernel: &Kernel,
-    vcpu: &mut Vcpu,
+    vcpu: &mut dyn StateHolder,
     thread: &mut Thread,
     info: &SigInfo,
     action: &Action,
@@ -81,7 +81,7 @@ pub fn push(
 
 fn write(
     kernel: &Kernel,
-    vcpu: &Vcpu,
+    vcpu: &dyn StateHolder,
     thread: &mut Thread,
     info: &SigInfo,
     action: &Action,

@@ -133,13 +133,15 @@ void paths(void) {
     }
     device("/dev/null");
     device("/dev/zero");
-    // A socket of the host's below the read-only mount, and names that the whole host shares.
+    // Sockets of the host's: below the read-only mount, and by a name that the whole host shares.
     struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "/ro/socket"};
     int client = socket(AF_UNIX, SOCK_STREAM, 0);
     if (connect(client, (void *)&address, sizeof address) == 0) printf("escaped by a Unix socket\n");
     memcpy(address.sun_path, "\0hydra-hostile", 14);
     int other = socket(AF_UNIX, SOCK_STREAM, 0);
-    if (bind(other, (void *)&address, 16) == 0) printf("escaped by an abstract name\n");
+    if (connect(other, (void *)&address, 16) == 0) printf("escaped by an abstract name\n");
+    // The guest's own names are its own.
+    if (bind(other, (void *)&address, 16) != 0) printf("an abstract name is taken: %m\n");
     // A listener that nobody bound listens on every address.
     int listener = socket(AF_INET, SOCK_STREAM, 0);
     if (listen(listener, 1) == 0) printf("escaped by an unbound listener\n");

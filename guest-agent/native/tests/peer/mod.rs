@@ -21,6 +21,7 @@ pub const LOG: u8 = 0x06;
 pub const CLOSED: u8 = 0x11;
 pub const LOAD: u8 = 0x81;
 pub const INVOKE: u8 = 0x82;
+pub const RESTORED: u8 = 0x83;
 pub const OPEN: u8 = 0x91;
 pub const CLOSE: u8 = 0x92;
 

@@ -107,13 +107,13 @@ async fn every_state_between_the_steps_is_survived() {
     fs::write(at.join("index.json"), "{\"version\":1,").unwrap();
     reopened("half an index").await;
     // In the index, not in its place: someone removed it, or a part of it.
-    shelf::remove_tree(home).unwrap();
+    crate::folder::remove_tree(home).unwrap();
     reopened("no code").await;
-    shelf::remove_tree(&root).unwrap();
+    crate::folder::remove_tree(&root).unwrap();
     reopened("a variant without its code").await;
     fs::remove_file(variant.join("bytes")).unwrap();
     reopened("a variant without its size").await;
-    shelf::remove_tree(variant).unwrap();
+    crate::folder::remove_tree(variant).unwrap();
     reopened("a digest without a variant").await;
     // Moved out of its place, not yet deleted.
     fs::create_dir(at.join("partial/grave")).unwrap();

@@ -1,5 +1,6 @@
 //! `hydra demo`: starts a code server and Hydra, runs every example function in each sandbox, and prints one table.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,8 +12,10 @@ use hydra_harness::{
 
 /// Calls after the first; the table shows their median.
 const WARM_CALLS: usize = 5;
+/// Calls that ask for a sandbox of their own; again the median.
+const FRESH_CALLS: usize = 3;
 /// Most characters of a result in the table: a row fits into 100 columns.
-const RESULT_WIDTH: usize = 36;
+const RESULT_WIDTH: usize = 26;
 
 /// Runs the example functions in each sandbox and prints a table.
 #[derive(Parser)]
@@ -25,7 +28,7 @@ struct Arguments {
     #[arg(long, value_name = "LANGUAGE=REASON", value_parser = left_out, hide = true)]
     left_out: Vec<(String, String)>,
     /// Sandboxes to run in, separated by commas.
-    #[arg(long, value_delimiter = ',', default_values = ["isolate", "process"])]
+    #[arg(long, value_delimiter = ',', default_values = ["isolate", "process", "snapshot"])]
     sandbox: Vec<String>,
 }
 
@@ -58,24 +61,34 @@ async fn demo(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>>
     let hydra = Server::start(ServerOptions::default()).await?;
     let client = Client::new(hydra.base());
 
-    let mut table = Table::new(&["function", "language", "sandbox", ">first ms", ">warm ms", "result"]);
+    let mut table =
+        Table::new(&["function", "language", "sandbox", ">first ms", ">fresh ms", ">warm ms", "result"]);
     let mut failures = Vec::new();
+    let mut unavailable = BTreeMap::new();
     for function in &functions {
         for sandbox in &arguments.sandbox {
             let run = run(&client, function, sandbox, code.base()).await;
-            let (first, warm, result) = match &run {
-                Ok(run) => (milliseconds(run.first), milliseconds(run.warm), shortened(&run.result)),
-                Err(error) => {
+            let (times, result) = match &run {
+                Ok(run) => ([run.first, run.fresh, run.warm].map(milliseconds), shortened(&run.result)),
+                Err(Failure::Unavailable(reason)) => {
+                    unavailable.insert(sandbox, reason.clone());
+                    continue;
+                }
+                Err(Failure::Wrong(error)) => {
                     failures.push(format!("{} in {sandbox}: {error}", function.name));
-                    ("-".into(), "-".into(), "FAILED, see below".into())
+                    (["-"; 3].map(str::to_owned), "FAILED, see below".into())
                 }
             };
-            table.row([&function.name, &function.language, sandbox, &first, &warm, &result]);
+            let [first, fresh, warm] = &times;
+            table.row([&function.name, &function.language, sandbox, first, fresh, warm, &result]);
         }
     }
     println!("{table}");
     for (language, reason) in arguments.left_out.iter().filter(|(language, _)| wanted(language)) {
         println!("{language} was left out: {reason}");
+    }
+    for (sandbox, reason) in unavailable {
+        println!("{sandbox} was left out: {reason}");
     }
     if functions.is_empty() {
         failures.push("no function was run".into());
@@ -98,42 +111,65 @@ async fn demo(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>>
 }
 
 struct Run {
+    /// Of the first call, which starts a sandbox.
     first: Duration,
+    /// Of a call in a sandbox of its own.
+    fresh: Duration,
     warm: Duration,
     result: String,
 }
 
+/// Why a function was not run.
+enum Failure {
+    /// This host has no such sandboxes.
+    Unavailable(String),
+    /// Something is wrong.
+    Wrong(String),
+}
+
 /// Registers a function, calls it, checks each result, and removes it again.
-async fn run(client: &Client, function: &Example, sandbox: &str, base: &str) -> Result<Run, String> {
-    let text = |error: ClientError| error.to_string();
+async fn run(client: &Client, function: &Example, sandbox: &str, base: &str) -> Result<Run, Failure> {
+    let text = |error: ClientError| Failure::Wrong(error.to_string());
     let artifact = paths::examples_out().join(&function.artifact);
     if !artifact.is_file() {
-        return Err(format!("its code {} is missing; `examples/build.sh` makes it", artifact.display()));
+        let path = artifact.display();
+        return Err(Failure::Wrong(format!("its code {path} is missing; `examples/build.sh` makes it")));
     }
     let registration = Registration::of_example(function, base, sandbox);
-    client.register(&registration).await.and_then(Reply::success).map_err(text)?;
+    let reply = client.register(&registration).await.map_err(text)?;
+    // A language that is missing was left out before.
+    if sandbox.starts_with("snapshot") && reply.error_kind().as_deref() == Some("unavailable") {
+        return Err(Failure::Unavailable(reply.body));
+    }
+    reply.success().map_err(text)?;
     let called = call(client, function, base).await;
     client.deregister(&function.name).await.and_then(Reply::success).map_err(text)?;
-    called
+    called.map_err(Failure::Wrong)
 }
 
 async fn call(client: &Client, function: &Example, base: &str) -> Result<Run, String> {
     let arguments = function.arguments(base);
-    let mut first = Duration::ZERO;
-    let mut warm = Vec::new();
     let mut result = String::new();
-    for number in 0..=WARM_CALLS {
-        let reply = client.invoke(&function.name, &arguments).await.map_err(|e| e.to_string())?;
+    let mut checked = |reply: Result<Reply, ClientError>| {
+        let reply = reply.map_err(|e| e.to_string())?;
         result = reply.invocation().map_err(|e| e.to_string())?.result;
         function.check(&result, base).map_err(|e| e.to_string())?;
-        if number == 0 {
-            first = reply.elapsed;
-        } else {
-            warm.push(reply.elapsed);
-        }
+        Ok::<_, String>(reply.elapsed)
+    };
+    let first = checked(client.invoke(&function.name, &arguments).await)?;
+    let (mut warm, mut fresh) = (Vec::new(), Vec::new());
+    for _ in 0..WARM_CALLS {
+        warm.push(checked(client.invoke(&function.name, &arguments).await)?);
     }
-    warm.sort();
-    Ok(Run { first, warm: warm[WARM_CALLS / 2], result })
+    for _ in 0..FRESH_CALLS {
+        fresh.push(checked(client.invoke_fresh(&function.name, &arguments).await)?);
+    }
+    Ok(Run { first, fresh: median(fresh), warm: median(warm), result })
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
 }
 
 fn milliseconds(time: Duration) -> String {

@@ -41,6 +41,25 @@ final class EntryPoint {
         }
     }
 
+    /** Calls {@code static void afterRestore()} of the method's class, if there is one, and throws what it throws. */
+    void afterRestore() throws Throwable {
+        Method hook;
+        try {
+            hook = method.getDeclaringClass().getDeclaredMethod("afterRestore");
+        } catch (NoSuchMethodException e) {
+            return;
+        }
+        if (!Modifier.isStatic(hook.getModifiers())) {
+            return;
+        }
+        hook.setAccessible(true);
+        try {
+            hook.invoke(null);
+        } catch (InvocationTargetException e) {
+            throw e.getCause();
+        }
+    }
+
     /** Finds {@code name}, a class or {@code class.method}; null asks for the code's main class. */
     static EntryPoint find(CodeLoader loader, String name) throws LoadException {
         String className = name;

@@ -17,6 +17,7 @@ final class Frame {
     static final int CLOSED = 0x11;
     static final int LOAD = 0x81;
     static final int INVOKE = 0x82;
+    static final int RESTORED = 0x83;
     static final int OPEN = 0x91;
     static final int CLOSE = 0x92;
 

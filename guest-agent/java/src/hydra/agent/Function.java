@@ -70,6 +70,21 @@ final class Function {
         return null;
     }
 
+    /**
+     * Calls the function's hook for when it goes on from a snapshot, if it has one. {@code SecureRandom} asks the system again by itself;
+     * {@code Math.random()} and {@code ThreadLocalRandom} cannot be seeded from outside. Returns null, or the failure.
+     */
+    Failure restored() {
+        try {
+            entry.afterRestore();
+        } catch (ThreadDeath death) {
+            throw death;
+        } catch (Throwable thrown) {
+            return failure(thrown);
+        }
+        return null;
+    }
+
     void close() {
         try {
             loader.close();

@@ -12,6 +12,8 @@ final class FunctionChannel {
     private final String token;
     private final Bytes answer = new Bytes();
     private Function function;
+    /** What the function's hook threw when the program went on from a snapshot; null if nothing. */
+    private Failure failedHook;
 
     FunctionChannel(Channel channel, Output output, String token) {
         this.channel = channel;
@@ -26,6 +28,8 @@ final class FunctionChannel {
             for (int kind = channel.receive(); kind >= 0; kind = channel.receive()) {
                 if (kind == Frame.INVOKE && function != null) {
                     invoke();
+                } else if (kind == Frame.RESTORED && function != null) {
+                    failedHook = function.restored();
                 } else if (kind == Frame.LOAD && function == null) {
                     load(ownProcess);
                 } else {
@@ -98,6 +102,12 @@ final class FunctionChannel {
 
     private void invoke() throws IOException {
         answer.reset();
+        if (failedHook != null) {
+            Failure failure = failedHook;
+            failedHook = null;
+            answer(Frame.RESULT, Frame.RAISED, failure);
+            return;
+        }
         Failure failure = channel.payloadLost()
                 ? new Failure("the arguments are larger than the free memory", OutOfMemoryError.class.getName(), "")
                 : function.invoke(channel.payload(), channel.payloadStart(), channel.payloadEnd(), answer);

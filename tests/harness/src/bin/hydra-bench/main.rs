@@ -2,6 +2,7 @@
 
 mod ab;
 mod environment;
+mod exec;
 mod http;
 mod install;
 mod load;
@@ -34,12 +35,20 @@ struct Bench {
     run: fn(Options) -> Running,
 }
 
-const BENCHES: &[Bench] = &[Bench {
-    name: "http",
-    about: "warm and first calls over HTTP, and memory, beside other servers of functions",
-    list: http::list,
-    run: |options| Box::pin(http::run(options)),
-}];
+const BENCHES: &[Bench] = &[
+    Bench {
+        name: "http",
+        about: "warm and first calls over HTTP, and memory, beside other servers of functions",
+        list: http::list,
+        run: |options| Box::pin(http::run(options)),
+    },
+    Bench {
+        name: "exec",
+        about: "programs in a microVM beside the same programs natively",
+        list: exec::list,
+        run: |options| Box::pin(exec::run(options)),
+    },
+];
 
 /// Measures Hydra beside what one would use instead. Ratios within one run are the result: absolute times vary from run to run.
 #[derive(Parser)]

@@ -61,6 +61,17 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     }
 }
 
+/// The lower and the upper quartile, by nearest rank; 0 of none.
+pub fn quartiles(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let at = |q: f64| {
+        let rank = (q * values.len() as f64).ceil() as usize;
+        values.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
+    };
+    (at(0.25), at(0.75))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +90,12 @@ mod tests {
         assert_eq!(median([1.0, 900.0, 2.0]), 2.0);
         assert_eq!(median([4.0, 1.0, 2.0, 3.0]), 2.5);
         assert_eq!(median([]), 0.0);
+    }
+
+    #[test]
+    fn quartiles_hold_the_middle_half() {
+        assert_eq!(quartiles([4.0, 1.0, 3.0, 2.0]), (1.0, 3.0));
+        assert_eq!(quartiles([5.0]), (5.0, 5.0));
+        assert_eq!(quartiles([]), (0.0, 0.0));
     }
 }

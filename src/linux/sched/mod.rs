@@ -3,15 +3,33 @@
 //! A guest thread is a record ([`Thread`]). *Workers* (a host thread with a vCPU each) run the ready ones. A thread that waits keeps
 //! its state in the vCPU where it ran last, as long as no other thread needs that vCPU, so that the usual wait and wake
 //! moves no registers; but nothing of it is on a host stack, and [`Sched::pause`] turns all threads into plain records.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `mod.rs` | what workers, calls and events ask of the scheduler |
+//! | `state.rs` | what its lock protects, and the choice of the vCPU for a thread |
+//! | `ending.rs` | stopping all threads: for good, or for a while |
+//! | `saved.rs` | what a checkpoint keeps |
+
+mod ending;
+mod saved;
+mod state;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
+use super::cpu_time::HostClock;
+use super::errno::Errno;
 use super::futex::Futexes;
 use super::signal::{ProcessSignals, SigInfo, ThreadSignals};
 use super::thread::{FileId, Thread, Tid, Wait};
 use crate::vmm::{Kick, Vcpu, VmmError};
+pub use saved::SavedSched;
+use state::Phase;
+pub use state::{Slot, State};
 
 /// Most guest threads of a VM.
 pub const MAX_THREADS: usize = 4096;
@@ -26,7 +44,7 @@ pub enum ExitStatus {
 }
 
 /// Something that happens at a time.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Alarm {
     /// The wait of a thread ends.
     Thread(Tid),
@@ -42,60 +60,6 @@ pub struct Sched {
     /// Signalled when a worker has ended or gone idle.
     quiet: Condvar,
     workers_limit: usize,
-}
-
-/// What the lock protects.
-pub struct State {
-    pub(super) threads: BTreeMap<Tid, Slot>,
-    pub(super) futexes: Futexes,
-    pub(super) signals: ProcessSignals,
-    pub(super) alarms: BTreeSet<(u64, Alarm)>,
-    file_waiters: BTreeMap<FileId, Vec<Tid>>,
-    ready: VecDeque<Tid>,
-    workers: Vec<Worker>,
-    next_tid: Tid,
-    exit: Option<ExitStatus>,
-    failure: Option<VmmError>,
-    paused: bool,
-}
-
-/// A thread as the scheduler sees it.
-pub struct Slot {
-    phase: Phase,
-    /// The record, while no worker runs the thread.
-    record: Option<Box<Thread>>,
-    /// The worker whose vCPU holds the thread's extended state.
-    home: Option<usize>,
-    /// Something that the thread waits for happened since it registered.
-    woken: bool,
-    pub(super) signals: ThreadSignals,
-    /// Tells the worker to look at signals and orders before it enters the guest again.
-    attention: Arc<AtomicBool>,
-    /// Others wait for its vCPU, and its time slice is over.
-    turn_over: bool,
-}
-
-impl Slot {
-    /// Makes the thread look for signals and orders before it enters the guest. For the thread's own worker.
-    pub(super) fn attend(&self) {
-        self.attention.store(true, Ordering::Release);
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Phase {
-    Running(usize),
-    Ready,
-    Blocked,
-}
-
-struct Worker {
-    wake: Arc<Condvar>,
-    idle: bool,
-    assigned: Option<Tid>,
-    loaded: Option<Tid>,
-    kick: Option<Kick>,
-    gone: bool,
 }
 
 /// What a thread that became ready needs and the scheduler cannot give it.
@@ -127,14 +91,15 @@ impl Sched {
             ready: VecDeque::new(),
             workers: Vec::new(),
             next_tid: first_tid,
+            ended_cpu_time: 0,
             exit: None,
             failure: None,
-            paused: false,
+            pauses: 0,
         };
         Sched { state: Mutex::new(state), quiet: Condvar::new(), workers_limit: workers_limit.max(1) }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(in crate::linux) fn lock(&self) -> MutexGuard<'_, State> {
         // A worker that panicked is a bug, but the state is consistent between statements that can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -150,6 +115,7 @@ impl Sched {
             woken: false,
             signals: ThreadSignals { mask, ..ThreadSignals::default() },
             attention: Arc::new(AtomicBool::new(true)),
+            cpu_time: 0,
             turn_over: false,
         };
         state.threads.insert(tid, slot);
@@ -174,10 +140,11 @@ impl Sched {
         }
     }
 
-    /// Announces worker `id`, which has made its vCPU.
+    /// Announces worker `id`, which has made its vCPU, by its host thread.
     pub fn enlist(&self, id: usize, kick: Kick) {
         if let Some(worker) = self.lock().workers.get_mut(id) {
             worker.kick = Some(kick);
+            worker.clock = Some(HostClock::of_this_thread());
         }
     }
 
@@ -187,6 +154,19 @@ impl Sched {
         state.workers[id].kick = None;
         state.workers[id].gone = true;
         self.quiet.notify_all();
+    }
+
+    /// CPU time of all threads, in nanoseconds.
+    pub fn cpu_time(&self) -> u64 {
+        let state = self.lock();
+        let alive = state.threads.values().map(|slot| state.cpu_time(slot));
+        alive.fold(state.ended_cpu_time, u64::saturating_add)
+    }
+
+    /// CPU time of one thread, in nanoseconds; `None` if there is no such thread.
+    pub fn thread_cpu_time(&self, tid: Tid) -> Option<u64> {
+        let state = self.lock();
+        state.threads.get(&tid).map(|slot| state.cpu_time(slot))
     }
 
     /// Whether the thread has ended.
@@ -201,7 +181,7 @@ impl Sched {
             if state.exit.is_some() {
                 return Ok(Next::Stop);
             }
-            if state.paused {
+            if state.pauses > 0 {
                 state.evict(id, vcpu)?;
             } else if let Some(tid) = state.take_for(id) {
                 if state.workers[id].loaded != Some(tid) {
@@ -215,7 +195,10 @@ impl Sched {
                     slot.phase = Phase::Running(id);
                     slot.home = Some(id);
                     slot.attention.store(true, Ordering::Release);
-                    return Ok(Next::Run(record, Arc::clone(&slot.attention)));
+                    let attention = Arc::clone(&slot.attention);
+                    let worker = &mut state.workers[id];
+                    worker.run_began = worker.clock.map_or(0, HostClock::read);
+                    return Ok(Next::Run(record, attention));
                 }
                 state.workers[id].loaded = None;
                 continue;
@@ -259,6 +242,7 @@ impl Sched {
             }
             return Some(thread);
         }
+        state.count_run(tid);
         let slot = state.threads.get_mut(&tid)?;
         slot.phase = Phase::Blocked;
         slot.record = Some(thread);
@@ -270,12 +254,14 @@ impl Sched {
         let mut state = self.lock();
         let tid = thread.tid;
         let others = !state.ready.is_empty();
-        let stop = state.paused || state.exit.is_some();
+        let stop = state.pauses > 0 || state.exit.is_some();
         let slot = state.threads.get_mut(&tid)?;
         let turn_over = std::mem::take(&mut slot.turn_over);
         if !(stop || others && turn_over) {
             return Some(thread);
         }
+        state.count_run(tid);
+        let slot = state.threads.get_mut(&tid)?;
         slot.phase = Phase::Ready;
         slot.record = Some(thread);
         state.ready.push_back(tid);
@@ -283,14 +269,19 @@ impl Sched {
     }
 
     /// Forgets a thread that ended; true if it was the last.
-    pub fn remove(&self, tid: Tid) -> bool {
+    pub fn remove(&self, tid: Tid, serve: impl FnMut(Need)) -> bool {
         let mut state = self.lock();
-        if let Some(slot) = state.threads.remove(&tid)
-            && let Phase::Running(worker) = slot.phase
-        {
-            state.workers[worker].loaded = None;
+        state.count_run(tid);
+        if let Some(slot) = state.threads.remove(&tid) {
+            state.ended_cpu_time = state.ended_cpu_time.saturating_add(slot.cpu_time);
+            if let Phase::Running(worker) = slot.phase {
+                state.workers[worker].loaded = None;
+            }
         }
-        state.threads.is_empty()
+        let last = state.threads.is_empty();
+        let takers = super::signal::retarget(&state, super::signal::Set::MAX, tid);
+        self.wake_all(state, takers, serve);
+        last
     }
 
     /// Says that the file may have become ready for those who wait for it.
@@ -354,210 +345,23 @@ impl Sched {
         }
     }
 
-    /// Makes every worker leave the guest and look for orders.
-    pub fn kick_all(&self) {
-        let state = self.lock();
-        for slot in state.threads.values() {
-            state.alert(slot);
-        }
-    }
-
     /// Whether a signal that is not blocked waits for `tid`.
     pub fn signal_is_due(&self, tid: Tid) -> bool {
         self.lock().signal_is_due(tid)
     }
 
-    /// Queues a signal: for one thread, or for the process. Ignored ones vanish here, as on Linux.
-    pub fn send(&self, target: Option<Tid>, info: SigInfo, serve: impl FnMut(Need)) -> bool {
+    /// Queues a signal: for one thread, or for the process. Ignored ones vanish here, as on Linux: false. `most`: see
+    /// [`super::signal::queue`].
+    pub fn send(
+        &self,
+        target: Option<Tid>,
+        info: SigInfo,
+        most: usize,
+        serve: impl FnMut(Need),
+    ) -> Result<bool, Errno> {
         let mut state = self.lock();
-        let Some(tid) = super::signal::queue(&mut state, target, info) else { return target.is_none() };
-        self.wake_all(state, tid.into_iter().collect(), serve);
-        true
-    }
-
-    /// Ends the program. The first caller's status counts.
-    pub fn exit(&self, status: ExitStatus) {
-        let mut state = self.lock();
-        state.exit.get_or_insert(status);
-        for slot in state.threads.values() {
-            state.alert(slot);
-        }
-        for worker in &state.workers {
-            worker.wake.notify_all();
-        }
-        self.quiet.notify_all();
-    }
-
-    /// Ends the program because the machine failed it.
-    pub fn fail(&self, error: VmmError) {
-        self.lock().failure.get_or_insert(error);
-        self.exit(ExitStatus::Signal(libc::SIGKILL as u8));
-    }
-
-    /// Whether the program has ended.
-    pub fn has_ended(&self) -> bool {
-        self.lock().exit.is_some()
-    }
-
-    /// Waits until the program has ended and no worker is in the guest.
-    pub fn wait_for_end(&self) -> (ExitStatus, Option<VmmError>) {
-        let mut state = self.lock();
-        loop {
-            if let Some(status) = state.exit
-                && state.workers.iter().all(|worker| worker.gone)
-            {
-                return (status, state.failure.take());
-            }
-            state = self.quiet.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Makes all threads plain records in no vCPU, and keeps them so until [`Sched::resume`].
-    pub fn pause(&self) {
-        let mut state = self.lock();
-        state.paused = true;
-        for slot in state.threads.values() {
-            state.alert(slot);
-        }
-        for worker in &state.workers {
-            worker.wake.notify_all();
-        }
-        while state.exit.is_none() && state.workers.iter().any(|w| !w.gone && (!w.idle || w.loaded.is_some()))
-        {
-            state = self.quiet.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Ends a pause.
-    pub fn resume(&self) {
-        let mut state = self.lock();
-        state.paused = false;
-        for worker in &state.workers {
-            worker.wake.notify_all();
-        }
-    }
-}
-
-impl State {
-    /// The next thread for worker `id`: the one assigned to it, else a ready one.
-    fn take_for(&mut self, id: usize) -> Option<Tid> {
-        if let Some(tid) = self.workers[id].assigned.take() {
-            return Some(tid);
-        }
-        let threads = &self.threads;
-        let takable = |tid: &Tid| threads.get(tid).is_some_and(|s| s.home.is_none() || s.home == Some(id));
-        let at = self.ready.iter().position(takable)?;
-        self.ready.remove(at)
-    }
-
-    /// Hands ready threads that no vCPU holds any more to idle workers.
-    fn offer_ready(&mut self) {
-        while let Some(worker) = self.workers.iter().position(|w| w.idle && w.assigned.is_none())
-            && let Some(at) =
-                self.ready.iter().position(|tid| self.threads.get(tid).is_some_and(|s| s.home.is_none()))
-        {
-            self.workers[worker].assigned = self.ready.remove(at);
-            self.workers[worker].wake.notify_one();
-        }
-    }
-
-    /// What happened so far is not what the thread will wait for.
-    pub(super) fn forget_wake(&mut self, tid: Tid) {
-        if let Some(slot) = self.threads.get_mut(&tid) {
-            slot.woken = false;
-        }
-    }
-
-    /// Moves the state of the thread that worker `id` holds from its vCPU to the record.
-    fn evict(&mut self, id: usize, vcpu: &mut Vcpu) -> Result<(), VmmError> {
-        let Some(tid) = self.workers[id].loaded.take() else { return Ok(()) };
-        if let Some(slot) = self.threads.get_mut(&tid) {
-            slot.home = None;
-            if let Some(record) = &mut slot.record {
-                record.extended = Some(vcpu.save()?);
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes a thread run if it sleeps, and remembers the wake if it is about to.
-    fn wake(&mut self, tid: Tid, limit: usize) -> Option<Need> {
-        let slot = self.threads.get_mut(&tid)?;
-        slot.woken = true;
-        match slot.phase {
-            Phase::Blocked => {
-                slot.phase = Phase::Ready;
-                if let Some(wait) = slot.record.as_mut().and_then(|record| record.wait.take()) {
-                    self.unregister(tid, &wait);
-                }
-                self.dispatch(tid, limit)
-            }
-            Phase::Running(_) => {
-                self.threads.get(&tid).into_iter().for_each(|slot| self.alert(slot));
-                None
-            }
-            Phase::Ready => None,
-        }
-    }
-
-    /// Finds a worker for a ready thread.
-    fn dispatch(&mut self, tid: Tid, limit: usize) -> Option<Need> {
-        let home = self.threads.get(&tid).and_then(|slot| slot.home);
-        let free = |w: &Worker| w.idle && w.assigned.is_none();
-        let worker = match home {
-            Some(home) => free(&self.workers[home]).then_some(home),
-            None => self.workers.iter().position(|w| free(w) && w.loaded.is_none()),
-        };
-        if worker.is_none() && home.is_none() && self.workers.len() < limit {
-            self.workers.push(Worker {
-                wake: Arc::new(Condvar::new()),
-                idle: false,
-                assigned: Some(tid),
-                loaded: None,
-                kick: None,
-                gone: false,
-            });
-            return Some(Need::Worker(self.workers.len() - 1));
-        }
-        let worker = worker.or_else(|| home.is_none().then(|| self.workers.iter().position(free)).flatten());
-        match worker {
-            Some(worker) => {
-                self.workers[worker].assigned = Some(tid);
-                self.workers[worker].wake.notify_one();
-                None
-            }
-            None => {
-                self.ready.push_back(tid);
-                Some(Need::Turn)
-            }
-        }
-    }
-
-    /// Makes the worker of a running thread look for orders.
-    fn alert(&self, slot: &Slot) {
-        slot.attention.store(true, Ordering::Release);
-        if let Phase::Running(worker) = slot.phase
-            && let Some(kick) = &self.workers[worker].kick
-        {
-            kick.kick();
-        }
-    }
-
-    fn unregister(&mut self, tid: Tid, wait: &Wait) {
-        for file in &wait.files {
-            if let Some(tids) = self.file_waiters.get_mut(file) {
-                tids.retain(|t| *t != tid);
-                if tids.is_empty() {
-                    self.file_waiters.remove(file);
-                }
-            }
-        }
-        if let Some(at) = wait.deadline {
-            self.alarms.remove(&(at, Alarm::Thread(tid)));
-        }
-    }
-
-    pub(super) fn signal_is_due(&self, tid: Tid) -> bool {
-        self.threads.get(&tid).is_some_and(|slot| slot.signals.deliverable(&self.signals) != 0)
+        let queued = super::signal::queue(&mut state, target, info, most)?;
+        self.wake_all(state, queued.wake.into_iter().collect(), serve);
+        Ok(queued.waits)
     }
 }

@@ -1,0 +1,125 @@
+//! Folders that belong to one Hydra alone: made safely, locked against a second one, removed whole.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+/// Why a folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// Something in it could not be made, read or cleaned.
+    #[error("cannot {doing} `{}`: {source}", path.display())]
+    Io {
+        /// What was being done, for example `create`.
+        doing: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system answered.
+        source: io::Error,
+    },
+    /// Another Hydra holds it.
+    #[error("`{}` is in use by another Hydra (process {pid}): stop that one or choose another app_dir", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// The other process, as it wrote itself down; `unknown` if it did not.
+        pid: String,
+    },
+    /// Other users could put content of their own into it.
+    #[error("Hydra cannot keep its files in `{}`: {reason}", path.display())]
+    Unsafe {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it and what would be right.
+        reason: &'static str,
+    },
+}
+
+impl FolderError {
+    /// For `map_err` on a file operation.
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FolderError {
+        let path = path.to_owned();
+        move |source| FolderError::Io { doing, path, source }
+    }
+}
+
+/// Makes a folder, with those above it, in which no other user can rename what is ours; one that is there may stay if
+/// that holds for it.
+pub(crate) fn shared(path: &Path) -> Result<(), FolderError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(FolderError::io("create", path))?;
+    let mode = fs::metadata(path).map_err(FolderError::io("read", path))?.mode();
+    // In a folder with the sticky bit, as /tmp has, others cannot rename what is ours.
+    if mode & 0o1002 == 0o0002 {
+        let reason = "every user can change it; remove that permission (chmod o-w) or choose another app_dir";
+        return Err(FolderError::Unsafe { path: path.into(), reason });
+    }
+    Ok(())
+}
+
+/// Makes a folder that only we can change, or takes the one that is there.
+pub(crate) fn own(path: &Path, mode: u32) -> Result<(), FolderError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made.map_err(FolderError::io("create", path))?,
+    }
+    let metadata = fs::symlink_metadata(path).map_err(FolderError::io("create", path))?;
+    if !metadata.is_dir() || metadata.uid() != nix::unistd::geteuid().as_raw() {
+        let reason =
+            "it is not a folder that belongs to the user who runs Hydra; remove it or choose another app_dir";
+        return Err(FolderError::Unsafe { path: path.into(), reason });
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(FolderError::io("create", path))
+}
+
+/// Takes the lock of `folder`, its file `lock`, for as long as the result lives.
+pub(crate) fn lock(folder: &Path) -> Result<Flock<File>, FolderError> {
+    let path = folder.join("lock");
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(&path)
+        .map_err(FolderError::io("lock", &path))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            lock.set_len(0)
+                .and_then(|()| lock.write_all(std::process::id().to_string().as_bytes()))
+                .map_err(FolderError::io("lock", &path))?;
+            Ok(lock)
+        }
+        Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+            let mut pid = String::new();
+            // Only for the message.
+            let _ = file.read_to_string(&mut pid);
+            let pid = if pid.is_empty() { "unknown".into() } else { pid };
+            Err(FolderError::InUse { path: folder.into(), pid })
+        }
+        Err((_, errno)) => Err(FolderError::io("lock", &path)(errno.into())),
+    }
+}
+
+/// Removes a folder with all that it holds, folders without write permission included. That it, or a part of it, is not
+/// there (any more) is no error.
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
+    match remove_present(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+fn remove_present(path: &Path) -> io::Result<()> {
+    if !fs::symlink_metadata(path)?.is_dir() {
+        return fs::remove_file(path);
+    }
+    fs::set_permissions(path, Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(path)? {
+        remove_tree(&entry?.path())?;
+    }
+    fs::remove_dir(path)
+}

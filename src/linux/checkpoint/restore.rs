@@ -1,0 +1,163 @@
+//! Making a checkpointed program go on in a new microVM.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::super::Guest;
+use super::super::errno::Errno;
+use super::super::file::File;
+use super::super::kernel::{Kernel, Parts, workers_limit};
+use super::super::limits::Limits;
+use super::super::mm::AddressSpace;
+use super::super::namespace::{Mount, Namespace};
+use super::super::net::Policy;
+use super::super::sched::Sched;
+use super::super::time::Clock;
+use super::super::tmpfs::Caller;
+use super::super::vdso;
+use super::{Finder, State, unpack};
+use crate::vmm::{Cpu, CpuMismatch, GuestMemory, Hypervisor, Vm, VmmError};
+
+/// What a restored program finds outside of itself.
+pub struct Surroundings {
+    /// What it sees of files; as when it was started.
+    pub mounts: Vec<Mount>,
+    /// The descriptors that it was started with, with their open flags, in the same order.
+    pub descriptors: Vec<(OwnedFd, u32)>,
+    /// Whom it may talk to.
+    pub network: Policy,
+    /// Print its system calls to standard error.
+    pub trace: bool,
+}
+
+/// Why a program could not be restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The machine.
+    #[error(transparent)]
+    Vmm(#[from] VmmError),
+    /// Another CPU.
+    #[error("the program cannot go on on this CPU: {0}")]
+    Cpu(#[from] CpuMismatch),
+    /// The RAM is not of the size that it was.
+    #[error("the program had {saved} bytes of RAM and is given {given}")]
+    Memory {
+        /// At the checkpoint, in bytes.
+        saved: u64,
+        /// Now, in bytes.
+        given: u64,
+    },
+    /// A mount's source cannot be opened.
+    #[error("cannot open the source of a mount: {0}")]
+    Mounts(#[source] io::Error),
+    /// A file that it had open or mapped cannot be opened anew.
+    #[error("the program's file {} cannot be opened: {source}", path.display())]
+    Gone {
+        /// In the guest.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// A file that it had mapped has changed, or one that it had open is of another kind now.
+    #[error("the program's file {} has changed", .0.display())]
+    Changed(PathBuf),
+    /// A file without a path cannot be made anew.
+    #[error("a file without a path cannot be made: {0}")]
+    Carried(#[source] io::Error),
+    /// A socket cannot be made.
+    #[error("a socket cannot be made: {0:?}")]
+    Socket(Errno),
+    /// A stream of the host cannot be watched.
+    #[error("an open file cannot be watched: {0:?}")]
+    Watch(Errno),
+    /// A descriptor that it was started with is not given, or not usable.
+    #[error("the program was started with descriptor {0}, which the restored one is not given")]
+    Descriptor(u32),
+    /// The state contradicts itself.
+    #[error("the saved state is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+impl RestoreError {
+    pub(super) fn gone(path: &Path, errno: Errno) -> RestoreError {
+        RestoreError::Gone { path: path.into(), source: io::Error::from_raw_os_error(errno.number()) }
+    }
+}
+
+impl Guest {
+    /// Makes the program of `state` go on in a new microVM over `memory`: a mapping of the RAM as it was then, usually
+    /// private and copied when written.
+    pub fn restore(
+        state: State,
+        memory: GuestMemory,
+        surroundings: Surroundings,
+    ) -> Result<Guest, RestoreError> {
+        let hypervisor = Hypervisor::get()?;
+        state.cpu.check(&Cpu::of_host(hypervisor))?;
+        if memory.size() != state.memory {
+            return Err(RestoreError::Memory { saved: state.memory, given: memory.size() });
+        }
+        let vm = Vm::from_image(memory)?;
+        let carried = unpack(&state.carried)?;
+        let caller = Caller { uid: state.identity.uid, gid: state.identity.gid };
+        let mm = Arc::new(Mutex::new(AddressSpace::new(Arc::clone(vm.memory()))));
+        // Mapped files are found by the paths of the host's mounts, the others need the objects that come with the space.
+        let outside = Namespace::new(&surroundings.mounts, caller, &mm).map_err(RestoreError::Mounts)?;
+        let finder = Finder::new(&outside, &carried);
+        let mut restored = AddressSpace::restore(&state.space, Arc::clone(vm.memory()), &finder)?;
+        drop(outside);
+        let clock = Clock::resumed_at(state.monotonic);
+        if let Err(errno) = vdso::refresh(&mut restored, &clock) {
+            // The program has made the page unreadable: it does not use it.
+            tracing::debug!(errno = errno.name(), "the data of the vDSO was not renewed");
+        }
+        *mm.lock().unwrap_or_else(PoisonError::into_inner) = restored;
+        let namespace =
+            Namespace::with(&surroundings.mounts, caller, &mm, state.mounts).map_err(RestoreError::Mounts)?;
+        let sched = Sched::restore(state.sched, hypervisor.xsave(), workers_limit());
+        let kernel = Kernel::new(Parts {
+            memory: Arc::clone(vm.memory()),
+            vm: Some(vm),
+            sched: sched.ok_or(RestoreError::Damaged("the threads"))?,
+            clock,
+            namespace,
+            identity: state.identity,
+            program: state.program,
+            network: surroundings.network,
+            cpus: state.cpus as usize,
+            trace: surroundings.trace,
+            mm,
+            limits: Limits::restore(&state.limits).ok_or(RestoreError::Damaged("the limits"))?,
+            timers: state.timers,
+            working_directory: state.working_directory,
+            umask: state.umask,
+        })?;
+        let descriptors = surroundings.descriptors.into_iter().map(|(fd, _)| fd).collect();
+        let finder = Finder::new(&kernel.namespace, &carried);
+        let files = state.files.restore(&kernel, finder, descriptors)?;
+        kernel.namespace.reap();
+        // A failure from here on is the program's: it is there, and ends when the guest is dropped.
+        let guest = Guest::of(kernel);
+        guest.kernel().resume(&files)?;
+        Ok(guest)
+    }
+}
+
+impl Kernel {
+    /// Watches what the program waits for, and lets it run.
+    fn resume(&self, files: &[Arc<File>]) -> Result<(), RestoreError> {
+        for file in files {
+            if let Some(fd) = file.object().host() {
+                self.reactor.watch(file, fd).map_err(RestoreError::Watch)?;
+            }
+        }
+        if let Some(at) = self.sched.next_alarm() {
+            self.arm(at);
+        }
+        self.start_reactor();
+        self.sched.launch(|need| self.serve(need));
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+//! Files of the host below a mount.
+//!
+//! What is found is looked at before it is opened, because opening alone may do something: a guest never opens a device but those that every
+//! program may have, and nothing of the host's `/proc` and its like, by whatever path they are found.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::PoisonError;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno as HostErrno;
+
+use super::super::errno::Errno;
+use super::mount::Namespace;
+
+/// Something of the host, found and not opened.
+pub struct HostNode {
+    /// Stands for it (`O_PATH`).
+    pub fd: OwnedFd,
+    /// What the host says of it.
+    pub stat: Stat,
+}
+
+impl HostNode {
+    /// What it is.
+    pub fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.stat.st_mode)
+    }
+
+    /// A path by which the host's kernel reaches it.
+    pub fn magic(&self) -> String {
+        format!("/proc/self/fd/{}", self.fd.as_raw_fd())
+    }
+
+    /// Opens it; `EACCES` for devices that are not harmless.
+    pub fn open(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
+        match self.kind() {
+            FileType::RegularFile | FileType::Directory | FileType::Fifo => {}
+            FileType::CharacterDevice if is_harmless(self.stat.st_rdev) => {}
+            FileType::Symlink => return Err(Errno::ELOOP),
+            FileType::Socket => return Err(Errno::ENXIO),
+            _ => return Err(Errno::EACCES),
+        }
+        reopen(self.fd.as_fd(), flags)
+    }
+}
+
+/// `/dev/null`, `zero`, `full`, `random`, `urandom`.
+fn is_harmless(device: u64) -> bool {
+    const MEMORY: u32 = 1;
+    rustix::fs::major(device) == MEMORY && matches!(rustix::fs::minor(device), 3 | 5 | 7 | 8 | 9)
+}
+
+/// Opens what a descriptor stands for.
+pub fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let flags = (flags - OFlags::CREATE - OFlags::EXCL - OFlags::NOFOLLOW) | OFlags::CLOEXEC | OFlags::NOCTTY;
+    Ok(rustix::fs::openat(CWD, path, flags, Mode::empty())?)
+}
+
+/// Finds what is below a directory without following symbolic links: one before the last name is `ELOOP`.
+pub(super) fn find_below(root: BorrowedFd<'_>, rest: &Path) -> Result<OwnedFd, Errno> {
+    let rest = if rest.as_os_str().is_empty() { Path::new(".") } else { rest };
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    /// A rename elsewhere on the host that races with the resolution is seldom.
+    const ATTEMPTS: u32 = 64;
+    for _ in 0..ATTEMPTS {
+        match rustix::fs::openat2(root, rest, flags, Mode::empty(), resolve) {
+            Err(HostErrno::AGAIN) => continue,
+            found => return Ok(found?),
+        }
+    }
+    Err(Errno::EAGAIN)
+}
+
+/// File systems that show or steer the host's kernel, by `statfs` type: a guest has nothing of them.
+const KERNELS_OWN: [u32; 12] = [
+    0x9fa0,      // proc
+    0x6265_6572, // sysfs
+    0x6462_6720, // debugfs
+    0x7472_6163, // tracefs
+    0x7363_6673, // securityfs
+    0xcafe_4a11, // bpf
+    0x0027_e0eb, // cgroup
+    0x6367_7270, // cgroup2
+    0x6265_6570, // configfs
+    0xde5e_81e4, // efivarfs
+    0x6e73_6673, // nsfs
+    0x1cd1,      // devpts
+];
+
+impl Namespace {
+    /// What was found, if the guest may have it.
+    pub(super) fn checked(&self, fd: OwnedFd) -> Result<HostNode, Errno> {
+        let stat = rustix::fs::fstat(&fd)?;
+        if !self.is_allowed(stat.st_dev, &fd)? {
+            return Err(Errno::EACCES);
+        }
+        Ok(HostNode { fd, stat })
+    }
+
+    fn is_allowed(&self, device: u64, fd: &OwnedFd) -> Result<bool, Errno> {
+        // There are as many entries as the host has file systems.
+        if let Some(known) = self.devices.lock().unwrap_or_else(PoisonError::into_inner).get(&device) {
+            return Ok(*known);
+        }
+        let kind = rustix::fs::fstatfs(fd)?.f_type as u32;
+        let allowed = !KERNELS_OWN.contains(&kind);
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner).insert(device, allowed);
+        Ok(allowed)
+    }
+}

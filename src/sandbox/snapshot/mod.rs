@@ -1,0 +1,213 @@
+//! The `snapshot` sandbox: an agent with one function, in a KVM microVM whose threads run inside Hydra.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `mod.rs` | what all microVMs have in common |
+//! | `starter.rs` | a function's sandboxes: cold ones, ones made from its snapshot, and the making of it |
+//! | `slot.rs`, `svmid.rs` | whether there is a snapshot and who makes it; its number |
+//! | `machine.rs` | a microVM from its start to its end |
+//! | `root.rs`, `output.rs` | what its program sees of files; where it prints to |
+//!
+//! The first microVM of a function is started cold: interpreter, agent, code. When it has answered its first invocation and waits for the next,
+//! it is checkpointed; every later one is a copy of it that goes on from there. So whatever the function did until then,
+//! and what `/warmup` had it do, is in all of them; a `cached: false` invocation gets a copy that has done nothing since.
+
+mod machine;
+mod output;
+mod root;
+mod slot;
+mod starter;
+mod svmid;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use self::root::GuestRoot;
+pub use self::starter::SnapshotStarter;
+pub use self::svmid::svmid;
+use super::Error;
+use crate::agent::{Agent, Runtime, Runtimes};
+use crate::config::{Config, NetworkPolicy};
+use crate::function::Function;
+use crate::linux::net::Policy;
+use crate::snapshot::{Expected, Snapshot, Store, runtime_digest};
+use crate::vmm::{Cpu, Hypervisor};
+
+/// Agents that take everything upon themselves that the copies of a snapshot must not share. The others would deal out the same
+/// random numbers in each: their microVMs are always started cold.
+const COPIED: [Agent; 2] = [Agent::Python, Agent::Native];
+
+/// What all microVMs of a Hydra have in common.
+pub struct MicroVms {
+    runtimes: Arc<Runtimes>,
+    scratch: PathBuf,
+    snapshots: PathBuf,
+    network: Policy,
+    tmp_bytes: u64,
+    max_result: usize,
+    roots: Mutex<HashMap<Agent, Arc<GuestRoot>>>,
+    digests: Mutex<HashMap<Agent, String>>,
+    store: OnceLock<Store>,
+    /// Whether this host can run microVMs; if not, why.
+    probe: fn() -> Result<(), String>,
+}
+
+impl MicroVms {
+    /// None yet. Temporary files will be in `scratch`, snapshots in `app_dir`.
+    pub fn new(runtimes: Arc<Runtimes>, scratch: PathBuf, config: &Config) -> Arc<MicroVms> {
+        Arc::new(MicroVms {
+            runtimes,
+            scratch,
+            snapshots: config.app_dir.join("snapshots"),
+            network: match config.network {
+                NetworkPolicy::Host => Policy::Open,
+                NetworkPolicy::None => Policy::Loopback,
+            },
+            tmp_bytes: u64::from(config.tmp_size) << 20,
+            max_result: config.max_result,
+            roots: Mutex::default(),
+            digests: Mutex::default(),
+            store: OnceLock::new(),
+            probe: hypervisor,
+        })
+    }
+
+    /// Whether this host can run microVMs.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] with the reason.
+    pub async fn check(&self) -> Result<(), Error> {
+        blocking(self.probe).await?.map_err(|reason| {
+            Error::Unavailable(format!(
+                "'snapshot' sandboxes need KVM, which this host does not give: {reason}; use isolate or process"
+            ))
+        })
+    }
+
+    /// A starter of the function's sandboxes, with its snapshot if there is one that will do.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when snapshots cannot be kept; [`Error::Start`] when the host gives no descriptors.
+    pub async fn starter(self: &Arc<Self>, function: Arc<Function>) -> Result<Arc<SnapshotStarter>, Error> {
+        let (vms, of) = (self.clone(), function.clone());
+        let (expected, found) = blocking(move || vms.find(&of)).await??;
+        SnapshotStarter::new(self.clone(), function, expected, found).map(Arc::new).map_err(start_error)
+    }
+
+    /// What a snapshot of the function must be, where it can have one, and the one that there is.
+    fn find(&self, function: &Function) -> Result<(Option<Expected>, Option<Arc<Snapshot>>), Error> {
+        if !COPIED.contains(&function.agent()) {
+            return Ok((None, None));
+        }
+        let expected = self.expected(function)?;
+        let found = self.store()?.find(&expected).unwrap_or_else(|refusal| {
+            tracing::warn!(function = function.spec.name, "{refusal}; it will be made anew");
+            None
+        });
+        Ok((Some(expected), found))
+    }
+
+    fn expected(&self, function: &Function) -> Result<Expected, Error> {
+        let (spec, agent) = (&function.spec, function.agent());
+        let settings = [
+            ("entry point", spec.entry_point.clone().unwrap_or_default()),
+            ("most bytes of a result", self.max_result.to_string()),
+            ("bytes of /tmp", self.tmp_bytes.to_string()),
+        ];
+        Ok(Expected {
+            svmid: svmid(spec),
+            function: spec.name.clone(),
+            language: agent.name().into(),
+            settings: settings.map(|(name, value)| (name.to_owned(), value)).into(),
+            code: function.code.digest.clone(),
+            runtime: self.digest(self.runtime(agent)?).map_err(|error| {
+                Error::Unavailable(format!("the {agent} runtime cannot be read: {error}"))
+            })?,
+            memory: u64::from(spec.memory) << 20,
+        })
+    }
+
+    /// Digest of a language's runtime and agent, looked at once.
+    fn digest(&self, runtime: &Runtime) -> io::Result<String> {
+        let mut digests = lock(&self.digests);
+        if let Some(digest) = digests.get(&runtime.agent) {
+            return Ok(digest.clone());
+        }
+        let digest = runtime_digest([&runtime.program, &runtime.folder])?;
+        Ok(digests.entry(runtime.agent).or_insert(digest).clone())
+    }
+
+    /// The store, opened when it is first needed.
+    fn store(&self) -> Result<Store, Error> {
+        if let Some(store) = self.store.get() {
+            return Ok(store.clone());
+        }
+        let unavailable = |reason: String| Error::Unavailable(format!("snapshots cannot be kept: {reason}"));
+        let hypervisor = Hypervisor::get().map_err(|error| unavailable(error.to_string()))?;
+        match Store::open(&self.snapshots, Cpu::of_host(hypervisor)) {
+            Ok(store) => Ok(self.store.get_or_init(|| store).clone()),
+            // Another registration may have opened it just then.
+            Err(error) => self.store.get().cloned().ok_or_else(|| unavailable(error.to_string())),
+        }
+    }
+
+    fn runtime(&self, agent: Agent) -> Result<&Runtime, Error> {
+        self.runtimes
+            .get(agent)
+            .map_err(|reason| Error::Unavailable(format!("{agent} functions cannot run here: {reason}")))
+    }
+
+    /// The composed root of a language, made when it is first needed.
+    fn root(&self, runtime: &Runtime) -> Result<Arc<GuestRoot>, Error> {
+        let mut roots = lock(&self.roots);
+        if let Some(root) = roots.get(&runtime.agent) {
+            return Ok(root.clone());
+        }
+        let folder = self.scratch.join(format!("root-{}", runtime.agent));
+        let root =
+            GuestRoot::compose(&folder, &runtime.folder, runtime.home().as_slice()).map_err(|error| {
+                Error::Start(format!("the root directory of {} functions: {error}", runtime.agent))
+            })?;
+        Ok(roots.entry(runtime.agent).or_insert(Arc::new(root)).clone())
+    }
+}
+
+/// Opens and probes KVM, once for the process.
+fn hypervisor() -> Result<(), String> {
+    Hypervisor::get().map(drop).map_err(|error| error.to_string())
+}
+
+/// Runs what works in the host for a while where that holds up nobody.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(start_error)
+}
+
+fn start_error(error: impl std::fmt::Display) -> Error {
+    Error::Start(error.to_string())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[tokio::test]
+    async fn a_host_without_kvm_says_so() {
+        let Command::Serve(config) = Cli::parse_from(["hydra", "serve"]).command else { unreachable!() };
+        let folder = tempfile::tempdir().unwrap();
+        let runtimes = Arc::new(Runtimes::discover(folder.path()));
+        let mut vms = MicroVms::new(runtimes, folder.path().to_owned(), &config);
+        Arc::get_mut(&mut vms).unwrap().probe = || Err("/dev/kvm is not there".into());
+        let refused = vms.check().await.unwrap_err();
+        assert!(matches!(refused, Error::Unavailable(_)), "{refused}");
+        assert!(refused.to_string().contains("/dev/kvm is not there"), "{refused}");
+    }
+}

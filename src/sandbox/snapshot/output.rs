@@ -1,0 +1,44 @@
+//! Where the programs of one function's microVMs write to their descriptors 1 and 2: pipes that all of them share.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use tokio::net::unix::pipe::{self, Receiver};
+
+use crate::agent::LogSink;
+use crate::agent::log::Stream;
+use crate::agent::spawn::forward;
+
+/// The writing ends. What comes out is logged as the output of the function, as long as somebody holds one.
+pub struct Output {
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+impl Output {
+    /// New pipes. Must be called in the async runtime.
+    ///
+    /// # Errors
+    /// When the host gives no more descriptors.
+    pub fn new(function: &str) -> io::Result<Output> {
+        Ok(Output { stdout: logged(Stream::Stdout, function)?, stderr: logged(Stream::Stderr, function)? })
+    }
+
+    /// Descriptors 0 to 2 of a program, with their open flags; it reads nothing.
+    ///
+    /// # Errors
+    /// As [`Output::new`].
+    pub fn standard_streams(&self) -> io::Result<Vec<(OwnedFd, u32)>> {
+        let nothing = OpenOptions::new().read(true).open("/dev/null")?;
+        let (read, write) = (nix::libc::O_RDONLY as u32, nix::libc::O_WRONLY as u32);
+        Ok(vec![(nothing.into(), read), (self.stdout.try_clone()?, write), (self.stderr.try_clone()?, write)])
+    }
+}
+
+fn logged(stream: Stream, function: &str) -> io::Result<OwnedFd> {
+    let (sender, receiver): (pipe::Sender, Receiver) = pipe::pipe()?;
+    tokio::spawn(forward(receiver, stream, LogSink::new(function)));
+    // The guest's writes never wait for it to be read.
+    sender.into_nonblocking_fd()
+}

@@ -1,0 +1,103 @@
+//! Registering a function.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, PoisonError};
+use std::time::SystemTime;
+
+use super::{Registered, Service, ServiceError};
+use crate::function::spec::Query;
+use crate::function::{Function, SandboxKind, Spec};
+use crate::sandbox::{Pool, Starter, svmid};
+
+impl Service {
+    /// Registers a function: checks what was said, downloads and unpacks the code.
+    ///
+    /// # Errors
+    /// [`ServiceError`]: what is wrong with it, or that the name is taken.
+    pub async fn register(&self, query: Query) -> Result<String, ServiceError> {
+        let spec = query.check(self.defaults)?;
+        if self.is_registered(&spec)? {
+            return Ok(spec.name);
+        }
+        match spec.sandbox {
+            SandboxKind::Isolate | SandboxKind::Process => {}
+            SandboxKind::Snapshot => {
+                self.vms.check().await?;
+                check_svmid(&self.functions.read().unwrap_or_else(PoisonError::into_inner), &spec)?;
+            }
+            SandboxKind::SnapshotProcess => {
+                return Err(ServiceError::Unavailable(format!(
+                    "this version of Hydra has no '{}' sandboxes yet; use snapshot, isolate or process",
+                    spec.sandbox
+                )));
+            }
+        }
+        let code = self.store.fetch(&spec.url).await?;
+        let function = Arc::new(Function { spec, code });
+        let agent = function.agent();
+        self.runtimes.get(agent).map_err(|reason| {
+            ServiceError::Unavailable(format!("{agent} functions cannot run on this host: {reason}"))
+        })?;
+        let starter: Arc<dyn Starter> = match function.spec.sandbox {
+            SandboxKind::Isolate => {
+                self.hosts.prepare(agent);
+                self.isolates.clone()
+            }
+            SandboxKind::Process => {
+                self.blanks.prepare(agent);
+                self.processes.clone()
+            }
+            SandboxKind::Snapshot | SandboxKind::SnapshotProcess => {
+                self.vms.starter(function.clone()).await?
+            }
+        };
+        let name = function.spec.name.clone();
+        let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = functions.get(&name) {
+            // It was registered while the code was downloaded.
+            return match *other.spec() == function.spec {
+                true => Ok(name),
+                false => Err(ServiceError::Conflict(name)),
+            };
+        }
+        check_svmid(&functions, &function.spec)?;
+        if functions.len() >= self.max_functions {
+            return Err(ServiceError::TooMany(self.max_functions));
+        }
+        tracing::info!(function = name, sandbox = %function.spec.sandbox, %agent, digest = function.code.digest, "registered");
+        let registered = Registered {
+            metrics: self.metrics.function(&function.spec),
+            pool: Pool::new(function, starter, self.settings),
+            registered: SystemTime::now(),
+            failures: AtomicU64::new(0),
+            invocations: AtomicU64::new(0),
+        };
+        functions.insert(name.clone(), Arc::new(registered));
+        self.metrics.set_functions(functions.len());
+        Ok(name)
+    }
+
+    fn is_registered(&self, spec: &Spec) -> Result<bool, ServiceError> {
+        match self.find(&spec.name) {
+            Ok(other) if other.spec() == spec => Ok(true),
+            Ok(_) => Err(ServiceError::Conflict(spec.name.clone())),
+            Err(_) => Ok(false),
+        }
+    }
+}
+
+/// Two functions would overwrite each other's snapshot.
+fn check_svmid(functions: &HashMap<String, Arc<Registered>>, spec: &Spec) -> Result<(), ServiceError> {
+    if spec.sandbox != SandboxKind::Snapshot {
+        return Ok(());
+    }
+    let svmid = svmid(spec);
+    let holder = functions.values().map(|other| other.spec()).find(|other| {
+        other.sandbox == SandboxKind::Snapshot && other.name != spec.name && self::svmid(other) == svmid
+    });
+    match holder {
+        Some(other) => Err(ServiceError::SvmidTaken { svmid, function: other.name.clone() }),
+        None => Ok(()),
+    }
+}

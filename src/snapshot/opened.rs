@@ -1,0 +1,60 @@
+//! A snapshot that is ready to be restored.
+
+use std::fmt;
+use std::fs::File;
+
+use super::manifest::Manifest;
+use crate::linux::{Guest, RestoreError, State, Surroundings};
+use crate::vmm::{GuestMemory, VmmError};
+
+/// A snapshot whose files were verified, and are kept open: programs can be restored from it, any number at a time, even when
+/// its files are removed or replaced.
+pub struct Snapshot {
+    manifest: Manifest,
+    memory: File,
+    state: Vec<u8>,
+}
+
+impl Snapshot {
+    pub(super) fn new(manifest: Manifest, memory: File, state: Vec<u8>) -> Snapshot {
+        Snapshot { manifest, memory, state }
+    }
+
+    /// What it is of.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Makes the program go on, in a new microVM whose RAM is this snapshot's until it is written to.
+    ///
+    /// # Errors
+    /// The machine fails, or something that the program used outside of itself is gone or another.
+    pub fn restore(&self, surroundings: Surroundings) -> Result<Guest, RestoreError> {
+        let state = match postcard::take_from_bytes::<State>(&self.state) {
+            Ok((state, [])) => state,
+            _ => return Err(RestoreError::Damaged("it cannot be decoded")),
+        };
+        let image = self.memory.try_clone().map_err(|source| VmmError::Memory {
+            doing: "open the file of",
+            bytes: self.manifest.memory.bytes,
+            source,
+        })?;
+        let memory = GuestMemory::from_image(image, self.manifest.memory.bytes)?;
+        Guest::restore(state, memory, surroundings)
+    }
+
+    /// The program's encoded state.
+    pub fn state(&self) -> &[u8] {
+        &self.state
+    }
+
+    pub(super) fn memory(&self) -> &File {
+        &self.memory
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("manifest", &self.manifest).finish_non_exhaustive()
+    }
+}

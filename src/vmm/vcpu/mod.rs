@@ -1,0 +1,234 @@
+//! One virtual CPU: entering ring 3 and coming back.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `mod.rs` | entering and leaving |
+//! | `create.rs` | what is set once: segments, system-call registers, the time stamp counter |
+//! | `registers.rs` | loading and saving a thread's state |
+//! | `kick.rs` | making a vCPU leave, from any host thread |
+
+mod create;
+mod kick;
+mod registers;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use kvm_bindings::kvm_regs;
+use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
+
+use super::error::VmmError;
+use super::kvm::Sort;
+use super::layout;
+use super::memory::GuestMemory;
+use super::ring0;
+use super::state::{UserRegs, XsaveLayout};
+pub use kick::Kick;
+use kick::KickState;
+use registers::{from_kvm, to_kvm};
+
+/// Why a vCPU came back from ring 3.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// The program made a system call. Its registers are as Linux's entry sees them, with `rip` after the instruction.
+    Syscall,
+    /// The program raised an exception.
+    Exception {
+        /// The CPU's number of the exception: 14 is a page fault.
+        vector: u8,
+        /// The CPU's error code, 0 where there is none.
+        error: u64,
+        /// The address of a page fault, else 0.
+        address: u64,
+    },
+    /// [`Kick::kick`] was called, or a host signal arrived.
+    Kicked,
+}
+
+/// Times that a spurious "bad address" of `KVM_RUN` is tried again: another thread may be changing the host mapping.
+const RETRIES: u32 = 1000;
+
+/// In which ring the vCPU stands between two entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ring {
+    Kernel,
+    User,
+}
+
+/// A virtual CPU. Used by one host thread at a time.
+pub struct Vcpu {
+    fd: VcpuFd,
+    index: usize,
+    sort: Sort,
+    xsave: XsaveLayout,
+    cr4: u64,
+    ring: Ring,
+    memory: Arc<GuestMemory>,
+    kick: Arc<KickState>,
+}
+
+impl Vcpu {
+    /// Runs ring 3 from `regs` until something happens, and leaves its registers there.
+    pub fn enter(&mut self, regs: &mut UserRegs) -> Result<Exit, VmmError> {
+        if !is_canonical(regs.rip) || !is_canonical(regs.rsp) {
+            return Ok(Exit::Exception { vector: 13, error: 0, address: 0 });
+        }
+        // SAFETY: gettid has no preconditions.
+        let thread = unsafe { libc::syscall(libc::SYS_gettid) } as u64;
+        self.kick.thread.store(thread, Ordering::SeqCst);
+        self.put(regs);
+        let exit = self.run(regs);
+        self.kick.thread.store(0, Ordering::Release);
+        // A kick of this entry has been seen by now, or will be by whoever looks for its reason after this return.
+        self.fd.set_kvm_immediate_exit(0);
+        exit
+    }
+
+    /// Sets the registers with which the next entry starts.
+    fn put(&mut self, user: &UserRegs) {
+        let mut regs = to_kvm(user);
+        regs.rflags = user.user_flags();
+        if self.ring == Ring::Kernel {
+            regs.rsp = ring0::write_return_frame(&self.memory, self.index, user.rip, regs.rflags, user.rsp);
+            regs.rip = ring0::return_address();
+            regs.rflags = 2;
+        }
+        self.fd.sync_regs_mut().regs = regs;
+        self.fd.set_sync_dirty_reg(SyncReg::Register);
+    }
+
+    fn run(&mut self, user: &mut UserRegs) -> Result<Exit, VmmError> {
+        let mut retries = 0;
+        loop {
+            let port = match self.fd.run() {
+                Ok(VcpuExit::IoOut(port, _)) => port,
+                // The I/O bitmap that lets ring 3 leave by this port does not tell input from output; ring 0 has no input.
+                Ok(VcpuExit::IoIn(layout::SYSCALL_PORT, _)) => {
+                    *user = from_kvm(&self.fd.sync_regs().regs);
+                    self.ring = Ring::User;
+                    self.settle();
+                    return Ok(Exit::Exception { vector: 13, error: 0, address: 0 });
+                }
+                Ok(exit) => {
+                    let what = format!("{exit:?}");
+                    let regs = self.fd.sync_regs().regs;
+                    return Err(VmmError::Stopped(format!("{what} at {:#x}", regs.rip)));
+                }
+                Err(error) => match error.errno() {
+                    libc::EINTR | libc::EAGAIN => match self.interrupted(user)? {
+                        Some(exit) => return Ok(exit),
+                        None => continue,
+                    },
+                    libc::EFAULT if retries < RETRIES => {
+                        retries += 1;
+                        continue;
+                    }
+                    errno => {
+                        return Err(VmmError::Kvm {
+                            doing: "run a vCPU",
+                            source: io::Error::from_raw_os_error(errno),
+                        });
+                    }
+                },
+            };
+            return self.left_by(port, user);
+        }
+    }
+
+    /// Reads the registers after an exit by `out` to `port`.
+    fn left_by(&mut self, port: u16, user: &mut UserRegs) -> Result<Exit, VmmError> {
+        let regs = self.fd.sync_regs().regs;
+        if port == layout::SYSCALL_PORT {
+            self.ring = if self.sort == Sort::Hardware { Ring::Kernel } else { Ring::User };
+            *user = from_kvm(&regs);
+            // `syscall` has put these there. Where ring 3 executes the entry a program may have jumped to it:
+            // the registers are then what it likes, as they are its own.
+            user.rip = regs.rcx;
+            user.rflags = regs.r11;
+            return Ok(Exit::Syscall);
+        }
+        if let Some(rsp) = self.compat_call(port, &regs) {
+            const INVALID_OPCODE: u8 = 6;
+            self.ring = Ring::Kernel;
+            *user = from_kvm(&regs);
+            // The instruction, two bytes before where it would have come back to.
+            (user.rip, user.rflags, user.rsp) = (regs.rcx.wrapping_sub(2), regs.r11, rsp);
+            return Ok(Exit::Exception { vector: INVALID_OPCODE, error: 0, address: 0 });
+        }
+        let vector = port.wrapping_sub(layout::EXCEPTION_PORT);
+        if vector >= 32 || !ring0::is_ring0(regs.rip) {
+            return Err(VmmError::Stopped(format!("output to port {port:#x} at {:#x}", regs.rip)));
+        }
+        let vector = vector as u8;
+        let frame = ring0::read_frame(&self.memory, self.index, vector, regs.rax, regs.rsp);
+        let Some(frame) = frame.filter(|f| f.cs & 3 == 3) else {
+            return Err(VmmError::Stopped(format!("exception {vector} in ring 0 (stack {:#x})", regs.rsp)));
+        };
+        self.ring = Ring::Kernel;
+        *user = from_kvm(&regs);
+        (user.rax, user.rip, user.rflags, user.rsp) = (frame.rax, frame.rip, frame.rflags, frame.rsp);
+        Ok(Exit::Exception { vector, error: frame.error, address: frame.address })
+    }
+
+    /// Whether the exit by `port` is a `syscall` of 32-bit code; the stack pointer that it was made with.
+    fn compat_call(&self, port: u16, regs: &kvm_regs) -> Option<u64> {
+        /// Page fault.
+        const FAULT: u16 = layout::EXCEPTION_PORT + 14;
+        /// What the fault's entry has on the stack: `rax`, the error code, and the CPU's five words.
+        const FRAME: u64 = 7 * 8;
+        if !ring0::is_ring0(regs.rip) {
+            return None;
+        }
+        match port {
+            layout::COMPAT_PORT => Some(regs.rsp),
+            // A KVM that emulates ring 0 cuts the entry's address to 32 bits. Nothing is mapped there, so what follows is a fault in
+            // ring 0, on the program's own stack: `rax` and the stack pointer's lowest bits are lost, to a program that
+            // asked for it. With a stack elsewhere it may have overwritten what is ring 0's.
+            FAULT
+                if self.sort == Sort::Emulated
+                    && regs.rax == ring0::compat_entry() & u64::from(u32::MAX)
+                    && regs.rsp < layout::USER_END - FRAME =>
+            {
+                Some(regs.rsp + FRAME)
+            }
+            _ => None,
+        }
+    }
+
+    /// What an interrupted `KVM_RUN` means; `None` to run on.
+    fn interrupted(&mut self, user: &mut UserRegs) -> Result<Option<Exit>, VmmError> {
+        self.fd.set_kvm_immediate_exit(0);
+        let regs = self.fd.sync_regs().regs;
+        if regs.rip == ring0::return_address() {
+            // On the way to ring 3: `user` is still what it was.
+            return Ok(Some(Exit::Kicked));
+        }
+        if ring0::is_ring0(regs.rip) {
+            // Inside an entry, a few instructions from its `out`, which will be the exit.
+            return Ok(None);
+        }
+        self.ring = Ring::User;
+        *user = from_kvm(&regs);
+        Ok(Some(Exit::Kicked))
+    }
+
+    /// In which ring the last system call arrived; for the probe.
+    pub(super) fn arrival(&self) -> Result<Sort, VmmError> {
+        let sregs = self.fd.get_sregs().map_err(VmmError::kvm("read a vCPU's segments"))?;
+        Ok(if sregs.cs.dpl == 3 { Sort::Emulated } else { Sort::Hardware })
+    }
+}
+
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        self.kick.immediate_exit.store(0, Ordering::Release);
+    }
+}
+
+/// Whether bits 63 to 47 are equal, without which the CPU refuses an address.
+fn is_canonical(address: u64) -> bool {
+    matches!((address as i64) >> 47, 0 | -1)
+}

@@ -1,0 +1,117 @@
+//! The state of a thread in a vCPU: taking it out and putting another's in.
+
+use std::sync::Arc;
+
+use kvm_bindings::{kvm_regs, kvm_xsave};
+
+use super::super::error::VmmError;
+use super::super::state::{ExtendedState, StateHolder, UserRegs, Xsave, XsaveLayout};
+use super::{Kick, Vcpu};
+
+impl Vcpu {
+    /// Gives the vCPU the state of a thread that last ran elsewhere.
+    pub fn load(&mut self, state: &ExtendedState) -> Result<(), VmmError> {
+        self.settle();
+        self.reset_segments(state.fs_base, state.gs_base)?;
+        self.set_xsave(&state.xsave)?;
+        Ok(())
+    }
+
+    /// Takes the state of the thread that ran last out of the vCPU.
+    pub fn save(&mut self) -> Result<ExtendedState, VmmError> {
+        self.settle();
+        let (fs_base, gs_base) = self.bases()?;
+        Ok(ExtendedState { fs_base, gs_base, xsave: self.xsave()? })
+    }
+
+    /// Completes the exit before. One by `out` is completed by the next entry, and would change the next thread's registers.
+    pub(super) fn settle(&mut self) {
+        self.fd.set_kvm_immediate_exit(1);
+        let _ = self.fd.run();
+        self.fd.set_kvm_immediate_exit(0);
+    }
+
+    /// A handle that makes this vCPU leave ring 3.
+    pub fn kicker(&self) -> Kick {
+        Kick(Arc::clone(&self.kick))
+    }
+}
+
+impl StateHolder for Vcpu {
+    fn bases(&self) -> Result<(u64, u64), VmmError> {
+        let sregs = self.fd.get_sregs().map_err(VmmError::kvm("read a vCPU's segments"))?;
+        Ok((sregs.fs.base, sregs.gs.base))
+    }
+
+    fn set_bases(&mut self, fs: Option<u64>, gs: Option<u64>) -> Result<(), VmmError> {
+        let mut sregs = self.fd.get_sregs().map_err(VmmError::kvm("read a vCPU's segments"))?;
+        sregs.fs.base = fs.unwrap_or(sregs.fs.base);
+        sregs.gs.base = gs.unwrap_or(sregs.gs.base);
+        self.fd.set_sregs(&sregs).map_err(VmmError::kvm("set a vCPU's segments"))
+    }
+
+    fn xsave(&self) -> Result<Xsave, VmmError> {
+        let area = self.fd.get_xsave().map_err(VmmError::kvm("read a vCPU's vector registers"))?;
+        let bytes = area.region.iter().flat_map(|word| word.to_le_bytes()).take(self.xsave.size).collect();
+        Ok(Xsave(bytes))
+    }
+
+    fn set_xsave(&mut self, area: &Xsave) -> Result<(), VmmError> {
+        let mut raw = kvm_xsave::default();
+        for (word, bytes) in raw.region.iter_mut().zip(area.0.chunks_exact(4)) {
+            *word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        }
+        // SAFETY: the structure has the 4,096 bytes that KVM reads; larger areas need components we do not enable.
+        unsafe { self.fd.set_xsave(&raw) }.map_err(VmmError::kvm("set a vCPU's vector registers"))
+    }
+
+    fn xsave_layout(&self) -> XsaveLayout {
+        self.xsave
+    }
+}
+
+pub(super) fn to_kvm(r: &UserRegs) -> kvm_regs {
+    kvm_regs {
+        rax: r.rax,
+        rbx: r.rbx,
+        rcx: r.rcx,
+        rdx: r.rdx,
+        rsi: r.rsi,
+        rdi: r.rdi,
+        rsp: r.rsp,
+        rbp: r.rbp,
+        r8: r.r8,
+        r9: r.r9,
+        r10: r.r10,
+        r11: r.r11,
+        r12: r.r12,
+        r13: r.r13,
+        r14: r.r14,
+        r15: r.r15,
+        rip: r.rip,
+        rflags: r.rflags,
+    }
+}
+
+pub(super) fn from_kvm(r: &kvm_regs) -> UserRegs {
+    UserRegs {
+        rax: r.rax,
+        rbx: r.rbx,
+        rcx: r.rcx,
+        rdx: r.rdx,
+        rsi: r.rsi,
+        rdi: r.rdi,
+        rsp: r.rsp,
+        rbp: r.rbp,
+        r8: r.r8,
+        r9: r.r9,
+        r10: r.r10,
+        r11: r.r11,
+        r12: r.r12,
+        r13: r.r13,
+        r14: r.r14,
+        r15: r.r15,
+        rip: r.rip,
+        rflags: r.rflags,
+    }
+}

@@ -1,0 +1,133 @@
+use super::super::state::ExtendedState;
+use super::super::{Access, Entry, Frames, Hypervisor, PageTables, Vm, Xsave};
+use super::*;
+
+/// A VM with `code` at 0x40_0000 and a writable page at 0x50_0000; `None`, and a note, where there is no KVM.
+fn machine(code: &[u8]) -> Option<(Vm, Frames, Vcpu)> {
+    let hypervisor = match Hypervisor::get() {
+        Ok(found) => found,
+        Err(error) => {
+            assert!(std::env::var_os("HYDRA_REQUIRE_KVM").is_none(), "{error}");
+            eprintln!("skipped: {error}");
+            return None;
+        }
+    };
+    let vm = Vm::new(GuestMemory::new(8 << 20).expect("8 MiB")).expect("a VM");
+    let mut frames = Frames::new(8 << 20);
+    for (address, access) in
+        [(0x40_0000, Access::READ | Access::EXECUTE), (0x50_0000, Access::READ | Access::WRITE)]
+    {
+        let (frame, _) = frames.allocate(1).expect("a frame");
+        assert!(PageTables::new(vm.memory()).set(address, Entry { frame, access }, &mut frames));
+        if access.contains(Access::EXECUTE) {
+            vm.memory().write(frame.address(), code);
+        }
+    }
+    let mut vcpu = vm.create_vcpu().expect("a vCPU");
+    let state = ExtendedState { fs_base: 7, gs_base: 8, xsave: Xsave::initial(hypervisor.xsave()) };
+    vcpu.load(&state).expect("initial state");
+    assert_eq!(vcpu.save().expect("state").fs_base, 7);
+    vcpu.load(&state).expect("initial state");
+    Some((vm, frames, vcpu))
+}
+
+fn start() -> UserRegs {
+    UserRegs { rip: 0x40_0000, rsp: 0x50_1000, rflags: 0x202, ..UserRegs::default() }
+}
+
+#[test]
+fn system_calls_and_exceptions_come_back_with_their_registers() {
+    // mov rbx, rax; syscall; mov [rdi], rbx; ud2
+    let code = [0x48, 0x89, 0xc3, 0x0f, 0x05, 0x48, 0x89, 0x1f, 0x0f, 0x0b];
+    let Some((vm, mut frames, mut vcpu)) = machine(&code) else { return };
+    let mut regs = UserRegs { rax: 42, rdi: 0x60_0008, ..start() };
+    assert_eq!(vcpu.enter(&mut regs).expect("entry"), Exit::Syscall);
+    assert_eq!((regs.rip, regs.rbx, regs.rax, regs.rsp), (0x40_0005, 42, 42, 0x50_1000));
+    regs.rax = 99;
+    let fault = vcpu.enter(&mut regs).expect("entry");
+    assert_eq!(fault, Exit::Exception { vector: 14, error: 6, address: 0x60_0008 });
+    assert_eq!((regs.rip, regs.rax, regs.rsp), (0x40_0005, 99, 0x50_1000));
+    let (frame, _) = frames.allocate(1).expect("a frame");
+    let entry = Entry { frame, access: Access::READ | Access::WRITE };
+    assert!(PageTables::new(vm.memory()).set(0x60_0000, entry, &mut frames));
+    let exit = vcpu.enter(&mut regs).expect("entry");
+    assert_eq!(exit, Exit::Exception { vector: 6, error: 0, address: 0 });
+    assert_eq!((regs.rip, vm.memory().load(frame.address() + 8)), (0x40_0008, 42));
+}
+
+#[test]
+fn a_page_that_was_taken_away_is_not_reached_any_more() {
+    // again: mov [rdi], rax; syscall; jmp again
+    let Some((vm, _, mut vcpu)) = machine(&[0x48, 0x89, 0x07, 0x0f, 0x05, 0xeb, 0xf9]) else { return };
+    let tables = PageTables::new(vm.memory());
+    let whole = tables.get(0x50_0000).expect("the data page");
+    for narrowed in [None, Some(Entry { access: Access::READ, ..whole })] {
+        let mut regs = UserRegs { rdi: 0x50_0000, ..start() };
+        assert_eq!(vcpu.enter(&mut regs).expect("entry"), Exit::Syscall);
+        tables.update(0x50_0000, 0x50_1000, |_, _| narrowed);
+        vm.memory().flush(whole.frame.address(), 4096).expect("flush");
+        let error = if narrowed.is_some() { 7 } else { 6 };
+        let fault = vcpu.enter(&mut regs).expect("entry");
+        assert_eq!(fault, Exit::Exception { vector: 14, error, address: 0x50_0000 });
+        let mut frames = Frames::new(8 << 20);
+        assert!(tables.set(0x50_0000, whole, &mut frames));
+    }
+}
+
+#[test]
+fn a_kick_ends_an_endless_loop() {
+    let Some((_vm, _, mut vcpu)) = machine(&[0xeb, 0xfe]) else { return };
+    let kick = vcpu.kicker();
+    kick.kick();
+    let mut regs = start();
+    assert_eq!(vcpu.enter(&mut regs).expect("entry"), Exit::Kicked);
+    let (entered, seen) = std::sync::mpsc::channel();
+    let kicker = std::thread::spawn(move || {
+        seen.recv().expect("the entry is announced");
+        kick.kick();
+    });
+    entered.send(()).expect("the kicker waits");
+    assert_eq!(vcpu.enter(&mut regs).expect("entry"), Exit::Kicked);
+    assert_eq!(regs.rip, 0x40_0000);
+    kicker.join().expect("the kicker ended");
+}
+
+#[test]
+fn a_system_call_of_32_bit_code_is_an_exception() {
+    // A far return to the code segment of 32 bits at 0x40_0010, which makes the call; or `int 0x80`, or `sysenter`.
+    // push 0x23; push 0x400010; retfq
+    let far = [0x6a, 0x23, 0x68, 0x10, 0x00, 0x40, 0x00, 0x48, 0xcb, 0, 0, 0, 0, 0, 0, 0];
+    for call in [[0x0f, 0x05], [0xcd, 0x80], [0x0f, 0x34]] {
+        let code = [&far[..], &call].concat();
+        let Some((_vm, _, mut vcpu)) = machine(&code) else { return };
+        let mut regs = UserRegs { rsp: 0x50_0800, ..start() };
+        let exit = vcpu.enter(&mut regs).expect("entry");
+        if regs.rip == 0x40_0007 && exit == (Exit::Exception { vector: 14, error: 1, address: 0x50_07f0 }) {
+            // QEMU's emulation reads the stack of a far return as ring 0 does, which SMAP forbids.
+            return eprintln!("skipped: this processor's emulation cannot get to 32-bit code");
+        }
+        assert!(matches!(exit, Exit::Exception { vector: 6 | 13, .. }), "{call:x?} gave {exit:?}");
+        assert_eq!(regs.rip, 0x40_0010, "{call:x?}");
+        // The vCPU goes on as one of 64-bit code.
+        regs = UserRegs { rip: 0x40_0000, ..regs };
+        assert!(matches!(vcpu.enter(&mut regs).expect("entry"), Exit::Exception { vector: 6 | 13, .. }));
+    }
+}
+
+#[test]
+fn ring_3_cannot_use_ports_or_halt_or_see_ring_0() {
+    // out 0x2e, al | hlt | mov rax, [rdi] | jmp rdi
+    for code in [&[0xe6, 0x2e][..], &[0xf4], &[0xe6, 0x80]] {
+        let Some((_vm, _, mut vcpu)) = machine(code) else { return };
+        let exit = vcpu.enter(&mut start()).expect("entry");
+        assert!(matches!(exit, Exit::Exception { vector: 13, .. }), "{code:x?} gave {exit:?}");
+    }
+    for code in [&[0x48, 0x8b, 0x07][..], &[0xff, 0xe7], &[0x48, 0x89, 0x07]] {
+        for target in [layout::WINDOW + layout::RING0_CODE, layout::WINDOW + layout::GDT] {
+            let Some((_vm, _, mut vcpu)) = machine(code) else { return };
+            let mut regs = UserRegs { rdi: target, ..start() };
+            let exit = vcpu.enter(&mut regs).expect("entry");
+            assert!(matches!(exit, Exit::Exception { vector: 14, .. }), "{code:x?} gave {exit:?}");
+        }
+    }
+}

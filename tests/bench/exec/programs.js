@@ -1,0 +1,43 @@
+// The JavaScript programs of `hydra bench exec`: programs.js NAME FOLDER runs one and prints its seconds and its result.
+
+const programs = {
+  nothing: () => 0,
+
+  json() {
+    const record = { name: "grüße", tags: Array(15).fill("tag"), values: Array.from({ length: 40 }, (_, i) => i * 0.37) };
+    let size = 0;
+    for (let i = 0; i < 40000; i++) {
+      record.number = i;
+      size += JSON.stringify(JSON.parse(JSON.stringify(record))).length;
+    }
+    return size;
+  },
+
+  sieve() {
+    const limit = 3_000_000;
+    let count = 0;
+    for (let round = 0; round < 8; round++) {
+      const composite = new Uint8Array(limit);
+      for (let i = 2; i < limit; i++) {
+        if (composite[i]) continue;
+        count++;
+        for (let j = i * 2; j < limit; j += i) composite[j] = 1;
+      }
+    }
+    return count;
+  },
+
+  objects() {
+    let total = 0;
+    for (let i = 0; i < 300; i++) {
+      const map = new Map();
+      for (let j = 0; j < 5000; j++) map.set(`k${j}`, { value: j, next: [j, j + 1] });
+      for (const { value, next } of map.values()) total += value + next[1];
+    }
+    return total;
+  },
+};
+
+const start = process.hrtime.bigint();
+const result = programs[process.argv[2]]();
+console.log(JSON.stringify({ seconds: Number(process.hrtime.bigint() - start) / 1e9, result: String(result) }));

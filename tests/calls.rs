@@ -1,0 +1,90 @@
+//! Scripts of random memory and random system calls, played on the handlers themselves: none panics, and nothing of the host is left
+//! behind. `tests/fuzz` plays such scripts for as long as one likes.
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hydra::linux::{Direct, Mount, Source};
+use proptest::prelude::*;
+
+/// Guest RAM.
+const MEMORY: u64 = 16 << 20;
+/// Longest file that the process may make: a script may ask for any length.
+const FILE: u64 = 64 << 20;
+
+/// One test at a time: one of them counts the process's descriptors.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn limit_files() {
+    rustix::process::setrlimit(
+        rustix::process::Resource::Fsize,
+        rustix::process::Rlimit { current: Some(FILE), maximum: Some(FILE) },
+    )
+    .expect("a limit can be lowered");
+    // SAFETY: ignoring a signal runs no code; a longer file is then an error.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("our own descriptors").count()
+}
+
+fn play(script: &[u8]) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (root, read_only) = (dir.path().join("root"), dir.path().join("ro"));
+    for made in [&root, &read_only] {
+        std::fs::create_dir(made).expect("a directory");
+        std::fs::write(made.join("f"), "content").expect("a file");
+    }
+    let mount = |source: &Path, target: &str, read_only| Mount {
+        source: Source::Host(source.into()),
+        target: target.into(),
+        read_only,
+    };
+    let mounts = [mount(&root, "/", false), mount(&read_only, "/ro", true)];
+    Direct::new(MEMORY, &mounts).expect("a program").play(script);
+    let in_guest = Mount { source: Source::tmpfs(MEMORY), target: "/".into(), read_only: false };
+    Direct::new(MEMORY, &[in_guest]).expect("a program").play(script);
+    assert_eq!(std::fs::read(read_only.join("f")).expect("the file"), b"content");
+    assert_eq!(std::fs::read_dir(&read_only).expect("the mount").count(), 1, "something was made below /ro");
+    assert_eq!(std::fs::read_dir(dir.path()).expect("our own").count(), 2, "something left the root");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_script_breaks_a_handler(script in proptest::collection::vec(any::<u8>(), 0..4096)) {
+        let _alone = alone();
+        limit_files();
+        play(&script);
+    }
+}
+
+#[test]
+fn what_a_script_opens_is_closed_after_it() {
+    let _alone = alone();
+    limit_files();
+    // openat, memfd_create, eventfd2, epoll_create1, pipe2, timerfd_create, socketpair: each call's number, then its arguments.
+    let path = [[16, 0, 3].as_slice(), b"f\0\0"].concat();
+    let mut script = path;
+    for number in [257u16, 319, 290, 291, 293, 283, 53] {
+        script.push(255);
+        script.extend(number.to_le_bytes());
+        script.extend([0, 80, 0, 0, 0, 0, 0, 0]);
+    }
+    let before = descriptors();
+    for _ in 0..16 {
+        play(&script);
+    }
+    // The thread that waits for events lets go of its own soon.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while descriptors() > before {
+        assert!(Instant::now() < deadline, "{} descriptors, {before} before", descriptors());
+        std::thread::yield_now();
+    }
+}

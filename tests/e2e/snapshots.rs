@@ -1,0 +1,239 @@
+//! Snapshot sandboxes: what is copied, what is not, and what survives Hydra.
+
+use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hydra_harness::{Registration, Reply, Server};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::world::{PYTHON, World, expect, expect_error, json, options_in, result, until};
+
+/// A world where there are snapshot sandboxes.
+async fn world(options: hydra_harness::ServerOptions) -> Option<World> {
+    let world = World::with(options).await;
+    world.kinds().await.contains(&"snapshot").then_some(world)
+}
+
+fn registration(world: &World, name: &str) -> Registration {
+    Registration {
+        url: world.code.url("snapshots.py"),
+        entry_point: Some("snapshots.main".into()),
+        ..world.registration(name, &PYTHON, "snapshot")
+    }
+}
+
+async fn register(world: &World, name: &str, change: impl FnOnce(&mut Registration)) {
+    let mut registration = registration(world, name);
+    change(&mut registration);
+    expect(&world.client.register(&registration).await.unwrap(), 200);
+}
+
+/// Another server in the same folder, after the first was stopped or killed.
+async fn restarted(world: World, options: hydra_harness::ServerOptions) -> World {
+    let World { server, code, .. } = world;
+    drop(server);
+    let server = Server::start(options).await.expect("Hydra starts");
+    let client = hydra_harness::Client::new(server.base());
+    World { server, code, client }
+}
+
+/// How the sandbox was come by, and the result.
+fn seen(reply: &Reply) -> (String, String) {
+    (reply.start_kind().expect("a start"), result(reply))
+}
+
+fn pair(start: &str, count: &str) -> (String, String) {
+    (start.into(), count.into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_is_checkpointed_once_and_restored_ever_after() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(world) = world(options_in(folder.path())).await else { return };
+    register(&world, "f", |r| r.svmid = Some(7)).await;
+    let none = json!({});
+    assert_eq!(seen(&world.call("f", &none).await), pair("cold", "1"));
+    world.checkpointed("f").await;
+    let made = world.describe("f").await["snapshot"].clone();
+    assert_eq!((&made["svmid"], &made["state"]), (&json!(7), &json!("ready")));
+    assert!(made["memoryBytes"].as_u64().unwrap() > 1 << 20, "{made}");
+    for _ in 0..2 {
+        assert_eq!(seen(&world.call_fresh("f", &none).await), pair("restore", "2"));
+    }
+    world.deregister("f").await;
+    // Not with it goes the snapshot.
+    register(&world, "f", |r| r.svmid = Some(7)).await;
+    assert_eq!(seen(&world.call("f", &none).await), pair("restore", "2"));
+    assert_eq!(seen(&world.call("f", &none).await), pair("warm", "3"));
+
+    let world = restarted(world, options_in(folder.path())).await;
+    register(&world, "f", |r| r.svmid = Some(7)).await;
+    assert_eq!(seen(&world.call("f", &none).await), pair("restore", "2"));
+    let found = world.describe("f").await["snapshot"].clone();
+    for key in ["svmid", "state", "memoryBytes", "stateBytes", "pauseUs"] {
+        assert_eq!(found[key], made[key], "{key}");
+    }
+    world.deregister("f").await;
+    // With other memory it is another function.
+    register(&world, "f", |r| (r.svmid, r.memory) = (Some(7), Some(300))).await;
+    assert_eq!(seen(&world.call("f", &none).await), pair("cold", "1"));
+    assert!(world.server.log().contains("made anew"), "{}", world.server.log());
+    world.checkpointed("f").await;
+    assert_eq!(seen(&world.call_fresh("f", &none).await), pair("restore", "2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_warm_up_is_in_every_copy() {
+    let Some(world) = world(Default::default()).await else { return };
+    register(&world, "f", |_| {}).await;
+    let none = json!({}).to_string();
+    assert_eq!(result(&world.client.warmup("f", &none, 1, 5).await.unwrap()), "5");
+    assert_eq!(world.describe("f").await["snapshot"]["state"], "ready");
+    assert_eq!(seen(&world.call_fresh("f", &json!({})).await), pair("restore", "6"));
+    // Another one goes on where the first ended.
+    assert_eq!(result(&world.client.warmup("f", &none, 1, 2).await.unwrap()), "7");
+    assert_eq!(seen(&world.call_fresh("f", &json!({})).await), pair("restore", "8"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_is_one_functions() {
+    let Some(world) = world(Default::default()).await else { return };
+    register(&world, "one", |r| r.svmid = Some(3)).await;
+    let other = Registration { svmid: Some(3), ..registration(&world, "other") };
+    expect_error(&world.client.register(&other).await.unwrap(), 409, "conflict", "'one'");
+    // Those who give none are not in each other's way.
+    register(&world, "other", |_| {}).await;
+    register(&world, "third", |_| {}).await;
+    world.deregister("one").await;
+    world.deregister("other").await;
+    expect(&world.client.register(&other).await.unwrap(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_share_no_randomness_and_know_the_time() {
+    let Some(world) = world(Default::default()).await else { return };
+    register(&world, "f", |_| {}).await;
+    let identity = json!({"do": "identity"});
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let mut identities: Vec<Value> = vec![json(&world.result("f", &identity).await)];
+    world.checkpointed("f").await;
+    for _ in 0..4 {
+        let before = now();
+        let copy = json(&result(&world.call_fresh("f", &identity).await));
+        let time = copy["time"].as_f64().unwrap();
+        // As exact as a clock is that may be set meanwhile.
+        assert!((before - 1.0..=now() + 1.0).contains(&time), "{before} {time}");
+        assert_eq!(copy["back"], false);
+        identities.push(copy);
+    }
+    for key in ["random", "uuid", "secret", "name", "openssl"] {
+        let different: BTreeSet<String> = identities.iter().map(|one| one[key].to_string()).collect();
+        assert_eq!(different.len(), identities.len(), "{key}: {different:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_does_not_survive_in_a_copy() {
+    let Some(world) = world(Default::default()).await else { return };
+    register(&world, "f", |_| {}).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let connect = json!({"do": "connect", "port": port});
+    let called = world.call("f", &connect);
+    let accepted = async {
+        let (mut peer, _) = listener.accept().await.unwrap();
+        peer.write_all(b"hello").await.unwrap();
+        peer
+    };
+    let (reply, mut peer) = tokio::join!(called, accepted);
+    assert_eq!(result(&reply), "hello");
+    world.checkpointed("f").await;
+    let used = result(&world.call_fresh("f", &json!({"do": "use"})).await);
+    assert_eq!(used, "ConnectionResetError");
+    // The sandbox that was checkpointed went on with its own.
+    peer.write_all(b"again").await.unwrap();
+    assert_eq!(world.result("f", &json!({"do": "use"})).await, "again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_crashes_costs_its_own_request_only() {
+    let Some(world) = world(Default::default()).await else { return };
+    register(&world, "f", |_| {}).await;
+    world.result("f", &json!({})).await;
+    world.checkpointed("f").await;
+    for _ in 0..3 {
+        let reply = world.call_fresh("f", &json!({"do": "crash"})).await;
+        expect_error(&reply, 502, "died", "ended before it answered");
+        assert_eq!(seen(&world.call_fresh("f", &json!({})).await), pair("restore", "2"));
+    }
+    assert_eq!(world.result("f", &json!({})).await, "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hydra_that_is_killed_leaves_a_snapshot_or_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut world) = world(options_in(folder.path())).await else { return };
+    for round in 0..4 {
+        register(&world, "f", |_| {}).await;
+        let found = seen(&world.call("f", &json!({})).await);
+        assert!([pair("cold", "1"), pair("restore", "2")].contains(&found), "{round}: {found:?}");
+        // In the middle of what follows the first answer, or of a copy's life.
+        kill(Pid::from_raw(world.pid().cast_signed()), Signal::SIGKILL).unwrap();
+        world = restarted(world, options_in(folder.path())).await;
+    }
+    register(&world, "f", |_| {}).await;
+    world.result("f", &json!({})).await;
+    world.checkpointed("f").await;
+    assert_eq!(world.call_fresh("f", &json!({})).await.start_kind().as_deref(), Some("restore"));
+}
+
+/// So many copies of one snapshot are alive at once.
+const COPIES: u32 = 64;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_copies_live_at_once() {
+    let Some(world) = world(crate::world::options(&["--max-requests", "512"])).await else { return };
+    register(&world, "f", |r| r.concurrency = Some(COPIES)).await;
+    world.result("f", &json!({})).await;
+    world.checkpointed("f").await;
+    let before = private_memory(world.pid());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let wait = json!({"do": "wait", "port": listener.local_addr().unwrap().port()}).to_string();
+    let callers: Vec<_> = (0..COPIES)
+        .map(|_| {
+            let (client, wait) = (world.client.clone(), wait.clone());
+            tokio::spawn(async move { client.invoke("f", &wait).await.unwrap() })
+        })
+        .collect();
+    let mut peers: Vec<TcpStream> = Vec::new();
+    while peers.len() < COPIES as usize {
+        peers.push(tokio::time::timeout(crate::world::PATIENCE, listener.accept()).await.unwrap().unwrap().0);
+    }
+    assert_eq!(world.sandboxes("f", "busy").await, u64::from(COPIES));
+    let each = private_memory(world.pid()).saturating_sub(before) / u64::from(COPIES);
+    eprintln!("{COPIES} copies: {} KiB of memory each (PSS)", each >> 10);
+    for peer in &mut peers {
+        peer.write_all(b"go").await.unwrap();
+    }
+    let mut starts = BTreeSet::new();
+    for caller in callers {
+        let (start, result) = seen(&caller.await.unwrap());
+        assert_eq!(result, "go");
+        starts.insert(start);
+    }
+    assert!(starts.contains("restore") && !starts.contains("cold"), "{starts:?}");
+    let threads = || std::fs::read_dir(format!("/proc/{}/task", world.pid())).unwrap().count();
+    world.deregister("f").await;
+    until("the microVMs' threads to end", async || threads() < 100).await;
+}
+
+/// Memory that would be freed if the process ended, in bytes, shared pages in parts: proc(5), `smaps_rollup`.
+fn private_memory(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() << 10
+}

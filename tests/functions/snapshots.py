@@ -1,0 +1,55 @@
+"""What the tests of snapshot sandboxes ask of a function."""
+
+import ctypes
+import random
+import secrets
+import socket
+import ssl
+import tempfile
+import time
+import uuid
+
+calls = 0
+connection = None
+last = time.monotonic()
+
+
+def main(args):
+    global calls, connection, last
+    calls += 1
+    action = args.get("do", "count")
+    if action == "count":
+        return calls
+    if action == "identity":
+        now = time.monotonic()
+        back, last = now < last, now
+        return {
+            "random": random.random(),
+            "uuid": str(uuid.uuid4()),
+            "secret": secrets.token_hex(8),
+            "name": tempfile.mktemp(),
+            "openssl": ssl.RAND_bytes(8).hex(),
+            "time": time.time(),
+            "back": back,
+        }
+    if action == "wait":
+        with socket.create_connection(("127.0.0.1", args["port"])) as peer:
+            return peer.recv(8).decode()
+    if action == "connect":
+        connection = socket.create_connection(("127.0.0.1", args["port"]))
+        return connection.recv(8).decode()
+    if action == "use":
+        try:
+            return connection.recv(8).decode() or "end"
+        except OSError as error:
+            return type(error).__name__
+    if action == "write":
+        with open(f"{args['tmpDir']}/note", "a", encoding="utf-8") as file:
+            file.write(args["text"])
+        return "written"
+    if action == "read":
+        with open(f"{args['tmpDir']}/note", encoding="utf-8") as file:
+            return file.read()
+    if action == "crash":
+        ctypes.string_at(0)
+    raise ValueError(f"unknown: {action}")
