@@ -13,14 +13,14 @@ use std::time::Duration;
 use hydra::linux::identity::Identity;
 use hydra::linux::net::Policy;
 use hydra::linux::{Checkpoint, Config, ExitStatus, Guest, Mount, RestoreError, State, Surroundings};
-use hydra::vmm::GuestMemory;
+use hydra::vmm::{self, GuestMemory};
 
 /// Bytes of RAM of every guest.
 const MEMORY: u64 = 512 << 20;
 
 /// Whether microVMs can run; if not, says so. `HYDRA_REQUIRE_KVM` turns that into a failure.
 fn can_run(test: &str) -> bool {
-    match hydra::vmm::Hypervisor::get() {
+    match vmm::Hypervisor::get() {
         Ok(_) => true,
         Err(error) => {
             assert!(std::env::var_os("HYDRA_REQUIRE_KVM").is_none(), "{error}");
@@ -114,15 +114,19 @@ impl Image {
     }
 
     fn restore_as(&self, state: State, streams: &Streams) -> Result<Guest, RestoreError> {
-        let memory =
-            GuestMemory::from_image(self.memory.try_clone().expect("a descriptor"), state.memory_size());
+        let memory = self.ram(state.memory_size());
         let surroundings = Surroundings {
             mounts: mounts(),
             descriptors: streams.descriptors(),
             network: Policy::Open,
             trace: false,
         };
-        Guest::restore(state, memory.expect("a mapping"), surroundings)
+        Guest::restore(state, memory, surroundings)
+    }
+
+    fn ram(&self, bytes: u64) -> GuestMemory {
+        let file = self.memory.try_clone().expect("a descriptor");
+        vmm::Image::new(file, bytes).map().expect("a mapping")
     }
 }
 
@@ -532,10 +536,7 @@ fn what_does_not_fit_is_refused_with_the_reason() {
     let refused = |outcome: Result<Guest, RestoreError>| outcome.err().expect("a refusal").to_string();
     let reason = refused(Guest::restore(state(), small, with(mounts(), streams.descriptors())));
     assert!(reason.contains("bytes of RAM"), "{reason}");
-    let memory = || {
-        let file = image.memory.try_clone().expect("a descriptor");
-        GuestMemory::from_image(file, MEMORY).expect("a mapping")
-    };
+    let memory = || image.ram(MEMORY);
     let reason = refused(Guest::restore(state(), memory(), with(mounts(), Vec::new())));
     assert!(reason.contains("descriptor 0"), "{reason}");
     let empty = tempfile::tempdir().expect("a directory");

@@ -2,22 +2,24 @@
 
 use std::fmt;
 use std::fs::File;
+use std::sync::Arc;
 
 use super::manifest::Manifest;
 use crate::linux::{Guest, RestoreError, State, Surroundings};
-use crate::vmm::{GuestMemory, VmmError};
+use crate::vmm::Image;
 
 /// A snapshot whose files were verified, and are kept open: programs can be restored from it, any number at a time, even when
 /// its files are removed or replaced.
 pub struct Snapshot {
     manifest: Manifest,
-    memory: File,
+    image: Arc<Image>,
     state: Vec<u8>,
 }
 
 impl Snapshot {
     pub(super) fn new(manifest: Manifest, memory: File, state: Vec<u8>) -> Snapshot {
-        Snapshot { manifest, memory, state }
+        let image = Arc::new(Image::new(memory, manifest.memory.bytes));
+        Snapshot { manifest, image, state }
     }
 
     /// What it is of.
@@ -34,13 +36,7 @@ impl Snapshot {
             Ok((state, [])) => state,
             _ => return Err(RestoreError::Damaged("it cannot be decoded")),
         };
-        let image = self.memory.try_clone().map_err(|source| VmmError::Memory {
-            doing: "open the file of",
-            bytes: self.manifest.memory.bytes,
-            source,
-        })?;
-        let memory = GuestMemory::from_image(image, self.manifest.memory.bytes)?;
-        Guest::restore(state, memory, surroundings)
+        Guest::restore(state, self.image.map()?, surroundings)
     }
 
     /// The program's encoded state.
@@ -48,8 +44,14 @@ impl Snapshot {
         &self.state
     }
 
+    /// The RAM that programs go on with.
+    pub fn image(&self) -> &Arc<Image> {
+        &self.image
+    }
+
+    /// The file of its memory.
     pub(super) fn memory(&self) -> &File {
-        &self.memory
+        self.image.file()
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 
 use rustix::fs::MemfdFlags;
 use vm_memory::mmap::MmapRegion;
@@ -27,25 +26,23 @@ impl GuestMemory {
             bytes,
             source: e.into(),
         })?;
-        GuestMemory::map(File::from(file), bytes, true)
+        let region = map(Some(FileOffset::new(File::from(file), 0)), bytes, libc::MAP_SHARED)?;
+        Ok(GuestMemory { region, shared: true })
     }
 
-    /// RAM whose first content is `image`; what the guest writes stays private to this VM.
-    pub fn from_image(image: File, bytes: u64) -> Result<GuestMemory, VmmError> {
-        GuestMemory::map(image, bytes, false)
+    /// Reserves addresses for `bytes` of RAM that reads as zero, to be given the content of an [`super::Image`] later.
+    pub fn reserve(bytes: u64) -> Result<GuestMemory, VmmError> {
+        Ok(GuestMemory::private(map(None, bytes, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)?))
     }
 
-    fn map(file: File, bytes: u64, shared: bool) -> Result<GuestMemory, VmmError> {
-        let size = usize::try_from(bytes).map_err(|_| VmmError::Lacks("so large an address space"))?;
-        let flags = libc::MAP_NORESERVE | if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
-        let region = MmapRegion::build(
-            Some(FileOffset::new(file, 0)),
-            size,
-            libc::PROT_READ | libc::PROT_WRITE,
-            flags,
-        )
-        .map_err(|e| VmmError::Memory { doing: "map", bytes, source: io::Error::other(e) })?;
-        Ok(GuestMemory { region, shared })
+    /// RAM in a private mapping, which may be replaced by another part by part.
+    pub(super) fn private(region: MmapRegion) -> GuestMemory {
+        GuestMemory { region, shared: false }
+    }
+
+    /// Whether it is in a private mapping.
+    pub(super) fn is_private(&self) -> bool {
+        !self.shared
     }
 
     /// Size in bytes.
@@ -146,9 +143,15 @@ impl GuestMemory {
             if mapped == libc::MAP_FAILED { Err(failed(io::Error::last_os_error())) } else { Ok(()) }
         }
     }
+}
 
-    /// The file behind the RAM of a VM that was not restored.
-    pub fn file(&self) -> Option<i32> {
-        self.region.file_offset().map(|f| f.file().as_raw_fd())
-    }
+fn map(file: Option<FileOffset>, bytes: u64, flags: i32) -> Result<MmapRegion, VmmError> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    MmapRegion::build(file, address_space(bytes)?, protection, flags | libc::MAP_NORESERVE)
+        .map_err(|e| VmmError::Memory { doing: "map", bytes, source: io::Error::other(e) })
+}
+
+/// A size as the host's address space has it.
+pub(super) fn address_space(bytes: u64) -> Result<usize, VmmError> {
+    usize::try_from(bytes).map_err(|_| VmmError::Lacks("so large an address space"))
 }

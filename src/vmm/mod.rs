@@ -13,6 +13,7 @@
 //! | `vcpu/` | one virtual CPU: entering, leaving, loading and saving a thread's state |
 //! | `state.rs` | that state: general registers, segment bases, XSAVE area |
 //! | `memory.rs` | guest RAM, and un-mapping a page for all vCPUs |
+//! | `image.rs` | the content that the RAM of copies begins with |
 //! | `frames.rs` | which pages of guest RAM are in use |
 //! | `paging.rs` | the guest's page tables |
 //! | `layout.rs` | where things lie in guest-physical and guest-virtual memory |
@@ -29,6 +30,7 @@ mod cpuid;
 mod error;
 mod features;
 mod frames;
+mod image;
 mod kvm;
 pub mod layout;
 mod memory;
@@ -41,6 +43,7 @@ mod vm;
 pub use error::VmmError;
 pub use features::{Cpu, CpuMismatch};
 pub use frames::{FRAME_SIZE, Frame, Frames, SavedFrames};
+pub use image::{Image, Reference};
 pub use kvm::{Hypervisor, Sort, host_counter};
 pub use memory::GuestMemory;
 pub use paging::{Access, Entry, PageTables};

@@ -69,7 +69,7 @@ fn save(store: &Store, expected: &Expected, mark: u8) -> Arc<Snapshot> {
 
 /// The `mark` that a snapshot was saved with, from its memory and its state alike.
 fn mark(snapshot: &Snapshot) -> u8 {
-    let memory = GuestMemory::from_image(snapshot.memory().try_clone().unwrap(), RAM).unwrap();
+    let memory = snapshot.image().map().unwrap();
     let mut page = [0; 4096];
     let mut mark = None;
     for at in 0..RAM / 4096 {
