@@ -126,7 +126,7 @@ impl Image {
 
     fn ram(&self, bytes: u64) -> GuestMemory {
         let file = self.memory.try_clone().expect("a descriptor");
-        vmm::Image::new(file, bytes).map().expect("a mapping")
+        vmm::Image::new(file, bytes).and_then(|image| image.map()).expect("a mapping")
     }
 }
 

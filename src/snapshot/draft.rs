@@ -132,7 +132,8 @@ impl Draft {
         // The clones' own: nobody can write through it.
         let memory =
             File::open(staged.path().join(Part::Memory.file_name())).map_err(failed("open the memory"))?;
-        let snapshot = Arc::new(Snapshot::new(manifest, memory, state));
+        let snapshot = Snapshot::new(manifest, memory, state).map_err(failed("open the memory"))?;
+        let snapshot = Arc::new(snapshot);
         store.place(&snapshot, &staged).map_err(failed("move the snapshot to its place"))?;
         drop(staged);
         store.reached(Step::Done);

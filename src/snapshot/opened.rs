@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
 use super::manifest::Manifest;
@@ -17,9 +18,9 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub(super) fn new(manifest: Manifest, memory: File, state: Vec<u8>) -> Snapshot {
-        let image = Arc::new(Image::new(memory, manifest.memory.bytes));
-        Snapshot { manifest, image, state }
+    pub(super) fn new(manifest: Manifest, memory: File, state: Vec<u8>) -> io::Result<Snapshot> {
+        let image = Image::new(memory, manifest.memory.bytes).map_err(io::Error::other)?;
+        Ok(Snapshot { manifest, image: Arc::new(image), state })
     }
 
     /// What it is of.

@@ -12,10 +12,10 @@ use std::time::Instant;
 use nix::fcntl::Flock;
 
 use super::draft::{Draft, Step};
-use super::error::{Reason, Refusal, SaveError};
+use super::error::{Part, Reason, Refusal, SaveError};
 use super::expected::Expected;
 use super::opened::Snapshot;
-use super::shelf::Shelf;
+use super::shelf::{Files, Shelf};
 use super::staged::Staged;
 use crate::folder::{self, FolderError};
 use crate::linux::Checkpoint;
@@ -115,7 +115,11 @@ impl Store {
             expected.check(manifest)?;
             can_run(&self.0.cpu, &manifest.cpu)
         })?;
-        let snapshot = files.map(|files| Arc::new(Snapshot::new(files.manifest, files.memory, files.state)));
+        let open = |files: Files| Snapshot::new(files.manifest, files.memory, files.state).map(Arc::new);
+        let snapshot = files.map(open).transpose().map_err(|source| {
+            let reason = Reason::Unreadable { part: Part::Memory, source };
+            Refusal { svmid, reason }
+        })?;
         *held = snapshot.as_ref().map(Arc::downgrade).unwrap_or_default();
         Ok(snapshot)
     }

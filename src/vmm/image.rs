@@ -27,8 +27,17 @@ pub struct Reference {
 
 impl Image {
     /// The image of RAM of `bytes` that is the content of `file`, each byte at its guest-physical address.
-    pub fn new(file: File, bytes: u64) -> Image {
-        Image { file, bytes, reference: OnceLock::new() }
+    ///
+    /// # Errors
+    /// The file is shorter than the RAM, or cannot be looked at.
+    pub fn new(file: File, bytes: u64) -> Result<Image, VmmError> {
+        let image = Image { file, bytes, reference: OnceLock::new() };
+        let short = || image.failed("map", io::ErrorKind::UnexpectedEof.into());
+        match image.file.metadata() {
+            Ok(metadata) if metadata.len() < bytes => Err(short()),
+            Ok(_) => Ok(image),
+            Err(error) => Err(image.failed("look at the image of", error)),
+        }
     }
 
     /// Size of the RAM in bytes.
@@ -44,7 +53,7 @@ impl Image {
     /// New RAM with this content. What is written to it is its own.
     ///
     /// # Errors
-    /// The host has no address space left, or the file is shorter than the RAM.
+    /// The host has no address space or descriptors left.
     pub fn map(&self) -> Result<GuestMemory, VmmError> {
         Ok(GuestMemory::private(self.region(libc::PROT_READ | libc::PROT_WRITE)?))
     }
@@ -114,7 +123,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(RAM).unwrap();
         file.write_all_at(&[mark; 4096], 0x5000).unwrap();
-        Image::new(file, RAM)
+        Image::new(file, RAM).unwrap()
     }
 
     fn byte(slice: Option<VolatileSlice<'_>>) -> u8 {
@@ -164,7 +173,6 @@ mod tests {
 
     #[test]
     fn a_file_that_is_too_short_is_refused() {
-        let image = Image::new(tempfile::tempfile().unwrap(), RAM);
-        assert!(image.map().is_err() && image.reference().is_err());
+        assert!(Image::new(tempfile::tempfile().unwrap(), RAM).is_err());
     }
 }
