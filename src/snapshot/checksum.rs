@@ -5,12 +5,14 @@ use std::fmt;
 use std::fs::File;
 use std::hash::Hasher;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::SeekFrom;
-use rustix::io::Errno;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use twox_hash::XxHash3_64;
+
+use crate::vmm::next_data;
 
 /// A checksum; as text `xxh3:` and 16 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,7 +55,7 @@ impl Checksum {
         let mut hasher = XxHash3_64::new();
         let mut buffer = vec![0; READ];
         let mut done = 0;
-        while let Some((start, end)) = next_data(file, done)? {
+        while let Some(Range { start, end }) = next_data(file, done)? {
             let mut at = (start - start % CHUNK as u64).max(done);
             let end = end.next_multiple_of(CHUNK as u64).min(size);
             while at < end {
@@ -70,17 +72,6 @@ impl Checksum {
         }
         Ok(Checksum(hasher.finish()))
     }
-}
-
-/// The next range of a file, at or after `from`, that is not a hole.
-fn next_data(file: &File, from: u64) -> io::Result<Option<(u64, u64)>> {
-    let start = match rustix::fs::seek(file, SeekFrom::Data(from)) {
-        Ok(start) => start,
-        Err(Errno::NXIO) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let end = rustix::fs::seek(file, SeekFrom::Hole(start))?;
-    Ok(Some((start, end)))
 }
 
 /// Whether all bytes are zero.

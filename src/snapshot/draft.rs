@@ -3,18 +3,21 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::checksum::{Checksum, is_zero};
+use super::checksum::Checksum;
+use super::copy::RamCopy;
 use super::error::{Part, SaveError};
 use super::expected::Expected;
-use super::manifest::{MemoryFile, StateFile};
+use super::manifest::{MemoryFile, Parent, StateFile};
 use super::opened::Snapshot;
+use super::page_runs::PageRuns;
+use super::shelf::Files;
 use super::staged::Staged;
 use super::store::Inner;
-use crate::vmm::{FRAME_SIZE, GuestMemory};
+use crate::vmm::GuestMemory;
 
 /// A snapshot that is copied and not yet in its place. The program may go on: [`Draft::commit`] does the rest. Dropping it removes
 /// what is written.
@@ -22,9 +25,9 @@ pub struct Draft {
     store: Arc<Inner>,
     expected: Expected,
     staged: Staged,
-    memory: File,
+    memory: RamCopy,
     state: Vec<u8>,
-    copied: Copied,
+    parent: Option<Arc<Snapshot>>,
     pause: Duration,
 }
 
@@ -63,34 +66,30 @@ impl Step {
     ];
 }
 
-/// Bytes of guest RAM.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub(super) struct Copied {
-    /// That were to be copied.
-    pub in_use: u64,
-    /// That were written.
-    pub stored: u64,
-}
-
 impl Draft {
-    /// Copies RAM and state to half-written files. `runs` are the guest-physical ranges that count; all else is zero.
+    /// Copies RAM and state. `runs` are the guest-physical ranges that count; all else is zero.
     pub(super) fn write(
         store: Arc<Inner>,
         expected: &Expected,
+        parent: Option<Arc<Snapshot>>,
         memory: &GuestMemory,
         runs: impl Iterator<Item = Range<u64>>,
         state: Vec<u8>,
         since: Instant,
     ) -> Result<Draft, SaveError> {
         let failed = |doing| store.failed(expected.svmid, doing);
+        let parent = parent.filter(|parent| parent.manifest().parent.is_none());
         let staged = Staged::new(&store.shelf.partial()).map_err(failed("make a folder"))?;
         store.reached(Step::Begun);
         let file = create(&staged, Part::Memory).map_err(failed("make the memory's file"))?;
-        file.set_len(memory.size()).map_err(failed("make the memory's file"))?;
-        let copied = copy(memory, runs, &file).map_err(failed("write the memory"))?;
-        store.reached(Step::Memory);
+        let mut copy = RamCopy::new(file, memory.size()).map_err(failed("make the memory's file"))?;
+        match &parent {
+            Some(parent) => copy.difference(memory, runs, parent.image()),
+            None => copy.whole(memory, runs),
+        }
+        .map_err(failed("write the memory"))?;
         let pause = since.elapsed();
-        Ok(Draft { expected: expected.clone(), staged, memory: file, state, copied, pause, store })
+        Ok(Draft { expected: expected.clone(), staged, memory: copy, state, parent, pause, store })
     }
 
     #[cfg(test)]
@@ -103,21 +102,27 @@ impl Draft {
     /// # Errors
     /// The disk is full or fails. The one before is then as it was, if it was not the very last step that failed.
     pub fn commit(self) -> Result<Arc<Snapshot>, SaveError> {
-        let Draft { store, expected, staged, memory, state, copied, pause } = self;
+        let Draft { store, expected, staged, memory: mut copy, state, parent, pause } = self;
         let svmid = expected.svmid;
         let failed = |doing| store.failed(svmid, doing);
+        let runs = parent.as_ref().map(|parent| copy.runs_over(parent.image()));
+        let runs = runs.transpose().map_err(failed("read the snapshot that it builds upon"))?;
+        let (in_use, stored) = (copy.in_use, copy.stored);
+        let memory = copy.finish().map_err(failed("write the memory"))?;
+        store.reached(Step::Memory);
         let mut state_file = create(&staged, Part::State).map_err(failed("write the state"))?;
         state_file.write_all(&state).map_err(failed("write the state"))?;
         store.reached(Step::State);
         let checksum = Checksum::of_sparse_file(&memory).map_err(failed("read the memory back"))?;
-        let of_memory = MemoryFile {
-            bytes: memory.metadata().map_err(failed("read the memory back"))?.len(),
-            in_use: copied.in_use,
-            stored: copied.stored,
-            checksum,
-        };
+        let bytes = memory.metadata().map_err(failed("read the memory back"))?.len();
+        let of_memory = MemoryFile { bytes, in_use, stored, checksum };
+        let upon = parent.as_ref().zip(runs).map(|(parent, runs)| Parent {
+            svmid: parent.manifest().svmid,
+            checksum: parent.manifest().memory.checksum,
+            pages: PageRuns::new(runs),
+        });
         let of_state = StateFile { bytes: state.len() as u64, checksum: Checksum::of_bytes(&state) };
-        let manifest = expected.manifest(store.cpu.clone(), of_memory, of_state, pause);
+        let manifest = expected.manifest(store.cpu.clone(), of_memory, of_state, pause, upon);
         let text = manifest.to_text().map_err(|error| failed("write the manifest")(error.into()))?;
         let mut manifest_file = create(&staged, Part::Manifest).map_err(failed("write the manifest"))?;
         manifest_file.write_all(text.as_bytes()).map_err(failed("write the manifest"))?;
@@ -132,7 +137,9 @@ impl Draft {
         // The clones' own: nobody can write through it.
         let memory =
             File::open(staged.path().join(Part::Memory.file_name())).map_err(failed("open the memory"))?;
-        let snapshot = Snapshot::new(manifest, memory, state).map_err(failed("open the memory"))?;
+        let files = Files { manifest, memory, state };
+        let snapshot = Snapshot::new(files, parent)
+            .map_err(|reason| failed("open the memory")(io::Error::other(reason)))?;
         let snapshot = Arc::new(snapshot);
         store.place(&snapshot, &staged).map_err(failed("move the snapshot to its place"))?;
         drop(staged);
@@ -144,42 +151,4 @@ impl Draft {
 fn create(staged: &Staged, part: Part) -> io::Result<File> {
     let path = staged.path().join(part.file_name());
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
-}
-
-/// Bytes that are copied at a time: they stay in the CPU's cache between being read and being written.
-const PIECE: u64 = 256 << 10;
-
-/// Copies the ranges to the same places of the file, but for pages that are all zeros.
-fn copy(memory: &GuestMemory, runs: impl Iterator<Item = Range<u64>>, file: &File) -> io::Result<Copied> {
-    let mut buffer = vec![0; PIECE as usize];
-    let mut copied = Copied::default();
-    for run in runs {
-        let mut at = run.start;
-        while at < run.end {
-            let len = PIECE.min(run.end - at) as usize;
-            let outside =
-                || io::Error::new(io::ErrorKind::InvalidInput, "a range outside of the guest's memory");
-            memory.slice(at, len).ok_or_else(outside)?.copy_to(&mut buffer[..len]);
-            copied.stored += write_used(&buffer[..len], at, file)?;
-            at += len as u64;
-        }
-        copied.in_use += run.end.saturating_sub(run.start);
-    }
-    Ok(copied)
-}
-
-/// Writes the pages of `piece` that are not all zeros, in as few calls as possible; returns their bytes.
-fn write_used(piece: &[u8], at: u64, file: &File) -> io::Result<u64> {
-    let mut written = 0;
-    let mut start = 0;
-    for (i, page) in piece.chunks(FRAME_SIZE as usize).enumerate() {
-        if is_zero(page) {
-            let end = i * FRAME_SIZE as usize;
-            file.write_all_at(&piece[start..end], at + start as u64)?;
-            written += end - start;
-            start = end + page.len();
-        }
-    }
-    file.write_all_at(&piece[start..], at + start as u64)?;
-    Ok((written + piece.len() - start) as u64)
 }

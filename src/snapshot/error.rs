@@ -137,6 +137,20 @@ pub enum Reason {
         /// Now.
         is: String,
     },
+    /// What it builds upon is not there any more.
+    #[error("the snapshot with svmid {0}, which it builds upon, is gone")]
+    NoParent(u64),
+    /// What it builds upon was made anew since.
+    #[error("the snapshot with svmid {0}, which it builds upon, is another than it was")]
+    OtherParent(u64),
+    /// What it builds upon cannot be used.
+    #[error("the snapshot with svmid {svmid}, which it builds upon, is not usable: {reason}")]
+    Parent {
+        /// Its number.
+        svmid: u64,
+        /// Why.
+        reason: Box<Reason>,
+    },
     /// It was made on a CPU that can do more, or keeps its registers otherwise.
     #[error(transparent)]
     Cpu(#[from] CpuMismatch),

@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use super::checksum::Checksum;
 use super::error::{Part, Reason};
 use super::expected::Expected;
+use super::page_runs::PageRuns;
 use crate::vmm::Cpu;
 
 /// Number of the format that this Hydra writes and reads: of the manifest and of the files beside it.
-pub const FORMAT: u64 = 1;
+pub const FORMAT: u64 = 2;
 /// Most bytes of a manifest.
 pub const MOST_BYTES: u64 = 256 << 10;
 /// Version and build of this Hydra.
@@ -52,19 +53,31 @@ pub struct Manifest {
     /// How long the program stood still while its memory and state were copied, in microseconds.
     #[serde(rename = "pauseMicroseconds", with = "microseconds")]
     pub pause: Duration,
-    /// Number of the snapshot that it builds upon. None of this format does.
-    pub parent: Option<u64>,
+    /// What it builds upon; none if it is whole by itself.
+    pub parent: Option<Parent>,
+}
+
+/// The snapshot that another one builds upon, of which it has but the pages that differ.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Parent {
+    /// Its number.
+    pub svmid: u64,
+    /// Of its memory, by which it is told from another of that number.
+    pub checksum: Checksum,
+    /// The pages of the guest's RAM that are those of the file `memory`, zeros included. All others are the parent's.
+    pub pages: PageRuns,
 }
 
 /// What is known of the guest's RAM.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MemoryFile {
-    /// Size of the RAM and of the file.
+    /// Size of the RAM and of the file, which is sparse.
     pub bytes: u64,
     /// What the program had in use of it.
     pub in_use: u64,
-    /// What takes room on the disk: the used pages that are not all zeros.
+    /// What takes room on the disk: the pages that are not all zeros, and not the parent's.
     pub stored: u64,
     /// Of the file.
     pub checksum: Checksum,
@@ -124,6 +137,7 @@ impl Expected {
         memory: MemoryFile,
         state: StateFile,
         pause: Duration,
+        parent: Option<Parent>,
     ) -> Manifest {
         Manifest {
             format: FORMAT,
@@ -139,7 +153,7 @@ impl Expected {
             state,
             created: SystemTime::now(),
             pause,
-            parent: None,
+            parent,
         }
     }
 }
@@ -199,6 +213,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn manifest() -> Manifest {
+        let parent = Parent {
+            svmid: 12,
+            checksum: Checksum::of_bytes(b"parent"),
+            pages: PageRuns::new(vec![0x1000..0x3000, 0x9000..0xa000]),
+        };
         let expected = Expected {
             svmid: 7,
             function: "hello \"world\",\n  \"checksum\": \"".into(),
@@ -217,7 +236,7 @@ mod tests {
         let checksum = Checksum::of_bytes(b"");
         let memory = MemoryFile { bytes: 512 << 20, in_use: 20 << 20, stored: 18 << 20, checksum };
         let state = StateFile { bytes: 1234, checksum };
-        let mut manifest = expected.manifest(cpu, memory, state, Duration::from_micros(1234));
+        let mut manifest = expected.manifest(cpu, memory, state, Duration::from_micros(1234), Some(parent));
         manifest.created = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         manifest
     }
@@ -230,16 +249,17 @@ mod tests {
         // Other programs can read it too.
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!((&value["svmid"], &value["memory"]["inUse"]), (&7.into(), &(20 << 20).into()));
+        assert_eq!(value["parent"]["pages"], "1+2 9+1");
     }
 
     #[test]
     fn another_format_is_told_from_damage() {
-        for found in [0, 2, u64::MAX] {
+        for found in [0, 1, 3, u64::MAX] {
             let text = format!("{{\"format\": {found}, \"what\": [\"ever\"]}}");
             let reason = Manifest::parse(text.as_bytes()).unwrap_err();
             assert!(matches!(reason, Reason::Format { found: f, read: FORMAT } if f == found), "{reason}");
         }
-        for damage in ["", "{", "[]", "{\"format\": -1}", "{\"format\": 1}", "\u{feff}{}"] {
+        for damage in ["", "{", "[]", "{\"format\": -1}", "{\"format\": 2}", "\u{feff}{}"] {
             let reason = Manifest::parse(damage.as_bytes()).unwrap_err();
             assert!(matches!(reason, Reason::Damaged { part: Part::Manifest, .. }), "{damage}: {reason}");
         }

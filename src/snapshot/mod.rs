@@ -8,12 +8,15 @@
 //! |---|---|
 //! | `store.rs` | the store, for the one Hydra that has its lock |
 //! | `shelf.rs` | what lies where; looking and removing without the lock |
-//! | `draft.rs`, `staged.rs` | writing |
+//! | `draft.rs`, `copy.rs`, `staged.rs` | writing |
 //! | `opened.rs` | a snapshot ready to be restored |
-//! | `manifest.rs`, `checksum.rs` | the format |
+//! | `manifest.rs`, `page_runs.rs`, `checksum.rs` | the format |
 //! | `expected.rs` | what a snapshot must be of |
 //! | `error.rs`, `bytes.rs` | what can go wrong, in sentences |
 //! | `command.rs` | `hydra snapshot` |
+//!
+//! A snapshot may build upon another, its *parent*: its file `memory` holds but the pages that differ. The parent is whole by itself. It may be
+//! removed or replaced like any other; who builds upon it is then refused with the reason, unless it is open.
 //!
 //! # What is promised
 //! - A Hydra that is killed at any moment leaves the snapshot that was there before, or the new one, or none; never half of one.
@@ -27,11 +30,13 @@
 mod bytes;
 mod checksum;
 pub mod command;
+mod copy;
 mod draft;
 mod error;
 mod expected;
 mod manifest;
 mod opened;
+mod page_runs;
 mod shelf;
 mod staged;
 mod store;
@@ -40,8 +45,9 @@ pub use checksum::Checksum;
 pub use draft::{Draft, Step};
 pub use error::{Part, Reason, Refusal, SaveError};
 pub use expected::{Expected, runtime_digest};
-pub use manifest::{BUILD, FORMAT, Manifest, MemoryFile, StateFile};
+pub use manifest::{BUILD, FORMAT, Manifest, MemoryFile, Parent, StateFile};
 pub use opened::Snapshot;
+pub use page_runs::PageRuns;
 pub use shelf::Shelf;
 pub use store::Store;
 

@@ -5,22 +5,35 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use super::error::{Part, Reason};
 use super::manifest::Manifest;
+use super::shelf::Files;
 use crate::linux::{Guest, RestoreError, State, Surroundings};
-use crate::vmm::Image;
+use crate::vmm::{Image, VmmError};
 
 /// A snapshot whose files were verified, and are kept open: programs can be restored from it, any number at a time, even when
-/// its files are removed or replaced.
+/// its files are removed or replaced, or those of its parent.
 pub struct Snapshot {
     manifest: Manifest,
     image: Arc<Image>,
     state: Vec<u8>,
+    /// Kept, so that others that build upon it find it open.
+    _parent: Option<Arc<Snapshot>>,
 }
 
 impl Snapshot {
-    pub(super) fn new(manifest: Manifest, memory: File, state: Vec<u8>) -> io::Result<Snapshot> {
-        let image = Image::new(memory, manifest.memory.bytes).map_err(io::Error::other)?;
-        Ok(Snapshot { manifest, image: Arc::new(image), state })
+    /// The snapshot of these files. `parent` is the one that its manifest names.
+    pub(super) fn new(files: Files, parent: Option<Arc<Snapshot>>) -> Result<Snapshot, Reason> {
+        let Files { manifest, memory, state } = files;
+        let unreadable = |error| Reason::Unreadable { part: Part::Memory, source: io::Error::other(error) };
+        let damaged = |error: VmmError| Reason::Damaged { part: Part::Manifest, how: error.to_string() };
+        let image = match (&parent, &manifest.parent) {
+            (Some(parent), Some(named)) => {
+                Image::over(&parent.image, memory, named.pages.ranges().to_vec()).map_err(damaged)?
+            }
+            _ => Image::new(memory, manifest.memory.bytes).map_err(unreadable)?,
+        };
+        Ok(Snapshot { manifest, image: Arc::new(image), state, _parent: parent })
     }
 
     /// What it is of.

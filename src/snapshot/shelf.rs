@@ -4,7 +4,8 @@
 //! FOLDER/lock                 locked by the one Hydra that makes snapshots here; holds its process id
 //! FOLDER/partial/             being written or removed; emptied when the store is opened
 //! FOLDER/SVMID/manifest.json  what the snapshot is of, and the checksums of the other two
-//! FOLDER/SVMID/memory         the guest's RAM: sparse, each byte at its guest-physical address
+//! FOLDER/SVMID/memory         the guest's RAM, or what of it differs from that of the snapshot that this one builds upon: sparse, each
+//!                             byte at its guest-physical address
 //! FOLDER/SVMID/state          threads, files and all else that is not in RAM
 //! ```
 //! A snapshot comes to its place, and leaves it, by one rename of its folder. Whoever has opened the folder reads the files of one
@@ -81,7 +82,27 @@ impl Shelf {
     /// # Errors
     /// It cannot be used, whatever it is wanted for.
     pub fn verify(&self, svmid: u64) -> Result<Option<Manifest>, Refusal> {
-        Ok(self.open(svmid, |_| Ok(()))?.map(|files| files.manifest))
+        let Some(files) = self.open(svmid, |_| Ok(()))? else { return Ok(None) };
+        if files.manifest.parent.is_some() {
+            self.open_parent(&files.manifest).map_err(|reason| Refusal { svmid, reason })?;
+        }
+        Ok(Some(files.manifest))
+    }
+
+    /// Opens what the snapshot of `child` builds upon and verifies all of it.
+    pub(super) fn open_parent(&self, child: &Manifest) -> Result<Files, Reason> {
+        let parent = child.parent.as_ref().ok_or(Reason::NoParent(child.svmid))?;
+        let svmid = parent.svmid;
+        let opened = self.open(svmid, |manifest| {
+            let is_whole = manifest.parent.is_none() && manifest.memory.bytes == child.memory.bytes;
+            let is_same = is_whole && manifest.memory.checksum == parent.checksum;
+            if is_same { Ok(()) } else { Err(Reason::OtherParent(svmid)) }
+        });
+        match opened {
+            Ok(files) => files.ok_or(Reason::NoParent(svmid)),
+            Err(Refusal { reason: other @ Reason::OtherParent(_), .. }) => Err(other),
+            Err(refusal) => Err(Reason::Parent { svmid, reason: Box::new(refusal.reason) }),
+        }
     }
 
     /// Opens a snapshot and verifies all of it, if `wanted` does not refuse it first.

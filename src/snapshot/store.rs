@@ -12,8 +12,9 @@ use std::time::Instant;
 use nix::fcntl::Flock;
 
 use super::draft::{Draft, Step};
-use super::error::{Part, Reason, Refusal, SaveError};
+use super::error::{Reason, Refusal, SaveError};
 use super::expected::Expected;
+use super::manifest::Manifest;
 use super::opened::Snapshot;
 use super::shelf::{Files, Shelf};
 use super::staged::Staged;
@@ -67,36 +68,43 @@ impl Store {
         Ok(Store(Arc::new(Inner { shelf, cpu, observer, slots: Mutex::default(), _lock: lock })))
     }
 
-    /// Copies the program of `checkpoint`, which may go on afterwards: drop the checkpoint before [`Draft::commit`].
+    /// Copies the program of `checkpoint`, which may go on afterwards: drop the checkpoint before [`Draft::commit`]. With a `parent` that
+    /// is whole by itself, but the pages are kept that differ from it.
     ///
     /// # Errors
     /// The disk is full or fails. Nothing is left of the attempt.
-    pub fn write(&self, expected: &Expected, checkpoint: &Checkpoint<'_>) -> Result<Draft, SaveError> {
+    pub fn write(
+        &self,
+        expected: &Expected,
+        parent: Option<&Arc<Snapshot>>,
+        checkpoint: &Checkpoint<'_>,
+    ) -> Result<Draft, SaveError> {
         let since = Instant::now();
         let state = postcard::to_stdvec(checkpoint.state())
             .map_err(|source| SaveError::Encode { svmid: expected.svmid, source })?;
-        self.copy(expected, checkpoint.memory(), checkpoint.runs(), state, since)
+        self.copy(expected, parent, checkpoint.memory(), checkpoint.runs(), state, since)
     }
 
-    /// Copies a program that stands still: its RAM, of which `runs` are the guest-physical byte ranges that count (all else is
-    /// zero), and its encoded state. It stood still since `since`.
+    /// Copies a program that stands still, as [`Store::write`]: its RAM, of which `runs` are the guest-physical byte ranges that count
+    /// (all else is zero), and its encoded state. It stood still since `since`.
     ///
     /// # Errors
     /// The disk is full or fails. Nothing is left of the attempt.
     pub fn copy(
         &self,
         expected: &Expected,
+        parent: Option<&Arc<Snapshot>>,
         memory: &GuestMemory,
         runs: impl Iterator<Item = Range<u64>>,
         state: Vec<u8>,
         since: Instant,
     ) -> Result<Draft, SaveError> {
-        Draft::write(self.0.clone(), expected, memory, runs, state, since)
+        Draft::write(self.0.clone(), expected, parent.cloned(), memory, runs, state, since)
     }
 
     /// The snapshot of that number; `None` if there is none.
     ///
-    /// It is verified to the last byte when nobody has it open, which reads all of it.
+    /// It is verified to the last byte when nobody has it open, which reads all of it; and so is the one that it builds upon.
     ///
     /// # Errors
     /// It is of something else, made for another CPU or by another Hydra, or damaged. It stays where it is: saving a new one
@@ -115,11 +123,12 @@ impl Store {
             expected.check(manifest)?;
             can_run(&self.0.cpu, &manifest.cpu)
         })?;
-        let open = |files: Files| Snapshot::new(files.manifest, files.memory, files.state).map(Arc::new);
-        let snapshot = files.map(open).transpose().map_err(|source| {
-            let reason = Reason::Unreadable { part: Part::Memory, source };
-            Refusal { svmid, reason }
-        })?;
+        let open = |files: Files| {
+            let parent =
+                files.manifest.parent.is_some().then(|| self.0.parent(&files.manifest)).transpose()?;
+            Snapshot::new(files, parent).map(Arc::new)
+        };
+        let snapshot = files.map(open).transpose().map_err(|reason| Refusal { svmid, reason })?;
         *held = snapshot.as_ref().map(Arc::downgrade).unwrap_or_default();
         Ok(snapshot)
     }
@@ -149,6 +158,26 @@ impl Inner {
             slots.retain(|_, slot| Arc::strong_count(slot) > 1 || lock(slot).strong_count() > 0);
         }
         slots.entry(svmid).or_default().clone()
+    }
+
+    /// What the snapshot of `child` builds upon.
+    fn parent(&self, child: &Manifest) -> Result<Arc<Snapshot>, Reason> {
+        let named = child.parent.as_ref().ok_or(Reason::NoParent(child.svmid))?;
+        if named.svmid == child.svmid {
+            return Err(Reason::OtherParent(named.svmid));
+        }
+        let slot = self.slot(named.svmid);
+        let mut held = lock(&slot);
+        let open = held.upgrade();
+        let is_it = |open: &Arc<Snapshot>| open.manifest().memory.checksum == named.checksum;
+        if let Some(parent) = open.clone().filter(is_it) {
+            return Ok(parent);
+        }
+        let parent = Arc::new(Snapshot::new(self.shelf.open_parent(child)?, None)?);
+        if open.is_none() {
+            *held = Arc::downgrade(&parent);
+        }
+        Ok(parent)
     }
 
     /// Gives a complete snapshot its place. The one before is in `staged` then.

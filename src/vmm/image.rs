@@ -2,22 +2,37 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{FileOffset, VolatileMemory, VolatileSlice};
 
 use super::error::VmmError;
+use super::frames::FRAME_SIZE;
 use super::memory::{GuestMemory, address_space};
+use super::sparse::next_data;
 
 /// The first content of the RAM of any number of VMs. All of them share its pages until they write to them.
 ///
+/// It is made of layers: a file with all of it, and files with runs of pages that lie over those below. Images that have layers in
+/// common share those pages too.
+///
 /// Nobody may shorten the files while they are mapped: whoever touches what is gone is ended.
 pub struct Image {
-    file: File,
+    /// The lowest first; that one has one run, of all RAM.
+    layers: Vec<Arc<Layer>>,
     bytes: u64,
     reference: OnceLock<Reference>,
+}
+
+/// Pages of one file.
+pub(super) struct Layer {
+    /// Each byte lies at its guest-physical address.
+    pub file: File,
+    /// Guest-physical ranges of whole pages, in order.
+    pub runs: Vec<Range<u64>>,
 }
 
 /// A mapping of an image's content that is only read. Writing to it ends the process.
@@ -31,10 +46,35 @@ impl Image {
     /// # Errors
     /// The file is shorter than the RAM, or cannot be looked at.
     pub fn new(file: File, bytes: u64) -> Result<Image, VmmError> {
-        let image = Image { file, bytes, reference: OnceLock::new() };
-        let short = || image.failed("map", io::ErrorKind::UnexpectedEof.into());
-        match image.file.metadata() {
-            Ok(metadata) if metadata.len() < bytes => Err(short()),
+        let whole = 0..bytes;
+        Image::layered(Vec::new(), Layer { file, runs: vec![whole] }, bytes)
+    }
+
+    /// The image that is as `below`, but for the pages of `runs`: guest-physical ranges in order, whose content is that of `file`, each byte
+    /// at its guest-physical address.
+    ///
+    /// # Errors
+    /// The runs are not in order, not of whole pages or outside of RAM; the file is shorter than the RAM, or cannot be looked at.
+    pub fn over(below: &Image, file: File, runs: Vec<Range<u64>>) -> Result<Image, VmmError> {
+        let mut from = 0;
+        for run in &runs {
+            let aligned = run.start % FRAME_SIZE == 0 && run.end % FRAME_SIZE == 0;
+            if !aligned || run.start < from || run.is_empty() || run.end > below.bytes {
+                return Err(below.failed("layer an image of", io::ErrorKind::InvalidInput.into()));
+            }
+            from = run.end;
+        }
+        Image::layered(below.layers.clone(), Layer { file, runs }, below.bytes)
+    }
+
+    fn layered(mut layers: Vec<Arc<Layer>>, top: Layer, bytes: u64) -> Result<Image, VmmError> {
+        let length = top.file.metadata().map(|metadata| metadata.len());
+        layers.push(Arc::new(top));
+        let image = Image { layers, bytes, reference: OnceLock::new() };
+        match length {
+            Ok(length) if length < bytes => {
+                Err(image.failed("map the image of", io::ErrorKind::UnexpectedEof.into()))
+            }
             Ok(_) => Ok(image),
             Err(error) => Err(image.failed("look at the image of", error)),
         }
@@ -45,9 +85,14 @@ impl Image {
         self.bytes
     }
 
-    /// The file of the image.
+    /// The file of the uppermost layer.
     pub fn file(&self) -> &File {
-        &self.file
+        &self.top().file
+    }
+
+    /// The uppermost layer. There is one from the beginning.
+    fn top(&self) -> &Layer {
+        &self.layers[self.layers.len() - 1]
     }
 
     /// New RAM with this content. What is written to it is its own.
@@ -55,7 +100,8 @@ impl Image {
     /// # Errors
     /// The host has no address space or descriptors left.
     pub fn map(&self) -> Result<GuestMemory, VmmError> {
-        Ok(GuestMemory::private(self.region(libc::PROT_READ | libc::PROT_WRITE)?))
+        let region = self.region(libc::PROT_READ | libc::PROT_WRITE)?;
+        Ok(GuestMemory::private(region, self.layers.clone()))
     }
 
     /// Gives existing RAM this content, whatever it holds; its address stays. VMs that have it see the new content.
@@ -67,17 +113,14 @@ impl Image {
         if memory.size() != self.bytes || !memory.is_private() {
             return Err(self.failed("map an image over", io::ErrorKind::InvalidInput.into()));
         }
-        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE | libc::MAP_FIXED;
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let at = memory.host_address() as *mut libc::c_void;
-        // SAFETY: replaces the whole of a private mapping that `memory` owns by one of the same size and protection.
-        let mapped = unsafe {
-            libc::mmap(at, address_space(self.bytes)?, protection, flags, self.file.as_raw_fd(), 0)
-        };
-        match mapped {
-            libc::MAP_FAILED => Err(self.failed("map an image over", io::Error::last_os_error())),
-            _ => Ok(()),
+        // Should it fail half-way, nothing is known of what there is.
+        memory.begin_as(Vec::new());
+        for layer in &self.layers {
+            // SAFETY: `memory` owns a private mapping of just this size and protection, of which whole parts are replaced.
+            unsafe { self.lay(layer, memory.host_address() as *mut u8, libc::PROT_READ | libc::PROT_WRITE)? };
         }
+        memory.begin_as(self.layers.clone());
+        Ok(())
     }
 
     /// The content itself, as copies had it when they began.
@@ -93,10 +136,63 @@ impl Image {
     }
 
     fn region(&self, protection: i32) -> Result<MmapRegion, VmmError> {
-        let file = self.file.try_clone().map_err(|source| self.failed("open the image of", source))?;
+        let lowest = &self.layers[0].file;
+        let file = lowest.try_clone().map_err(|source| self.failed("open the image of", source))?;
         let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
-        MmapRegion::build(Some(FileOffset::new(file, 0)), address_space(self.bytes)?, protection, flags)
-            .map_err(|error| self.failed("map the image of", io::Error::other(error)))
+        let size = address_space(self.bytes)?;
+        let region = MmapRegion::build(Some(FileOffset::new(file, 0)), size, protection, flags)
+            .map_err(|error| self.failed("map the image of", io::Error::other(error)))?;
+        for layer in &self.layers[1..] {
+            // SAFETY: the region is ours alone, of the size of the RAM, and private.
+            unsafe { self.lay(layer, region.as_ptr(), protection)? };
+        }
+        Ok(region)
+    }
+
+    /// Maps the runs of a layer into a mapping of the RAM that begins at `base`.
+    ///
+    /// # Safety
+    /// At `base` lies a private mapping of [`Image::bytes`] with that protection, which whoever uses it takes for one that changes.
+    unsafe fn lay(&self, layer: &Layer, base: *mut u8, protection: i32) -> Result<(), VmmError> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE | libc::MAP_FIXED;
+        for run in &layer.runs {
+            let (start, len) = (address_space(run.start)?, address_space(run.end - run.start)?);
+            let offset = libc::off_t::try_from(run.start)
+                .map_err(|_| self.failed("map an image over", io::ErrorKind::InvalidInput.into()))?;
+            // SAFETY: runs lie within the RAM, and so within the caller's mapping; that may be replaced there.
+            let mapped = unsafe {
+                libc::mmap(base.add(start).cast(), len, protection, flags, layer.file.as_raw_fd(), offset)
+            };
+            if mapped == libc::MAP_FAILED {
+                return Err(self.failed("map an image over", io::Error::last_os_error()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The runs of the layers that lie over this image's in RAM that began as `layers`; `None` if it began otherwise.
+    pub(super) fn runs_above(&self, layers: &[Arc<Layer>]) -> Option<Vec<Range<u64>>> {
+        let same = |(one, other): (&Arc<Layer>, &Arc<Layer>)| Arc::ptr_eq(one, other);
+        let above = layers.get(self.layers.len()..)?;
+        let begins = layers.iter().zip(&self.layers).all(same);
+        begins.then(|| above.iter().flat_map(|layer| layer.runs.iter().cloned()).collect())
+    }
+
+    /// Guest-physical ranges of whole pages outside of which all is zero, in no order.
+    pub(super) fn data(&self) -> io::Result<Vec<Range<u64>>> {
+        let mut data = Vec::new();
+        for layer in &self.layers {
+            for run in &layer.runs {
+                let mut at = run.start;
+                while let Some(found) = next_data(&layer.file, at)?.filter(|found| found.start < run.end) {
+                    // File systems have blocks of other sizes too.
+                    let start = (found.start - found.start % FRAME_SIZE).max(run.start);
+                    at = found.end.next_multiple_of(FRAME_SIZE).min(run.end);
+                    data.push(start..at);
+                }
+            }
+        }
+        Ok(data)
     }
 
     fn failed(&self, doing: &'static str, source: io::Error) -> VmmError {
@@ -160,6 +256,45 @@ mod tests {
             assert_eq!(byte(memory.slice(0x5000, 1)), 0);
         }
         assert_eq!(memory.host_address(), address);
+    }
+
+    #[test]
+    fn a_layer_lies_over_the_runs_that_it_says() {
+        let below = image(b'a');
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(RAM).unwrap();
+        // One page is another, one becomes zero, one comes into being; what is outside of the runs does not count.
+        for page in [0x5000, 0x8000, 0xa000] {
+            file.write_all_at(&[b'b'; 4096], page).unwrap();
+        }
+        below.file().write_all_at(&[b'a'; 0x3000], 0x6000).unwrap();
+        let image = Image::over(&below, file, vec![0x5000..0x6000, 0x7000..0x9000]).unwrap();
+        let reserved = GuestMemory::reserve(RAM).unwrap();
+        image.remap(&reserved).unwrap();
+        let content = |read: &dyn Fn(u64) -> u8| [0x5000, 0x6000, 0x7000, 0x8000, 0xa000].map(read);
+        let expected = [b'b', b'a', 0, b'b', 0];
+        assert_eq!(content(&|at| byte(image.map().unwrap().slice(at, 1))), expected);
+        assert_eq!(content(&|at| byte(reserved.slice(at, 1))), expected);
+        assert_eq!(content(&|at| byte(image.reference().unwrap().slice(at, 1))), expected);
+        assert_eq!(byte(below.map().unwrap().slice(0x5000, 1)), b'a');
+        // It keeps what it lies upon.
+        drop(below);
+        assert_eq!(byte(image.map().unwrap().slice(0x6000, 1)), b'a');
+    }
+
+    #[test]
+    fn runs_that_are_no_runs_are_refused() {
+        let below = image(b'a');
+        let over = |runs: Vec<Range<u64>>| {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(RAM).unwrap();
+            Image::over(&below, file, runs).is_ok()
+        };
+        assert!(over(Vec::new()) && over(vec![0..RAM]) && over(vec![0..4096, 4096..8192]));
+        for wrong in [0..RAM + 4096, RAM..RAM + 4096, 17..4096, 0..100, 4096..4096, 8192..4096, 0..u64::MAX] {
+            assert!(!over(vec![wrong.clone()]), "{wrong:?}");
+        }
+        assert!(!over(vec![4096..8192, 0..4096]) && !over(vec![0..8192, 4096..12288]));
     }
 
     #[test]

@@ -2,18 +2,22 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::MemfdFlags;
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{Bytes, FileOffset, VolatileMemory, VolatileSlice};
 
 use super::error::VmmError;
+use super::image::Layer;
 
 /// The RAM of one VM, mapped into this process. All access is bounds-checked and volatile: guest threads may change any
 /// byte at any time.
 pub struct GuestMemory {
     region: MmapRegion,
     shared: bool,
+    /// The layers of the image that it began as, if it did.
+    began_as: Mutex<Vec<Arc<Layer>>>,
 }
 
 impl GuestMemory {
@@ -27,17 +31,27 @@ impl GuestMemory {
             source: e.into(),
         })?;
         let region = map(Some(FileOffset::new(File::from(file), 0)), bytes, libc::MAP_SHARED)?;
-        Ok(GuestMemory { region, shared: true })
+        Ok(GuestMemory { region, shared: true, began_as: Mutex::default() })
     }
 
     /// Reserves addresses for `bytes` of RAM that reads as zero, to be given the content of an [`super::Image`] later.
     pub fn reserve(bytes: u64) -> Result<GuestMemory, VmmError> {
-        Ok(GuestMemory::private(map(None, bytes, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)?))
+        Ok(GuestMemory::private(map(None, bytes, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)?, Vec::new()))
     }
 
-    /// RAM in a private mapping, which may be replaced by another part by part.
-    pub(super) fn private(region: MmapRegion) -> GuestMemory {
-        GuestMemory { region, shared: false }
+    /// RAM in a private mapping, which may be replaced by another part by part. Its content is that of the `layers` of an image.
+    pub(super) fn private(region: MmapRegion, layers: Vec<Arc<Layer>>) -> GuestMemory {
+        GuestMemory { region, shared: false, began_as: Mutex::new(layers) }
+    }
+
+    /// The layers of the image whose content it had at first; none if it was zero.
+    pub(super) fn began_as(&self) -> Vec<Arc<Layer>> {
+        self.began_as.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes that it has the content of an image now.
+    pub(super) fn begin_as(&self, layers: Vec<Arc<Layer>>) {
+        *self.began_as.lock().unwrap_or_else(PoisonError::into_inner) = layers;
     }
 
     /// Whether it is in a private mapping.
@@ -154,4 +168,11 @@ fn map(file: Option<FileOffset>, bytes: u64, flags: i32) -> Result<MmapRegion, V
 /// A size as the host's address space has it.
 pub(super) fn address_space(bytes: u64) -> Result<usize, VmmError> {
     usize::try_from(bytes).map_err(|_| VmmError::Lacks("so large an address space"))
+}
+
+// TEMPORARY
+impl GuestMemory {
+    pub(super) fn changed(&self) -> Result<Vec<std::ops::Range<u64>>, VmmError> {
+        Ok(vec![0..self.size()])
+    }
 }

@@ -14,10 +14,12 @@
 //! | `state.rs` | that state: general registers, segment bases, XSAVE area |
 //! | `memory.rs` | guest RAM, and un-mapping a page for all vCPUs |
 //! | `image.rs` | the content that the RAM of copies begins with |
+//! | `difference.rs` | which pages of RAM differ from such a content |
 //! | `frames.rs` | which pages of guest RAM are in use |
 //! | `paging.rs` | the guest's page tables |
 //! | `layout.rs` | where things lie in guest-physical and guest-virtual memory |
 //! | `ring0.rs` | descriptor tables and the ring-0 code |
+//! | `sparse.rs` | holes of files |
 //! | `cpuid.rs` | what the guest is told of the CPU |
 //! | `features.rs` | what of the CPU a checkpoint needs |
 //!
@@ -27,6 +29,7 @@
 //! `vcpu/` and `ring0.rs` look at it. Un-mapping a page for all vCPUs is one act for both: [`GuestMemory::flush`].
 
 mod cpuid;
+mod difference;
 mod error;
 mod features;
 mod frames;
@@ -36,6 +39,7 @@ pub mod layout;
 mod memory;
 mod paging;
 mod ring0;
+mod sparse;
 mod state;
 mod vcpu;
 mod vm;
@@ -47,6 +51,7 @@ pub use image::{Image, Reference};
 pub use kvm::{Hypervisor, Sort, host_counter};
 pub use memory::GuestMemory;
 pub use paging::{Access, Entry, PageTables};
+pub use sparse::next_data;
 pub use state::{ExtendedState, StateHolder, UserRegs, Xsave, XsaveLayout};
 pub use vcpu::{Exit, Kick, Vcpu};
 pub use vm::Vm;

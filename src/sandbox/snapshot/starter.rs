@@ -261,7 +261,7 @@ impl Inner {
     fn keep(&self, guest: &Guest, expected: &Expected) -> Result<Arc<Snapshot>, String> {
         let store = self.vms.store().map_err(|error| error.to_string())?;
         let checkpoint = guest.checkpoint().map_err(|error| error.to_string())?;
-        let draft = store.write(expected, &checkpoint).map_err(|error| error.to_string())?;
+        let draft = store.write(expected, None, &checkpoint).map_err(|error| error.to_string())?;
         // The program goes on; the rest needs it no more.
         drop(checkpoint);
         draft.commit().map_err(|error| error.to_string())

@@ -17,7 +17,9 @@ fn works_here() {
             nix::sys::signal::raise(nix::sys::signal::SIGKILL).unwrap();
         }
     });
-    let saved = draft(&store.unwrap(), &expected(7), b'n').and_then(Draft::commit);
+    let store = store.unwrap();
+    let parent = store.find(&expected(1)).unwrap();
+    let saved = draft_over(&store, parent.as_ref(), &expected(7), b'n').and_then(Draft::commit);
     if let Err(error) = saved {
         println!("error: {error}; left over: {}", left_over(Path::new(folder)));
     }
@@ -38,9 +40,12 @@ fn was_killed(status: ExitStatus) -> bool {
 
 #[test]
 fn killed_at_every_step() {
-    for old in [None, Some(b'o')] {
+    for (old, has_parent) in [(None, false), (Some(b'o'), false), (Some(b'o'), true)] {
         for step in Step::ALL {
             let folder = tempfile::tempdir().unwrap();
+            if has_parent {
+                save(&store(folder.path()), &expected(1), b'p');
+            }
             if let Some(mark) = old {
                 save(&store(folder.path()), &expected(7), mark);
             }

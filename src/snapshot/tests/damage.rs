@@ -80,9 +80,9 @@ fn another_number() {
 #[test]
 fn another_format() {
     let (_folder, store, path) = saved(Part::Manifest);
-    let text = fs::read_to_string(&path).unwrap().replace("\"format\": 1", "\"format\": 2");
+    let text = fs::read_to_string(&path).unwrap().replace("\"format\": 2", "\"format\": 3");
     fs::write(&path, text).unwrap();
-    assert_eq!(reason(&store, &expected(7)).to_string(), "it is of format 2, and this Hydra reads format 1");
+    assert_eq!(reason(&store, &expected(7)).to_string(), "it is of format 3, and this Hydra reads format 2");
 }
 
 #[test]

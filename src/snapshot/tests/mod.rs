@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod keep;
+mod layers;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -60,7 +61,16 @@ fn runs() -> impl Iterator<Item = std::ops::Range<u64>> {
 }
 
 fn draft(store: &Store, expected: &Expected, mark: u8) -> Result<Draft, SaveError> {
-    store.copy(expected, &ram(mark), runs(), vec![mark; 5000], Instant::now())
+    draft_over(store, None, expected, mark)
+}
+
+fn draft_over(
+    store: &Store,
+    parent: Option<&Arc<Snapshot>>,
+    expected: &Expected,
+    mark: u8,
+) -> Result<Draft, SaveError> {
+    store.copy(expected, parent, &ram(mark), runs(), vec![mark; 5000], Instant::now())
 }
 
 fn save(store: &Store, expected: &Expected, mark: u8) -> Arc<Snapshot> {
