@@ -1,7 +1,7 @@
 //! Starting a program in a microVM, and waiting for its end.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -144,6 +144,15 @@ impl Guest {
     /// Whether the program was ended because it needed more memory than its microVM has.
     pub fn ran_out_of_memory(&self) -> bool {
         self.kernel.out_of_memory.load(Ordering::Acquire)
+    }
+
+    /// Shows the program a file or directory of the host, read-only, at an absolute path where it has seen another until now. There can be
+    /// one such mount; a checkpoint does not keep it: whoever restores the program gives it as one of the mounts.
+    ///
+    /// # Errors
+    /// The source cannot be opened, or there is such a mount already.
+    pub fn mount(&self, source: &Path, target: &Path) -> std::io::Result<()> {
+        self.kernel.namespace.add(source, target, true)
     }
 
     /// Ends the program as `SIGKILL` would.

@@ -14,8 +14,6 @@ impl GuestMemory {
     /// Calls `found` with the guest-physical address of each page that is not as in `base`, and its content; without one where it is
     /// zero. Of this RAM only the ranges `used` count, which are of whole pages and in order; all else is taken for zero.
     ///
-    /// Where this RAM began as `base`, or as an image that lies over it, only pages are read that were written to since.
-    ///
     /// # Errors
     /// A range is outside of RAM, the image is of RAM of another size, or the host fails.
     pub fn difference(
@@ -48,6 +46,11 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// Ranges outside of which this RAM is what it was when it began. Which pages were written to is not looked up: all.
+    fn changed(&self) -> Result<Vec<Range<u64>>, VmmError> {
+        Ok(std::iter::once(0..self.size()).collect())
+    }
+
     /// Ranges outside of which this RAM is as in `base`, in order.
     fn candidates(&self, base: &Image) -> Result<Vec<Range<u64>>, VmmError> {
         match base.runs_above(&self.began_as()) {
@@ -56,7 +59,7 @@ impl GuestMemory {
                 changed.extend(above);
                 Ok(joined(changed))
             }
-            None => Ok(vec![0..self.size()]),
+            None => Ok(std::iter::once(0..self.size()).collect()),
         }
     }
 }

@@ -169,10 +169,3 @@ fn map(file: Option<FileOffset>, bytes: u64, flags: i32) -> Result<MmapRegion, V
 pub(super) fn address_space(bytes: u64) -> Result<usize, VmmError> {
     usize::try_from(bytes).map_err(|_| VmmError::Lacks("so large an address space"))
 }
-
-// TEMPORARY
-impl GuestMemory {
-    pub(super) fn changed(&self) -> Result<Vec<std::ops::Range<u64>>, VmmError> {
-        Ok(vec![0..self.size()])
-    }
-}

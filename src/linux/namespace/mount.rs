@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -63,15 +63,26 @@ pub(super) enum Root {
     Tmpfs(Arc<Tmpfs>),
 }
 
+impl Root {
+    fn of_host(source: &Path) -> std::io::Result<Root> {
+        let root = rustix::fs::openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let directory = FileType::from_raw_mode(rustix::fs::fstat(&root)?.st_mode).is_dir();
+        Ok(Root::Host { root, directory })
+    }
+}
+
 pub(super) struct Mounted {
     pub target: PathBuf,
     pub root: Root,
     pub read_only: bool,
 }
 
-/// All mounts, the deepest first.
+/// All mounts.
 pub struct Namespace {
-    pub(super) mounts: Vec<Mounted>,
+    /// Those that there are from the beginning, the deepest first.
+    mounts: Vec<Mounted>,
+    /// The one that came later.
+    added: OnceLock<Mounted>,
     /// As whom the program is checked.
     pub caller: Caller,
     /// Whether the guest may have files of a host device: see [`host::is_allowed`].
@@ -111,12 +122,7 @@ impl Namespace {
         let mut mounted = Vec::new();
         for (number, mount) in mounts.iter().chain(&shm).enumerate() {
             let root = match &mount.source {
-                Source::Host(source) => {
-                    let flags = OFlags::PATH | OFlags::CLOEXEC;
-                    let root = rustix::fs::openat(CWD, source, flags, Mode::empty())?;
-                    let directory = FileType::from_raw_mode(rustix::fs::fstat(&root)?.st_mode).is_dir();
-                    Root::Host { root, directory }
-                }
+                Source::Host(source) => Root::of_host(source)?,
                 Source::Tmpfs { size, mode } => {
                     Root::Tmpfs(tmpfs(number as u32 + 1, &mount.target, *size, *mode))
                 }
@@ -124,9 +130,27 @@ impl Namespace {
             mounted.push(Mounted { target: mount.target.clone(), root, read_only: mount.read_only });
         }
         mounted.sort_by_key(|m| std::cmp::Reverse(m.target.components().count()));
-        let namespace = Namespace { mounts: mounted, caller, devices: Mutex::default(), memory_files };
+        let namespace = Namespace {
+            mounts: mounted,
+            added: OnceLock::new(),
+            caller,
+            devices: Mutex::default(),
+            memory_files,
+        };
         namespace.make_mount_points();
         Ok(namespace)
+    }
+
+    /// Shows something more of the host, at a path where something is already. There can be one such mount. What the program has open
+    /// below that path it keeps.
+    pub fn add(&self, source: &Path, target: &Path, read_only: bool) -> std::io::Result<()> {
+        let root = Root::of_host(source)?;
+        let mount = Mounted { target: target.to_owned(), root, read_only };
+        self.added.set(mount).map_err(|_| std::io::ErrorKind::AlreadyExists.into())
+    }
+
+    fn mounts(&self) -> impl Iterator<Item = &Mounted> {
+        self.mounts.iter().chain(self.added.get())
     }
 
     /// In a tmpfs that others are mounted into, the directories where they show are made.
@@ -161,10 +185,12 @@ impl Namespace {
 
     /// The mount of an absolute path without `..`, and the rest of the path.
     pub(super) fn locate<'p>(&self, path: &'p Path) -> Result<(&Mounted, &'p Path), Errno> {
-        self.mounts
-            .iter()
-            .find_map(|mount| Some((mount, path.strip_prefix(&mount.target).ok()?)))
-            .ok_or(Errno::ENOENT)
+        let rest = |mount: &Mounted| path.strip_prefix(&mount.target).ok();
+        let found = self.mounts.iter().find_map(|mount| Some((mount, rest(mount)?)));
+        let added = self.added.get().and_then(|mount| Some((mount, rest(mount)?)));
+        // The shorter the rest, the deeper the mount.
+        let deepest = [added, found].into_iter().flatten().min_by_key(|(_, rest)| rest.as_os_str().len());
+        deepest.ok_or(Errno::ENOENT)
     }
 
     /// Whether nothing can be changed at the path.
@@ -174,8 +200,7 @@ impl Namespace {
 
     /// Whether something is mounted at just this path.
     pub fn is_mount_point(&self, path: &Path) -> bool {
-        ["/proc", "/dev"].iter().any(|own| path == Path::new(own))
-            || self.mounts.iter().any(|m| m.target == path)
+        ["/proc", "/dev"].iter().any(|own| path == Path::new(own)) || self.mounts().any(|m| m.target == path)
     }
 
     /// What is at an absolute path without `..`, if no symbolic link lies before its last name (`ELOOP`).

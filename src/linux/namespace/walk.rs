@@ -322,6 +322,33 @@ mod tests {
     }
 
     #[test]
+    fn a_mount_that_is_added_shows_over_what_was_there() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for path in ["root/code/old", "root/code/deep/old", "code/new", "code/deep"] {
+            std::fs::create_dir_all(dir.path().join(path)).expect("directories");
+        }
+        let root = dir.path().join("root");
+        let namespace = namespace(&[mount(&*root, "/", true), mount(root.join("code"), "/code/deep", true)]);
+        assert_eq!(walk(&namespace, "/", "/code/old").as_deref(), Ok("/code/old"));
+        let add = |source: &str| namespace.add(&dir.path().join(source), Path::new("/code"), true);
+        assert!(add("missing").is_err());
+        add("code").expect("it is there");
+        for (path, expected) in [
+            ("/code/new", Ok("/code/new")),
+            ("/code/old", Err(Errno::ENOENT)),
+            ("/code/../code/new/..", Ok("/code")),
+            // What is mounted deeper stays.
+            ("/code/deep/old", Ok("/code/deep/old")),
+        ] {
+            assert_eq!(walk(&namespace, "/", path), expected.map(str::to_owned), "{path}");
+        }
+        assert!(
+            namespace.is_mount_point(Path::new("/code")) && namespace.is_read_only(Path::new("/code/new"))
+        );
+        assert!(add("code").is_err(), "there is one already");
+    }
+
+    #[test]
     fn the_hosts_kernel_and_devices_are_out_of_reach() {
         // The whole host, under a name that is not special to the guest.
         let namespace = namespace(&[mount("/", "/", false), mount("/", "/host", false)]);
