@@ -2,6 +2,7 @@
 # Builds Hydra into target/: the programs, and the agents beside them. What is up to date is left as it is.
 #   build.sh            for use (target/release)
 #   build.sh --debug    for work on Hydra (target/debug)
+#   build.sh --bench    for use, and the benchmarks
 set -euo pipefail
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 # shellcheck source=builder/steps.sh
@@ -10,30 +11,34 @@ source "$root/builder/steps.sh"
 source "$root/builder/tools.sh"
 
 main() {
-    local profile=release
+    local profile=release programs=(hydra hydra-agent-native hydra-demo)
     case "$*" in
         "") ;;
         --debug) profile=debug ;;
+        --bench) programs+=(hydra-bench) ;;
         *)
-            say "build.sh takes no argument but --debug"
+            say "build.sh takes no argument but --debug or --bench"
             exit 2
             ;;
     esac
     require_rust
     require c
-    build_programs "$profile"
+    build_programs "$profile" "${programs[@]}"
     install_file "$root/target/$profile/hydra-agent-native" "$root/target/agents/native/hydra-agent-native"
     install_folder "$root/guest-agent/python" "$root/target/agents/python"
     install_folder "$root/guest-agent/javascript" "$root/target/agents/javascript"
     build_java_agent
 }
 
-build_programs() { # PROFILE
-    local options=(--workspace --bins --locked)
-    [[ $1 == release ]] && options+=(--release)
+build_programs() { # PROFILE PROGRAM…
+    local profile=$1 options=(--workspace --locked)
+    shift
+    [[ $profile == release ]] && options+=(--release)
+    # Of the whole workspace, so that all are built of the same crates with the same features.
+    options+=("${@/#/--bin=}")
     cd "$root"
     # Whatever the user's own settings are, the programs have to be where the agents are looked for.
-    CARGO_TARGET_DIR="$root/target" quietly "building ($1)" cargo build "${options[@]}"
+    CARGO_TARGET_DIR="$root/target" quietly "building ($profile)" cargo build "${options[@]}"
 }
 
 # Replaces a file that differs. By renaming: a running program cannot be written to.

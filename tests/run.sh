@@ -175,6 +175,9 @@ test_rust() {
     provide_runtimes
     provide_example_tools
     provide curl ab || lacking+=("curl or ab ($(install_command curl ab))")
+    # Programs that run in a microVM as they do natively.
+    local guests=(busybox sqlite3 openssl perl xz zstd go)
+    provide "${guests[@]}" || lacking+=("programs to run in a microVM ($(install_command "${guests[@]}"))")
     provide cpython-tests || lacking+=("CPython 3.11's test suite ($(install_command cpython-tests))")
     "$root/build.sh" --debug && quietly "building the example functions" "$root/examples/build.sh" || return
     provide_graalvm_library || lacking+=("a GraalVM library (tests/fixtures/native/saxon/build.sh cannot have it from PyPI)")

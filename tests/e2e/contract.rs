@@ -12,7 +12,7 @@ async fn send(
     path: &str,
     body: impl Into<reqwest::Body>,
 ) -> (StatusCode, String) {
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = hydra_harness::plain_http().build().unwrap();
     let response =
         http.request(method, format!("{}{path}", world.server.base())).body(body).send().await.unwrap();
     let status = response.status();

@@ -168,6 +168,8 @@ impl Downloader {
         if let Some(client) = slot.get() {
             return Ok(client.clone());
         }
+        // It is set once for the process. The client wants one for plain http too.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let base = || {
             let base = ClientBuilder::new()
                 .user_agent(concat!("hydra/", env!("CARGO_PKG_VERSION")))

@@ -11,6 +11,13 @@ use crate::Example;
 /// Longest time of one request: above every timeout that tests and benchmarks give a function.
 const TIMEOUT: Duration = Duration::from_secs(180);
 
+/// A client of servers on this machine.
+pub fn plain_http() -> reqwest::ClientBuilder {
+    // The crates of a workspace share one build of the client: it has TLS for Hydra's sake, and wants a provider of it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy()
+}
+
 /// Sends requests to one Hydra. Errors that Hydra answers are replies like any other: [`Reply::success`] turns them into an error.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -22,7 +29,7 @@ pub struct Client {
 impl Client {
     /// A client of the Hydra at `base`, e.g. `http://127.0.0.1:8080`.
     pub fn new(base: &str) -> Self {
-        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build();
+        let http = plain_http().timeout(TIMEOUT).build();
         // Without TLS and proxies there is nothing to configure that could fail.
         let http = http.expect("an HTTP client of plain settings");
         Self { http, base: base.to_owned(), token: None }

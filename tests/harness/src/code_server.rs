@@ -172,7 +172,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(name), content).unwrap();
         let server = CodeServer::start(folder.path()).await.unwrap();
-        (folder, server, reqwest::Client::builder().no_proxy().build().unwrap())
+        (folder, server, crate::plain_http().build().unwrap())
     }
 
     #[tokio::test]

@@ -25,7 +25,7 @@ pub mod paths;
 mod server;
 mod table;
 
-pub use client::{Client, ClientError, Invocation, Registration, Reply, Stage};
+pub use client::{Client, ClientError, Invocation, Registration, Reply, Stage, plain_http};
 pub use code_server::CodeServer;
 pub use examples::{Example, ExamplesError, Mismatch, examples, examples_in};
 pub use server::{Server, ServerError, ServerOptions};

@@ -87,10 +87,7 @@ impl Server {
     }
 
     async fn wait_until_it_answers(&mut self) -> Result<(), ServerError> {
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .build()
-            .map_err(|e| ServerError::Prepare(io::Error::other(e)))?;
+        let http = crate::plain_http().build().map_err(|e| ServerError::Prepare(io::Error::other(e)))?;
         let url = format!("{}/healthz", self.base);
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
