@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds Hydra into target/: the programs, and the agents beside them. What is up to date is left as it is.
 #   build.sh            for use (target/release)
-#   build.sh --debug    for work on Hydra (target/debug)
+#   build.sh --debug    for work on Hydra (target/debug), with the tests
 #   build.sh --bench    for use, and the benchmarks
 set -euo pipefail
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
@@ -33,9 +33,9 @@ main() {
 build_programs() { # PROFILE PROGRAM…
     local profile=$1 options=(--workspace --locked)
     shift
-    [[ $profile == release ]] && options+=(--release)
-    # Of the whole workspace, so that all are built of the same crates with the same features.
-    options+=("${@/#/--bin=}")
+    # Of the whole workspace, so that all are built of the same crates with the same features. The tests bring further features:
+    # without them, all that stands on those crates would be built once more for `cargo test`.
+    if [[ $profile == release ]]; then options+=(--release "${@/#/--bin=}"); else options+=(--all-targets); fi
     cd "$root"
     # Whatever the user's own settings are, the programs have to be where the agents are looked for.
     CARGO_TARGET_DIR="$root/target" quietly "building ($profile)" cargo build "${options[@]}"

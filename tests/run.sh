@@ -216,7 +216,7 @@ test_vm() {
 
 test_cpython() {
     needs cpython-tests || return
-    quietly "CPython's tests" cargo test --locked --test cpython -- --include-ignored
+    quietly "CPython's tests" cargo test --workspace --locked --test cpython -- --include-ignored
 }
 
 main "$@"
