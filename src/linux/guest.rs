@@ -71,7 +71,7 @@ impl Guest {
     /// Makes a microVM, loads the program and lets it run.
     pub fn start(config: Config) -> Result<Guest, StartError> {
         let hypervisor = Hypervisor::get()?;
-        let vm = Vm::new(GuestMemory::new(config.memory)?)?;
+        let vm = Arc::new(Vm::new(GuestMemory::new(config.memory)?)?);
         let space = Arc::new(Mutex::new(AddressSpace::new(Arc::clone(vm.memory()))));
         let caller = Caller { uid: config.identity.uid, gid: config.identity.gid };
         let namespace = Namespace::new(&config.mounts, caller, &space).map_err(StartError::Mounts)?;

@@ -49,7 +49,7 @@ pub struct Kernel {
     /// Guest RAM.
     memory: Arc<GuestMemory>,
     /// The machine; without one no thread of the program runs.
-    pub(super) vm: Option<Vm>,
+    pub(super) vm: Option<Arc<Vm>>,
     /// Threads, futexes, signals, alarms.
     pub sched: Sched,
     /// Events from outside.
@@ -85,7 +85,7 @@ pub struct Kernel {
 #[allow(missing_docs)] // As in `Kernel`.
 pub struct Parts {
     pub memory: Arc<GuestMemory>,
-    pub vm: Option<Vm>,
+    pub vm: Option<Arc<Vm>>,
     pub sched: Sched,
     pub clock: Clock,
     pub namespace: Namespace,

@@ -14,41 +14,38 @@ use super::table::{self, Answer};
 use super::thread::Thread;
 use crate::vmm::{Access, Exit, StateHolder, Vcpu, VmmError};
 
-/// Host stack of a worker: handlers keep their buffers on the heap.
-const STACK: usize = 512 << 10;
-
 /// Starts worker `id`.
 pub fn spawn(kernel: &Arc<Kernel>, id: usize) {
+    let Some(vm) = &kernel.vm else { return kernel.sched.leave(id) };
     let mine = Arc::clone(kernel);
-    let named = std::thread::Builder::new().name(format!("guest-{id}")).stack_size(STACK);
-    let started = named.spawn(move || {
+    let started = vm.run_on_vcpu(move |vcpu| {
         // A defect in a handler ends this program, and none but this.
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(&mine, id)));
-        // Also when it got no vCPU: those who wait for the program's end wait for this.
-        mine.sched.leave(id);
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(&mine, id, vcpu?)));
+        let fit = matches!(outcome, Ok(Ok(())));
         match outcome {
             Ok(Ok(())) => {}
             Ok(Err(error)) => mine.sched.fail(error),
             Err(_) => mine.sched.fail(VmmError::Stopped("a defect in the service of a system call".into())),
         }
+        // Also when it got no vCPU: those who wait for the program's end wait for this.
+        mine.sched.leave(id);
+        fit
     });
-    if let Err(source) = started {
+    if let Err(error) = started {
+        kernel.sched.fail(error);
         kernel.sched.leave(id);
-        kernel.sched.fail(VmmError::Kvm { doing: "start a host thread for a vCPU", source });
     }
 }
 
-fn work(kernel: &Arc<Kernel>, id: usize) -> Result<(), VmmError> {
-    let Some(vm) = &kernel.vm else { return Ok(()) };
-    let mut vcpu = vm.create_vcpu()?;
+fn work(kernel: &Arc<Kernel>, id: usize, vcpu: &mut Vcpu) -> Result<(), VmmError> {
     kernel.sched.enlist(id, vcpu.kicker());
-    // Dropped before the vCPU goes, also when a handler panics: nobody may kick it then.
+    // Struck off before others can have the vCPU, also when a handler panics: nobody may kick it then.
     let _registration = Enlisted(kernel, id);
     loop {
-        match kernel.sched.next(id, &mut vcpu) {
+        match kernel.sched.next(id, vcpu) {
             Ok(Next::Stop) => break Ok(()),
             Ok(Next::Run(thread, attention)) => {
-                if let Err(error) = run(kernel, &mut vcpu, thread, &attention) {
+                if let Err(error) = run(kernel, vcpu, thread, &attention) {
                     break Err(error);
                 }
             }

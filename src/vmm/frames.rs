@@ -172,6 +172,12 @@ pub struct SavedFrames {
 }
 
 impl SavedFrames {
+    /// Whether the frame was given out.
+    pub fn contains(&self, frame: Frame) -> bool {
+        let next = self.used.partition_point(|(first, _)| *first <= frame.0);
+        next > 0 && frame.0 - self.used[next - 1].0 < self.used[next - 1].1
+    }
+
     /// Guest-physical byte ranges of the frames in use.
     pub fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
         self.used.iter().map(|(first, count)| {
@@ -212,6 +218,26 @@ impl Frames {
             add(data_end, self.next_table - data_end);
         }
         SavedFrames { used, next_table: self.next_table as u32 }
+    }
+
+    /// Takes over what RAM that was put back to its image keeps of the run before: which free frames may hold old content, and
+    /// the frames that are page `tables` for good.
+    pub(super) fn continue_from(&mut self, before: &Frames, tables: impl Iterator<Item = Frame>) {
+        let words = self.dirty.iter_mut().zip(&mut self.touched);
+        for ((dirty, touched), (old_dirty, old_touched)) in
+            words.zip(before.dirty.iter().zip(&before.touched))
+        {
+            *dirty |= old_dirty;
+            *touched |= old_touched;
+        }
+        self.next_table = self.next_table.max(before.next_table);
+        for table in tables.filter(|table| u64::from(table.0) * FRAME_SIZE >= FIRST_FRAME) {
+            let (word, bit) = (table.0 as usize / PER_WORD, table.0 as usize % PER_WORD);
+            if self.used[word] >> bit & 1 == 0 {
+                self.used[word] |= 1 << bit;
+                self.free -= 1;
+            }
+        }
     }
 
     /// The allocator of RAM of `bytes` that holds the frames of `saved` and zeros elsewhere; `None` if they do not fit into it.

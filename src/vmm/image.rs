@@ -205,6 +205,15 @@ impl Reference {
     pub fn slice(&self, address: u64, len: usize) -> Option<VolatileSlice<'_>> {
         self.region.get_slice(usize::try_from(address).ok()?, len).ok()
     }
+
+    /// The aligned word at `address`; 0 outside of RAM.
+    pub(super) fn load(&self, address: u64) -> u64 {
+        let mut word = [0; 8];
+        self.slice(address, word.len()).into_iter().for_each(|slice| {
+            slice.copy_to(&mut word[..]);
+        });
+        u64::from_le_bytes(word)
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::MemfdFlags;
@@ -18,6 +19,8 @@ pub struct GuestMemory {
     shared: bool,
     /// The layers of the image that it began as, if it did.
     began_as: Mutex<Vec<Arc<Layer>>>,
+    /// In order, none next to another: see [`GuestMemory::replaced`].
+    replaced: Mutex<Vec<Range<u64>>>,
 }
 
 impl GuestMemory {
@@ -31,7 +34,7 @@ impl GuestMemory {
             source: e.into(),
         })?;
         let region = map(Some(FileOffset::new(File::from(file), 0)), bytes, libc::MAP_SHARED)?;
-        Ok(GuestMemory { region, shared: true, began_as: Mutex::default() })
+        Ok(GuestMemory { region, shared: true, began_as: Mutex::default(), replaced: Mutex::default() })
     }
 
     /// Reserves addresses for `bytes` of RAM that reads as zero, to be given the content of an [`super::Image`] later.
@@ -41,7 +44,7 @@ impl GuestMemory {
 
     /// RAM in a private mapping, which may be replaced by another part by part. Its content is that of the `layers` of an image.
     pub(super) fn private(region: MmapRegion, layers: Vec<Arc<Layer>>) -> GuestMemory {
-        GuestMemory { region, shared: false, began_as: Mutex::new(layers) }
+        GuestMemory { region, shared: false, began_as: Mutex::new(layers), replaced: Mutex::default() }
     }
 
     /// The layers of the image whose content it had at first; none if it was zero.
@@ -52,6 +55,7 @@ impl GuestMemory {
     /// Notes that it has the content of an image now.
     pub(super) fn begin_as(&self, layers: Vec<Arc<Layer>>) {
         *self.began_as.lock().unwrap_or_else(PoisonError::into_inner) = layers;
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Whether it is in a private mapping.
@@ -154,8 +158,39 @@ impl GuestMemory {
             // SAFETY: replaces a part of our own mapping by zeroed memory of the same protection. MADV_DONTNEED would
             // bring the image's content back.
             let mapped = unsafe { libc::mmap(start, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
-            if mapped == libc::MAP_FAILED { Err(failed(io::Error::last_os_error())) } else { Ok(()) }
+            if mapped == libc::MAP_FAILED {
+                return Err(failed(io::Error::last_os_error()));
+            }
+            self.note_replaced(address..address + len as u64);
+            Ok(())
         }
+    }
+
+    /// Undoes all changes to the page-aligned range, which must not have been [discarded](GuestMemory::discard) or must be zero
+    /// in the image: it shows the image again, and no vCPU has a translation to it. Nothing happens to RAM that has no image.
+    pub(super) fn drop_copies(&self, address: u64, len: usize) -> Result<(), VmmError> {
+        let failed = |source| VmmError::Memory { doing: "undo changes of", bytes: len as u64, source };
+        let Some(slice) = self.slice(address, len).filter(|_| !self.shared) else { return Ok(()) };
+        // SAFETY: the range lies within our own private mapping, which stays mapped.
+        match unsafe { libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), len, libc::MADV_DONTNEED) } {
+            0 => Ok(()),
+            _ => Err(failed(io::Error::last_os_error())),
+        }
+    }
+
+    /// Guest-physical ranges that do not show the image any more, whether they were written to or not.
+    pub(super) fn replaced(&self) -> Vec<Range<u64>> {
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_replaced(&self, range: Range<u64>) {
+        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = replaced.partition_point(|other| other.end < range.start);
+        let last = replaced.partition_point(|other| other.start <= range.end);
+        let joined = replaced[first..last]
+            .iter()
+            .fold(range, |all, other| all.start.min(other.start)..all.end.max(other.end));
+        replaced.splice(first..last, [joined]);
     }
 }
 

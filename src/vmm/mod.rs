@@ -11,12 +11,14 @@
 //! | `kvm.rs` | `/dev/kvm`: what it offers, and the probe of how a system call arrives |
 //! | `vm.rs` | one virtual machine |
 //! | `vcpu/` | one virtual CPU: entering, leaving, loading and saving a thread's state |
+//! | `vcpu_thread.rs` | the host threads that vCPUs live on |
 //! | `state.rs` | that state: general registers, segment bases, XSAVE area |
 //! | `memory.rs` | guest RAM, and un-mapping a page for all vCPUs |
 //! | `image.rs` | the content that the RAM of copies begins with |
 //! | `difference.rs` | which pages of RAM differ from such a content |
 //! | `frames.rs` | which pages of guest RAM are in use |
 //! | `paging.rs` | the guest's page tables |
+//! | `reset.rs`, `pagemap.rs` | putting RAM back to its image; which pages were written to |
 //! | `layout.rs` | where things lie in guest-physical and guest-virtual memory |
 //! | `ring0.rs` | descriptor tables and the ring-0 code |
 //! | `sparse.rs` | holes of files |
@@ -37,11 +39,14 @@ mod image;
 mod kvm;
 pub mod layout;
 mod memory;
+mod pagemap;
 mod paging;
+mod reset;
 mod ring0;
 mod sparse;
 mod state;
 mod vcpu;
+mod vcpu_thread;
 mod vm;
 
 pub use error::VmmError;
@@ -51,6 +56,7 @@ pub use image::{Image, Reference};
 pub use kvm::{Hypervisor, Sort, host_counter};
 pub use memory::GuestMemory;
 pub use paging::{Access, Entry, PageTables};
+pub use reset::{ResetFigures, reset};
 pub use sparse::next_data;
 pub use state::{ExtendedState, StateHolder, UserRegs, Xsave, XsaveLayout};
 pub use vcpu::{Exit, Kick, Vcpu};

@@ -117,6 +117,30 @@ impl<'a> PageTables<'a> {
         }
     }
 
+    /// All tables: guest-physical address and level, 0 for those whose entries are pages. Those of ring 0 are among them.
+    pub(super) fn tables(&self) -> Vec<(u64, u32)> {
+        let mut tables = vec![(PAGE_ROOT, 3)];
+        let mut next = 0;
+        while let Some((table, level)) = tables.get(next).copied() {
+            next += 1;
+            if level > 0 {
+                let entries = (0..ENTRIES).map(|i| self.memory.load(table + 8 * i));
+                tables.extend(
+                    entries.filter(|bits| bits & PRESENT != 0).map(|bits| (bits & ADDRESS, level - 1)),
+                );
+            }
+        }
+        tables
+    }
+
+    /// The frame that an entry of a lowest-level table showed, if a vCPU that remembers `now` could do with it what `then` does not
+    /// allow.
+    pub(super) fn narrowed(now: u64, then: u64) -> Option<Frame> {
+        let (now, then) = (Entry::decode(now)?, Entry::decode(then));
+        let kept = then.is_some_and(|then| then.frame == now.frame && then.access.contains(now.access));
+        (!kept && !now.access.is_empty()).then_some(now.frame)
+    }
+
     /// First address after the highest absent table that covers `address`.
     fn skip_absent(&self, address: u64) -> u64 {
         let mut table = PAGE_ROOT;

@@ -12,12 +12,14 @@ use super::layout;
 use super::memory::GuestMemory;
 use super::ring0;
 use super::vcpu::Vcpu;
+use super::vcpu_thread::VcpuThreads;
 
 /// A virtual machine. Has no in-kernel interrupt controller: it needs none, and one makes memory slots slow.
 pub struct Vm {
     pub(super) fd: VmFd,
     memory: Arc<GuestMemory>,
     vcpus: AtomicUsize,
+    pub(super) threads: VcpuThreads,
 }
 
 impl Vm {
@@ -47,7 +49,7 @@ impl Vm {
         };
         // SAFETY: the mapping is owned by `memory`, which this VM keeps, and vCPUs keep too.
         unsafe { fd.set_user_memory_region(slot) }.map_err(VmmError::kvm("add guest memory"))?;
-        Ok(Vm { fd, memory: Arc::new(memory), vcpus: AtomicUsize::new(0) })
+        Ok(Vm { fd, memory: Arc::new(memory), vcpus: AtomicUsize::new(0), threads: VcpuThreads::default() })
     }
 
     /// The VM's RAM.

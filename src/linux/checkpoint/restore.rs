@@ -99,7 +99,7 @@ impl Guest {
         if memory.size() != state.memory {
             return Err(RestoreError::Memory { saved: state.memory, given: memory.size() });
         }
-        let vm = Vm::from_image(memory)?;
+        let vm = Arc::new(Vm::from_image(memory)?);
         let carried = unpack(&state.carried)?;
         let caller = Caller { uid: state.identity.uid, gid: state.identity.gid };
         let mm = Arc::new(Mutex::new(AddressSpace::new(Arc::clone(vm.memory()))));

@@ -2,7 +2,6 @@
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use kvm_bindings::{Msrs, kvm_device_attr, kvm_msr_entry, kvm_segment};
 use kvm_ioctls::SyncReg;
@@ -31,8 +30,7 @@ impl Vcpu {
         // CR4.OSXSAVE first: KVM refuses XCR0 without it on some hosts.
         ring0::install_task(vm.memory(), index, hypervisor.sort == Sort::Emulated);
         fd.set_sync_valid_reg(SyncReg::Register);
-        let flag = &raw mut fd.get_kvm_run().immediate_exit as u64;
-        let kick = KickState { immediate_exit: AtomicU64::new(flag), thread: AtomicU64::new(0) };
+        let kick = KickState::of(&mut fd);
         let mut vcpu = Vcpu {
             fd,
             index,
@@ -41,7 +39,7 @@ impl Vcpu {
             cr4: hypervisor.cr4,
             ring: Ring::User,
             memory: Arc::clone(vm.memory()),
-            kick: Arc::new(kick),
+            kick,
         };
         vcpu.reset_segments(0, 0)?;
         vcpu.fd.set_xcrs(&xcrs).map_err(VmmError::kvm("set XCR0"))?;

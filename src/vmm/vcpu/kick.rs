@@ -3,11 +3,21 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use kvm_ioctls::VcpuFd;
+
 pub(super) struct KickState {
     /// Address of `immediate_exit` in the mapped `kvm_run`, 0 once the vCPU is gone.
     pub(super) immediate_exit: AtomicU64,
     /// Host thread that runs the vCPU, 0 while none does.
     pub(super) thread: AtomicU64,
+}
+
+impl KickState {
+    /// The state of a vCPU that no thread runs.
+    pub(super) fn of(fd: &mut VcpuFd) -> Arc<KickState> {
+        let flag = &raw mut fd.get_kvm_run().immediate_exit as u64;
+        Arc::new(KickState { immediate_exit: AtomicU64::new(flag), thread: AtomicU64::new(0) })
+    }
 }
 
 /// Makes a vCPU leave ring 3 soon, from any host thread.

@@ -1,11 +1,13 @@
 //! The state of a thread in a vCPU: taking it out and putting another's in.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use kvm_bindings::{kvm_regs, kvm_xsave};
 
 use super::super::error::VmmError;
 use super::super::state::{ExtendedState, StateHolder, UserRegs, Xsave, XsaveLayout};
+use super::kick::KickState;
 use super::{Kick, Vcpu};
 
 impl Vcpu {
@@ -28,6 +30,14 @@ impl Vcpu {
     pub(super) fn settle(&mut self) {
         self.fd.set_kvm_immediate_exit(1);
         let _ = self.fd.run();
+        self.fd.set_kvm_immediate_exit(0);
+    }
+
+    /// Makes the handles that there are ineffective: they were given out for another program.
+    pub(in crate::vmm) fn renew_kicker(&mut self) {
+        self.kick.immediate_exit.store(0, Ordering::Release);
+        self.kick = KickState::of(&mut self.fd);
+        // A handle that was in use just then may still have ordered an exit.
         self.fd.set_kvm_immediate_exit(0);
     }
 
