@@ -9,7 +9,7 @@ use super::error::{Part, Reason};
 use super::manifest::Manifest;
 use super::shelf::Files;
 use crate::linux::{Guest, RestoreError, State, Surroundings};
-use crate::vmm::{Image, VmmError};
+use crate::vmm::{Image, ResetFigures, VmmError};
 
 /// A snapshot whose files were verified, and are kept open: programs can be restored from it, any number at a time, even when
 /// its files are removed or replaced, or those of its parent.
@@ -46,11 +46,26 @@ impl Snapshot {
     /// # Errors
     /// The machine fails, or something that the program used outside of itself is gone or another.
     pub fn restore(&self, surroundings: Surroundings) -> Result<Guest, RestoreError> {
-        let state = match postcard::take_from_bytes::<State>(&self.state) {
-            Ok((state, [])) => state,
-            _ => return Err(RestoreError::Damaged("it cannot be decoded")),
-        };
-        Guest::restore(state, self.image.map()?, surroundings)
+        Guest::restore(self.decode()?, self.image.map()?, surroundings)
+    }
+
+    /// Ends the program of `guest`, which went on from this snapshot, and makes it go on from there again, in the same microVM.
+    ///
+    /// # Errors
+    /// As [`Snapshot::restore`].
+    pub fn reset(
+        &self,
+        guest: &Guest,
+        surroundings: Surroundings,
+    ) -> Result<(Guest, ResetFigures), RestoreError> {
+        guest.reset(self.decode()?, self.image.reference()?, surroundings)
+    }
+
+    fn decode(&self) -> Result<State, RestoreError> {
+        match postcard::take_from_bytes(&self.state) {
+            Ok((state, [])) => Ok(state),
+            _ => Err(RestoreError::Damaged("it cannot be decoded")),
+        }
     }
 
     /// The program's encoded state.

@@ -4,7 +4,7 @@
 //! some, at its next entry.
 
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 
 use super::error::VmmError;
@@ -23,9 +23,18 @@ struct Order {
     next: Sender<Order>,
 }
 
-/// The threads of a VM that have nothing to do. They end when this is dropped.
+/// The threads of a VM. Those that have nothing to do end when this is dropped.
 #[derive(Default)]
-pub(super) struct VcpuThreads(Mutex<Vec<Sender<Order>>>);
+pub(super) struct VcpuThreads {
+    state: Mutex<State>,
+    quiet: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<Sender<Order>>,
+    busy: usize,
+}
 
 impl Vm {
     /// Runs `job` on a thread with a vCPU of its own, whose last program may have been another one. `job` returns whether the vCPU can
@@ -37,66 +46,85 @@ impl Vm {
         self: &Arc<Vm>,
         job: impl FnOnce(Result<&mut Vcpu, VmmError>) -> bool + Send + 'static,
     ) -> Result<(), VmmError> {
-        let mut job: Job = Box::new(job);
-        while let Some(idle) = self.threads.take() {
-            match idle.send(Order { job, next: idle.clone() }) {
-                Ok(()) => return Ok(()),
-                // It ended by itself.
-                Err(mpsc::SendError(order)) => job = order.job,
-            }
+        let job: Job = Box::new(job);
+        if let Some(idle) = self.threads.begin() {
+            // One that is idle waits for orders as long as the VM is there.
+            let _ = idle.send(Order { job, next: idle.clone() });
+            return Ok(());
         }
         let (next, orders) = mpsc::channel();
         let vm = Arc::downgrade(self);
-        thread::Builder::new()
+        let started = thread::Builder::new()
             .name("vcpu".into())
             .stack_size(STACK)
-            .spawn(move || serve(&vm, Order { job, next }, &orders))
-            .map(drop)
-            .map_err(|source| VmmError::Kvm { doing: "start a host thread for a vCPU", source })
+            .spawn(move || serve(&vm, Order { job, next }, &orders));
+        started.map(drop).map_err(|source| {
+            self.threads.end(None);
+            VmmError::Kvm { doing: "start a host thread for a vCPU", source }
+        })
     }
 
     /// Makes a vCPU ahead, with its thread. One that cannot be made is made, or fails, when it is needed.
+    ///
+    /// # Errors
+    /// As [`Vm::run_on_vcpu`].
     pub fn prepare_vcpu(self: &Arc<Vm>) -> Result<(), VmmError> {
         self.run_on_vcpu(|vcpu| vcpu.is_ok())
+    }
+
+    /// Waits until no job runs.
+    pub fn wait_until_idle(&self) {
+        let mut state = self.threads.lock();
+        while state.busy > 0 {
+            state = self.threads.quiet.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }
 
 impl VcpuThreads {
-    fn take(&self) -> Option<Sender<Order>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    /// A job begins: on this thread, if there is one.
+    fn begin(&self) -> Option<Sender<Order>> {
+        let mut state = self.lock();
+        state.busy += 1;
+        state.idle.pop()
     }
 
-    fn put(&self, idle: Sender<Order>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(idle);
+    /// A job is over, and its thread can do another or ends.
+    fn end(&self, idle: Option<Sender<Order>>) {
+        let mut state = self.lock();
+        state.busy -= 1;
+        state.idle.extend(idle);
+        self.quiet.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Does what is ordered until the VM is gone.
 fn serve(vm: &Weak<Vm>, first: Order, orders: &Receiver<Order>) {
-    let made = match vm.upgrade() {
-        Some(vm) => vm.create_vcpu(),
-        None => return,
+    let Some(made) = vm.upgrade().map(|vm| vm.create_vcpu()) else { return };
+    let end = |idle| {
+        if let Some(vm) = vm.upgrade() {
+            vm.threads.end(idle);
+        }
     };
-    let mut vcpu = match made {
-        Ok(vcpu) => vcpu,
+    match made {
         Err(error) => {
             (first.job)(Err(error));
-            return;
+            end(None);
         }
-    };
-    let mut order = first;
-    loop {
-        vcpu.renew_kicker();
-        if !(order.job)(Ok(&mut vcpu)) {
-            return;
-        }
-        match vm.upgrade() {
-            Some(vm) => vm.threads.put(order.next),
-            None => return,
-        }
-        match orders.recv() {
-            Ok(next) => order = next,
-            Err(_) => return,
+        Ok(mut vcpu) => {
+            let mut order = Some(first);
+            while let Some(Order { job, next }) = order {
+                vcpu.renew_kicker();
+                if !job(Ok(&mut vcpu)) {
+                    return end(None);
+                }
+                end(Some(next));
+                order = orders.recv().ok();
+            }
         }
     }
 }
@@ -125,16 +153,14 @@ mod tests {
             })
             .expect("a thread");
             threads.push(seen.recv_timeout(Duration::from_secs(10)).expect("the job ran"));
-            // It counts as idle a moment after its job.
-            while vm.threads.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
-                thread::yield_now();
-            }
+            vm.wait_until_idle();
         }
         assert!(threads.iter().all(|thread| *thread == threads[0]), "{threads:?}");
         // One that is unfit is not used again.
         let unfit = done.clone();
         vm.run_on_vcpu(move |_| unfit.send(thread::current().id()).is_err()).expect("a thread");
         seen.recv_timeout(Duration::from_secs(10)).expect("the job ran");
+        vm.wait_until_idle();
         vm.run_on_vcpu(move |_| done.send(thread::current().id()).is_ok()).expect("a thread");
         assert_ne!(seen.recv_timeout(Duration::from_secs(10)).expect("the job ran"), threads[0]);
     }

@@ -36,7 +36,7 @@ use super::namespace::SavedMounts;
 use super::reactor::Stopped;
 use super::sched::SavedSched;
 use super::timer::Timers;
-use crate::vmm::{Cpu, GuestMemory, Hypervisor, VmmError, layout};
+use crate::vmm::{Cpu, GuestMemory, Hypervisor, SavedFrames, VmmError, layout};
 use files::SavedFiles;
 use outside::unpack;
 pub use outside::{Finder, Keeper, MOST_CARRIED, Place};
@@ -75,6 +75,11 @@ impl State {
     /// Bytes of guest RAM.
     pub fn memory_size(&self) -> u64 {
         self.memory
+    }
+
+    /// The frames of RAM that are in use.
+    pub(super) fn frames(&self) -> &SavedFrames {
+        &self.space.frames
     }
 
     /// Guest-physical byte ranges whose content belongs to the checkpoint, in order; all other RAM counts as zero.

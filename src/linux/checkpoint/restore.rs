@@ -18,7 +18,9 @@ use super::super::time::Clock;
 use super::super::tmpfs::Caller;
 use super::super::vdso;
 use super::{Finder, State, unpack};
-use crate::vmm::{Cpu, CpuMismatch, GuestMemory, Hypervisor, Vm, VmmError};
+use crate::vmm::{
+    Cpu, CpuMismatch, Frames, GuestMemory, Hypervisor, Reference, ResetFigures, Vm, VmmError, reset,
+};
 
 /// What a restored program finds outside of itself.
 pub struct Surroundings {
@@ -99,14 +101,46 @@ impl Guest {
         if memory.size() != state.memory {
             return Err(RestoreError::Memory { saved: state.memory, given: memory.size() });
         }
-        let vm = Arc::new(Vm::from_image(memory)?);
+        let frames = Frames::restore(state.frames(), memory.size());
+        let frames = frames.ok_or(RestoreError::Damaged("the frames in use"))?;
+        Guest::resume_in(Arc::new(Vm::from_image(memory)?), state, frames, surroundings)
+    }
+
+    /// Ends the program, and makes that of `state` go on in the same microVM. `original` is the RAM as it was then; the microVM began as a
+    /// copy of it. What the program did since is gone, on the outside too: its descriptors are closed.
+    ///
+    /// When this fails the microVM is of no more use.
+    pub fn reset(
+        &self,
+        state: State,
+        original: &Reference,
+        surroundings: Surroundings,
+    ) -> Result<(Guest, ResetFigures), RestoreError> {
+        self.kill();
+        self.wait()?;
+        let kernel = self.kernel();
+        let vm = kernel.vm.clone().ok_or(RestoreError::Damaged("the microVM"))?;
+        vm.wait_until_idle();
+        let before = kernel.mm().frames().clone();
+        let (frames, figures) = reset(vm.memory(), original, state.frames(), &before)?;
+        Ok((Guest::resume_in(vm, state, frames, surroundings)?, figures))
+    }
+
+    /// Makes the program of `state` go on in `vm`, whose RAM is as it was then; `frames` says what of it is in use.
+    fn resume_in(
+        vm: Arc<Vm>,
+        state: State,
+        frames: Frames,
+        surroundings: Surroundings,
+    ) -> Result<Guest, RestoreError> {
+        let hypervisor = Hypervisor::get()?;
         let carried = unpack(&state.carried)?;
         let caller = Caller { uid: state.identity.uid, gid: state.identity.gid };
         let mm = Arc::new(Mutex::new(AddressSpace::new(Arc::clone(vm.memory()))));
         // Mapped files are found by the paths of the host's mounts, the others need the objects that come with the space.
         let outside = Namespace::new(&surroundings.mounts, caller, &mm).map_err(RestoreError::Mounts)?;
         let finder = Finder::new(&outside, &carried);
-        let mut restored = AddressSpace::restore(&state.space, Arc::clone(vm.memory()), &finder)?;
+        let mut restored = AddressSpace::restore(&state.space, frames, Arc::clone(vm.memory()), &finder)?;
         drop(outside);
         let clock = Clock::resumed_at(state.monotonic);
         if let Err(errno) = vdso::refresh(&mut restored, &clock) {

@@ -86,14 +86,14 @@ impl AddressSpace {
         Ok(SavedSpace { frames: self.frames.save(), regions, files, heap, objects: self.objects.clone() })
     }
 
-    /// The address space as it was, over RAM that holds the same frames.
+    /// The address space as it was, over RAM that holds the same; `frames` are in use there.
     pub fn restore(
         saved: &SavedSpace,
+        frames: Frames,
         memory: Arc<GuestMemory>,
         finder: &Finder<'_>,
     ) -> Result<AddressSpace, RestoreError> {
         let damaged = RestoreError::Damaged("the address space");
-        let Some(frames) = Frames::restore(&saved.frames, memory.size()) else { return Err(damaged) };
         let files: Vec<_> =
             saved.files.iter().map(|file| restore_file(file, finder).map(Arc::new)).collect::<Result<_, _>>()?;
         let mut owned = BTreeSet::new();

@@ -176,6 +176,11 @@ impl AddressSpace {
         PageTables::new(&self.memory)
     }
 
+    /// Which frames are in use.
+    pub fn frames(&self) -> &Frames {
+        &self.frames
+    }
+
     /// RAM in bytes: all, and what is free.
     pub fn ram(&self) -> (u64, u64) {
         (self.frames.total() as u64 * FRAME_SIZE, self.frames.free() as u64 * FRAME_SIZE)
