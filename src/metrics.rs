@@ -62,6 +62,7 @@ pub struct FunctionMetrics {
     ok: Counter<u64, AtomicU64>,
     cold: Histogram,
     restore: Histogram,
+    reset: Histogram,
     warm: Histogram,
 }
 
@@ -96,6 +97,7 @@ impl Metrics {
             ok: self.invocations.get_or_create_owned(&outcome(spec, OK)),
             cold: seconds(Start::Cold),
             restore: seconds(Start::Restore),
+            reset: seconds(Start::Reset),
             warm: seconds(Start::Warm),
         }
     }
@@ -110,7 +112,7 @@ impl Metrics {
         for kind in kinds.iter().chain([&OK]) {
             self.invocations.remove(&outcome(spec, kind));
         }
-        for start in [Start::Cold, Start::Restore, Start::Warm] {
+        for start in [Start::Cold, Start::Restore, Start::Reset, Start::Warm] {
             self.seconds.remove(&Started { function: spec.name.clone(), start: start.name() });
         }
         for (state, _) in states(&PoolStatus { idle: 0, busy: 0, starting: 0, waiting: 0 }) {
@@ -156,6 +158,7 @@ impl FunctionMetrics {
         match invocation.start {
             Start::Cold => self.cold.observe(time.as_secs_f64()),
             Start::Restore => self.restore.observe(time.as_secs_f64()),
+            Start::Reset => self.reset.observe(time.as_secs_f64()),
             Start::Warm => self.warm.observe(time.as_secs_f64()),
         }
     }

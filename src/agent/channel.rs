@@ -189,17 +189,32 @@ impl Channel {
         }
     }
 
+    /// Tells an agent that goes on from a snapshot so ahead of its first invocation, which would do it else.
+    ///
+    /// # Errors
+    /// [`ChannelError`] when the agent ended.
+    pub async fn tell_restored(&mut self) -> Result<(), ChannelError> {
+        self.sending.clear();
+        self.encode_restored()?;
+        Ok(write_all(&self.stream, &self.sending).await?)
+    }
+
+    fn encode_restored(&mut self) -> Result<(), ChannelError> {
+        if std::mem::take(&mut self.restored) {
+            let restored =
+                serde_json::to_vec(&Restored::now()?).map_err(|error| ChannelError::Io(error.into()))?;
+            frame::encode(Kind::Restored, &restored, &mut self.sending);
+        }
+        Ok(())
+    }
+
     /// Sends an invocation. It is answered by [`Channel::answer`]. When this is dropped half-way, the channel is of no more use.
     ///
     /// # Errors
     /// [`ChannelError`] when the agent ended.
     pub async fn invoke(&mut self, arguments: &[u8]) -> Result<(), ChannelError> {
         self.sending.clear();
-        if std::mem::take(&mut self.restored) {
-            let restored =
-                serde_json::to_vec(&Restored::now()?).map_err(|error| ChannelError::Io(error.into()))?;
-            frame::encode(Kind::Restored, &restored, &mut self.sending);
-        }
+        self.encode_restored()?;
         self.send_after(Kind::Invoke, arguments).await
     }
 

@@ -30,7 +30,7 @@ impl Lease {
         Lease { pool, sandbox: Some(sandbox), fresh: false, phase: Phase::Quiet }
     }
 
-    /// A lease on a sandbox that ends afterwards.
+    /// A lease on a sandbox that serves nobody else as it is.
     pub fn fresh(pool: Arc<Pool>, sandbox: Box<dyn Sandbox>) -> Lease {
         Lease { pool, sandbox: Some(sandbox), fresh: true, phase: Phase::Quiet }
     }
@@ -99,7 +99,7 @@ impl Drop for Lease {
         let Some(mut sandbox) = self.sandbox.take() else { return };
         match (self.phase, tokio::runtime::Handle::try_current()) {
             (Phase::Quiet, _) if self.fresh => {
-                drop(sandbox);
+                sandbox.retire();
                 self.pool.lost();
             }
             (Phase::Quiet, _) => self.pool.put_back(sandbox),

@@ -52,6 +52,23 @@ impl MemoryWatch {
     }
 }
 
+/// Whether the host has so little memory left that what is only kept ready should go: less than a sixteenth of it, or of what this process'
+/// cgroup may use. Sources: proc(5), `meminfo`; the kernel's `Documentation/admin-guide/cgroup-v2.rst`.
+pub fn is_scarce() -> bool {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let field = |name: &str| -> Option<u64> {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim_start_matches(':').split_whitespace().next()?.parse().ok()
+    };
+    let few = |total: u64, left: u64| left < total / 16;
+    let cgroup = |file: &str| -> Option<u64> {
+        std::fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse().ok()
+    };
+    let host = field("MemTotal").zip(field("MemAvailable")).is_some_and(|(total, left)| few(total, left));
+    let container = cgroup("memory.max").zip(cgroup("memory.current"));
+    host || container.is_some_and(|(total, used)| few(total, total.saturating_sub(used)))
+}
+
 /// Resident memory of the process `pid` in bytes, 0 when it is gone. Source: proc(5), `statm`: pages, the second field is resident.
 pub fn resident(pid: u32) -> u64 {
     let pages = std::fs::read_to_string(format!("/proc/{pid}/statm"))

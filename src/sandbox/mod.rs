@@ -53,6 +53,9 @@ pub trait Sandbox: Send {
         None
     }
 
+    /// Is told that it has served the one request that it was for. Ends it, or makes another of it that has served none.
+    fn retire(self: Box<Self>) {}
+
     /// Ends it now, whatever it does.
     fn kill(&mut self);
 }
@@ -97,6 +100,17 @@ pub trait Starter: Send + Sync {
     /// Starts a sandbox with `function` loaded in it.
     fn start(&self, function: Arc<Function>) -> BoxFuture<'static, Result<Box<dyn Sandbox>, Error>>;
 
+    /// The same for one request alone, after which the sandbox [retires](Sandbox::retire).
+    fn start_fresh(&self, function: Arc<Function>) -> BoxFuture<'static, Result<Box<dyn Sandbox>, Error>> {
+        self.start(function)
+    }
+
+    /// Lets go what it keeps ready and nobody used for `idle_time`. Called now and then.
+    fn sweep(&self, _idle_time: Duration) {}
+
+    /// Lets go what it keeps ready for `function`, which starts no more.
+    fn close(&self, _function: &Function) {}
+
     /// The snapshot that it starts them from, for those kinds that have one.
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         None
@@ -123,6 +137,8 @@ pub struct SnapshotStatus {
     pub svmid: u64,
     /// `none`, `being made` or `ready`; `never` where the function's sandboxes are always started cold.
     pub state: &'static str,
+    /// Copies that were made ahead and wait for a request.
+    pub spares: usize,
     /// What is known of one that is ready.
     #[serde(flatten)]
     pub ready: Option<SnapshotFigures>,

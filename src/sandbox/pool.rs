@@ -75,6 +75,8 @@ pub enum Start {
     Cold,
     /// It was made from the function's snapshot for it.
     Restore,
+    /// It served an earlier request, and was put back to the function's snapshot since.
+    Reset,
     /// It was there.
     Warm,
 }
@@ -85,6 +87,7 @@ impl Start {
         match self {
             Start::Cold => "cold",
             Start::Restore => "restore",
+            Start::Reset => "reset",
             Start::Warm => "warm",
         }
     }
@@ -262,7 +265,7 @@ impl Pool {
         let begun = Instant::now();
         // A request that is given up in the middle of this must give its place back too.
         let place = Place(self);
-        let sandbox = self.starter.start(self.function.clone()).await?;
+        let sandbox = self.starter.start_fresh(self.function.clone()).await?;
         std::mem::forget(place);
         Ok((Lease::fresh(self.clone(), sandbox), Some(begun.elapsed())))
     }
@@ -378,6 +381,7 @@ impl Pool {
         // Ending a sandbox may take a while: not under the lock.
         drop(state);
         drop(gone);
+        self.starter.sweep(self.settings.idle_time);
     }
 
     /// Ends all sandboxes that are idle now, and the others when their invocation ends; requests that wait get an error.
@@ -387,6 +391,7 @@ impl Pool {
         let gone = (std::mem::take(&mut state.idle), std::mem::take(&mut state.waiting));
         drop(state);
         drop(gone);
+        self.starter.close(&self.function);
     }
 
     /// How many sandboxes there are.

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::{io, thread};
 
 use super::super::Health;
@@ -18,6 +19,8 @@ const STACK: usize = 128 << 10;
 pub struct Machine {
     guest: Arc<Guest>,
     health: Arc<Health>,
+    /// Waits for the program's end.
+    end: Option<JoinHandle<()>>,
 }
 
 impl Machine {
@@ -26,9 +29,9 @@ impl Machine {
     /// # Errors
     /// When there is no thread to be had that waits for its end.
     pub fn new(guest: Guest, function: &str) -> io::Result<Machine> {
-        let machine = Machine { guest: Arc::new(guest), health: Arc::default() };
+        let mut machine = Machine { guest: Arc::new(guest), health: Arc::default(), end: None };
         let (guest, health, function) = (machine.guest.clone(), machine.health.clone(), function.to_owned());
-        thread::Builder::new().name("guest-end".into()).stack_size(STACK).spawn(move || {
+        let end = thread::Builder::new().name("guest-end".into()).stack_size(STACK).spawn(move || {
             let ended = guest.wait();
             if guest.ran_out_of_memory() {
                 health.ran_out_of_memory();
@@ -40,6 +43,7 @@ impl Machine {
             drop(guest);
             health.judge();
         })?;
+        machine.end = Some(end);
         Ok(machine)
     }
 
@@ -51,6 +55,16 @@ impl Machine {
     /// What is known of its end.
     pub fn health(&self) -> &Arc<Health> {
         &self.health
+    }
+
+    /// Ends the program, waits until nothing of it runs any more, and gives its remains.
+    pub fn end(mut self) -> Arc<Guest> {
+        self.kill();
+        if let Some(end) = self.end.take() {
+            // It has nothing to say that the log does not have.
+            let _ = end.join();
+        }
+        self.guest.clone()
     }
 
     /// Ends the program now.

@@ -3,7 +3,9 @@
 //! | file | holds |
 //! |---|---|
 //! | `mod.rs` | what all microVMs have in common |
-//! | `starter.rs` | a function's sandboxes: cold ones, ones made from its snapshot, and the making of it |
+//! | `starter.rs` | starting a function's sandboxes: cold, from its snapshot, put back; and the making of it |
+//! | `loaded.rs` | one of them |
+//! | `spares.rs` | copies that were made ahead |
 //! | `slot.rs`, `svmid.rs` | whether there is a snapshot and who makes it; its number |
 //! | `machine.rs` | a microVM from its start to its end |
 //! | `root.rs`, `output.rs` | what its program sees of files; where it prints to |
@@ -12,10 +14,12 @@
 //! it is checkpointed; every later one is a copy of it that goes on from there. So whatever the function did until then,
 //! and what `/warmup` had it do, is in all of them; a `cached: false` invocation gets a copy that has done nothing since.
 
+mod loaded;
 mod machine;
 mod output;
 mod root;
 mod slot;
+mod spares;
 mod starter;
 mod svmid;
 

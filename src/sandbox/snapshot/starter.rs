@@ -11,13 +11,16 @@ use std::time::{Duration, UNIX_EPOCH};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
+use super::super::memory::is_scarce;
 use super::super::{
-    Error, Health, Sandbox, SnapshotFigures, SnapshotStatus, Snapshots, Start, Starter, VERDICT_TIME, load,
+    Error, Sandbox, SnapshotFigures, SnapshotStatus, Snapshots, Start, Starter, VERDICT_TIME,
 };
+use super::loaded::Loaded;
 use super::machine::{self, CHANNEL, Machine};
 use super::output::Output;
 use super::root::AGENT;
 use super::slot::{Making, Slot};
+use super::spares::{Place, Spares};
 use super::{MicroVms, blocking, start_error, svmid};
 use crate::agent::runtime::Mode;
 use crate::agent::{Channel, LogSink, spawn};
@@ -28,23 +31,22 @@ use crate::linux::identity::Identity;
 use crate::linux::{self, Guest, RestoreError, Surroundings};
 use crate::snapshot::{Expected, Snapshot};
 
-/// How long an agent may take until its `HELLO`.
-const START_TIME: Duration = Duration::from_secs(20);
-
 /// Starts one function's microVMs.
 pub struct SnapshotStarter(Arc<Inner>);
 
-struct Inner {
-    vms: Arc<MicroVms>,
-    function: Arc<Function>,
+pub(super) struct Inner {
+    pub(super) vms: Arc<MicroVms>,
+    pub(super) function: Arc<Function>,
     output: Output,
     /// What a snapshot of the function is; none where it has none.
-    expected: Option<Expected>,
-    slot: Arc<Slot<Snapshot>>,
+    pub(super) expected: Option<Expected>,
+    pub(super) slot: Arc<Slot<Snapshot>>,
+    /// Copies of the snapshot, ahead of requests.
+    spares: Arc<Spares<Loaded>>,
 }
 
 /// Why a microVM was not made from a snapshot.
-enum NotRestored {
+pub(super) enum NotRestored {
     /// The snapshot cannot be used any more.
     Useless(RestoreError),
     /// The host did not give what was needed.
@@ -74,14 +76,6 @@ impl From<RestoreError> for NotRestored {
     }
 }
 
-/// A microVM with the function loaded.
-struct Loaded {
-    channel: Channel,
-    machine: Machine,
-    start: Start,
-    starter: Arc<Inner>,
-}
-
 impl SnapshotStarter {
     /// A starter for `function`, whose snapshot is to be as `expected` says. Must be called in the async runtime.
     pub(super) fn new(
@@ -91,7 +85,9 @@ impl SnapshotStarter {
         found: Option<Arc<Snapshot>>,
     ) -> std::io::Result<SnapshotStarter> {
         let output = Output::new(&function.spec.name)?;
-        Ok(SnapshotStarter(Arc::new(Inner { vms, function, output, expected, slot: Slot::new(found) })))
+        let spares = Spares::new(function.spec.concurrency as usize);
+        let slot = Slot::new(found);
+        Ok(SnapshotStarter(Arc::new(Inner { vms, function, output, expected, slot, spares })))
     }
 }
 
@@ -99,23 +95,30 @@ impl Starter for SnapshotStarter {
     fn start(&self, _: Arc<Function>) -> BoxFuture<'static, Result<Box<dyn Sandbox>, Error>> {
         let starter = self.0.clone();
         async move {
-            let loaded = match starter.slot.get().await {
-                None => starter.start_cold().await?,
-                Some(snapshot) => match starter.restore(snapshot.clone()).await {
-                    Ok(loaded) => loaded,
-                    Err(NotRestored::Useless(error)) => {
-                        let name = &starter.function.spec.name;
-                        tracing::warn!(function = name, %error, "its snapshot is not used: it is made anew");
-                        starter.slot.discard(&snapshot);
-                        starter.start_cold().await?
-                    }
-                    // Whatever it was (no more descriptors, no memory), it is not the snapshot's fault.
-                    Err(NotRestored::Host(error)) => return Err(error),
-                },
-            };
+            let loaded = starter.clone().start().await?;
+            starter.replenish();
             Ok(Box::new(loaded) as Box<dyn Sandbox>)
         }
         .boxed()
+    }
+
+    fn start_fresh(&self, _: Arc<Function>) -> BoxFuture<'static, Result<Box<dyn Sandbox>, Error>> {
+        let starter = self.0.clone();
+        async move {
+            let mut loaded = starter.clone().start().await?;
+            loaded.loan = Some(starter.spares.lend());
+            starter.replenish();
+            Ok(Box::new(loaded) as Box<dyn Sandbox>)
+        }
+        .boxed()
+    }
+
+    fn sweep(&self, idle_time: Duration) {
+        self.0.spares.sweep(idle_time, is_scarce());
+    }
+
+    fn close(&self, _: &Function) {
+        self.0.spares.close();
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
@@ -136,6 +139,7 @@ impl Snapshots for SnapshotStarter {
         let (snapshot, making) = self.0.slot.look();
         SnapshotStatus {
             svmid: svmid(&self.0.function.spec),
+            spares: self.0.spares.count(),
             state: match (&snapshot, making) {
                 (_, true) => "being made",
                 (Some(_), false) => "ready",
@@ -157,13 +161,107 @@ impl Snapshots for SnapshotStarter {
 }
 
 impl Inner {
+    /// A sandbox that has served nobody: a copy of the snapshot, if there is one.
+    async fn start(self: Arc<Self>) -> Result<Loaded, Error> {
+        let Some(snapshot) = self.slot.get().await else { return self.start_cold().await };
+        while let Some(mut spare) = self.spares.take().await {
+            let of_this = spare.snapshot.as_ref().is_some_and(|of| Arc::ptr_eq(of, &snapshot));
+            if of_this && spare.channel.is_idle() {
+                return Ok(spare);
+            }
+        }
+        match self.restore(snapshot.clone()).await {
+            Ok(loaded) => Ok(loaded),
+            Err(NotRestored::Useless(error)) => {
+                tracing::warn!(function = self.name(), %error, "its snapshot is not used: it is made anew");
+                self.slot.discard(&snapshot);
+                self.start_cold().await
+            }
+            // Whatever it was (no more descriptors, no memory), it is not the snapshot's fault.
+            Err(NotRestored::Host(error)) => Err(error),
+        }
+    }
+
+    /// Makes copies ahead, in the background, as many as are wanted.
+    fn replenish(self: &Arc<Self>) {
+        let (Some(snapshot), _) = self.slot.look() else { return };
+        while let Some(place) = self.spares.claim() {
+            tokio::spawn(self.clone().make_spare(snapshot.clone(), place));
+        }
+    }
+
+    async fn make_spare(self: Arc<Self>, snapshot: Arc<Snapshot>, place: Place<Loaded>) {
+        let made = async {
+            let mut copy = self.restore(snapshot).await?;
+            copy.channel.tell_restored().await.map_err(start_error)?;
+            Ok::<_, NotRestored>(copy)
+        };
+        match made.await {
+            Ok(copy) => place.fill(copy),
+            Err(NotRestored::Useless(error)) => {
+                tracing::debug!(function = self.name(), %error, "no copy was made ahead");
+            }
+            Err(NotRestored::Host(error)) => {
+                tracing::debug!(function = self.name(), %error, "no copy was made ahead");
+            }
+        }
+    }
+
+    /// Puts a microVM that has served a request back to its snapshot.
+    pub(super) async fn reset(
+        self: Arc<Self>,
+        machine: Machine,
+        snapshot: Arc<Snapshot>,
+    ) -> Result<Loaded, Error> {
+        let (ours, theirs) = machine::channel().map_err(start_error)?;
+        let (starter, of) = (self.clone(), snapshot.clone());
+        let machine = blocking(move || {
+            let remains = machine.end();
+            let (guest, figures) = of.reset(&remains, starter.surroundings(theirs)?).map_err(start_error)?;
+            tracing::trace!(function = starter.name(), ?figures, "put back");
+            Machine::new(guest, starter.name()).map_err(start_error)
+        })
+        .await??;
+        let mut copy = self.copy(ours, machine, snapshot, Start::Reset);
+        copy.channel.tell_restored().await.map_err(start_error)?;
+        Ok(copy)
+    }
+
+    fn copy(
+        self: &Arc<Self>,
+        stream: tokio::net::UnixStream,
+        machine: Machine,
+        snapshot: Arc<Snapshot>,
+        start: Start,
+    ) -> Loaded {
+        let channel = Channel::restored(stream, LogSink::new(self.name()), self.vms.max_result);
+        Loaded { channel, machine, start, starter: self.clone(), snapshot: Some(snapshot), loan: None }
+    }
+
+    /// Whether new sandboxes are copies of this snapshot.
+    pub(super) fn is_current(&self, snapshot: &Arc<Snapshot>) -> bool {
+        self.slot.look().0.is_some_and(|current| Arc::ptr_eq(&current, snapshot))
+    }
+
+    /// The function's name.
+    pub(super) fn name(&self) -> &str {
+        &self.function.spec.name
+    }
+
     /// Starts the agent in a new microVM and has it load the function.
     async fn start_cold(self: &Arc<Self>) -> Result<Loaded, Error> {
         let (ours, theirs) = machine::channel().map_err(start_error)?;
         let starter = self.clone();
         let machine = blocking(move || starter.boot(theirs)).await??;
         let channel = Channel::new(ours, LogSink::new(self.function.spec.name.as_str()));
-        let mut loaded = Loaded { channel, machine, start: Start::Cold, starter: self.clone() };
+        let mut loaded = Loaded {
+            channel,
+            machine,
+            start: Start::Cold,
+            starter: self.clone(),
+            snapshot: None,
+            loan: None,
+        };
         match loaded.load().await {
             Ok(()) => Ok(loaded),
             Err(error) => {
@@ -180,11 +278,9 @@ impl Inner {
     /// Makes a microVM that goes on from the snapshot.
     async fn restore(self: &Arc<Self>, snapshot: Arc<Snapshot>) -> Result<Loaded, NotRestored> {
         let (ours, theirs) = machine::channel().map_err(start_error)?;
-        let starter = self.clone();
-        let machine = blocking(move || starter.wake(&snapshot, theirs)).await??;
-        let log = LogSink::new(self.function.spec.name.as_str());
-        let channel = Channel::restored(ours, log, self.vms.max_result);
-        Ok(Loaded { channel, machine, start: Start::Restore, starter: self.clone() })
+        let (starter, of) = (self.clone(), snapshot.clone());
+        let machine = blocking(move || starter.wake(&of, theirs)).await??;
+        Ok(self.copy(ours, machine, snapshot, Start::Restore))
     }
 
     /// Makes the microVM in which the agent starts. Works for milliseconds in the host.
@@ -239,7 +335,7 @@ impl Inner {
     }
 
     /// Checkpoints a microVM whose agent waits for its next invocation.
-    fn checkpoint(&self, guest: &Guest, expected: &Expected, making: Making<Snapshot>) {
+    pub(super) fn checkpoint(self: &Arc<Self>, guest: &Guest, expected: &Expected, making: Making<Snapshot>) {
         let name = &self.function.spec.name;
         let kept = self.keep(guest, expected);
         match kept {
@@ -252,7 +348,11 @@ impl Inner {
                     pause_us = manifest.pause.as_micros() as u64,
                     "snapshot made"
                 );
+                self.spares.retain(|_| false);
                 making.done(snapshot);
+                // Whoever invoked it once may do so again.
+                self.spares.expect_one();
+                self.replenish();
             }
             Err(error) => tracing::warn!(function = name, error, "no snapshot was made"),
         }
@@ -268,21 +368,8 @@ impl Inner {
     }
 }
 
-impl Loaded {
-    async fn load(&mut self) -> Result<(), Error> {
-        let (function, max_result) = (&self.starter.function, self.starter.vms.max_result);
-        let agent = function.agent();
-        match tokio::time::timeout(START_TIME, self.channel.hello()).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(cause)) => return Err(Error::Start(format!("the {agent} agent: {cause}"))),
-            Err(_) => return Err(Error::Start(format!("the {agent} agent said nothing in time"))),
-        }
-        load(&mut self.channel, function, &code(function), Path::new(TMP), max_result).await
-    }
-}
-
 /// The function's code as the agent sees it: the same below another root.
-fn code(function: &Function) -> PathBuf {
+pub(super) fn code(function: &Function) -> PathBuf {
     match function.path().strip_prefix(&function.code.root) {
         Ok(inner) if !inner.as_os_str().is_empty() => Path::new(CODE).join(inner),
         _ => CODE.into(),
@@ -293,29 +380,4 @@ fn environment() -> Vec<Vec<u8>> {
     let own = [(OsString::from("TMPDIR"), OsString::from(TMP))];
     let entry = |(name, value): (OsString, OsString)| [name.into_vec(), value.into_vec()].join(&b'=');
     spawn::environment().into_iter().chain(own).map(entry).collect()
-}
-
-impl Sandbox for Loaded {
-    fn channel(&mut self) -> &mut Channel {
-        &mut self.channel
-    }
-
-    fn health(&self) -> &Arc<Health> {
-        self.machine.health()
-    }
-
-    fn start(&self) -> Start {
-        self.start
-    }
-
-    fn rest(&mut self) -> Option<BoxFuture<'static, ()>> {
-        let expected = self.starter.expected.clone()?;
-        let making = self.starter.slot.claim()?;
-        let (starter, guest) = (self.starter.clone(), self.machine.guest().clone());
-        Some(blocking(move || starter.checkpoint(&guest, &expected, making)).map(drop).boxed())
-    }
-
-    fn kill(&mut self) {
-        self.machine.kill();
-    }
 }
