@@ -18,7 +18,7 @@ use crate::agent::{Agent, Runtimes};
 use crate::config::{Config, agents_folder};
 use crate::function::spec::Defaults;
 use crate::function::store::{Limits, StoreError};
-use crate::function::{CodeError, CodeStore, Spec, SpecError};
+use crate::function::{CodeError, CodeStore, Isolation, Spec, SpecError};
 use crate::metrics::{FunctionMetrics, Metrics};
 use crate::sandbox::{
     self, BlankAgents, Invocation, IsolateStarter, LanguageHosts, MemoryWatch, MicroVms, Pool, PoolSettings,
@@ -195,7 +195,9 @@ impl Service {
         arguments: &[u8],
         fresh: bool,
     ) -> Result<Invocation, ServiceError> {
-        self.invoke_on(&*self.find(name)?, arguments, fresh).await
+        let function = self.find(name)?;
+        let fresh = fresh || function.spec().isolation == Isolation::Request;
+        self.invoke_on(&function, arguments, fresh).await
     }
 
     /// Removes a function and ends its sandboxes; invocations under way run to their end.

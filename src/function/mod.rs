@@ -3,7 +3,7 @@
 pub mod spec;
 pub mod store;
 
-pub use spec::{Language, SandboxKind, Spec, SpecError};
+pub use spec::{Isolation, Language, SandboxKind, Spec, SpecError};
 pub use store::{Code, CodeError, CodeStore};
 
 use std::path::Path;

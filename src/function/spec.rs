@@ -58,6 +58,17 @@ impl fmt::Display for SandboxKind {
     }
 }
 
+/// What requests share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// A sandbox serves one request after the other.
+    #[default]
+    Sandbox,
+    /// Every request finds a sandbox that has served nobody, as if all asked for a fresh one.
+    Request,
+}
+
 /// The query of `/register`, as it came.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -69,6 +80,7 @@ pub struct Query {
     language: Option<String>,
     sandbox: Option<String>,
     svmid: Option<String>,
+    isolation: Option<String>,
     memory: Option<String>,
     timeout: Option<String>,
     concurrency: Option<String>,
@@ -101,6 +113,8 @@ pub struct Spec {
     pub sandbox: SandboxKind,
     /// The number of its snapshot; of the snapshot kinds only.
     pub svmid: u64,
+    /// What its requests share.
+    pub isolation: Isolation,
     /// Memory that it may use, in MiB.
     pub memory: u32,
     /// Time that an invocation may take.
@@ -161,6 +175,11 @@ impl Query {
                 return Err(wrong("sandbox", other, "isolate, process, snapshot or snapshot-process"));
             }
         };
+        let isolation = match self.isolation.as_deref() {
+            None | Some("" | "sandbox") => Isolation::Sandbox,
+            Some("request") => Isolation::Request,
+            Some(other) => return Err(wrong("isolation", other, "sandbox or request")),
+        };
         let entry_point = self.entry_point.filter(|entry| !entry.is_empty());
         if let Some(entry) = &entry_point
             && (entry.len() > 1024 || entry.chars().any(char::is_control))
@@ -175,6 +194,7 @@ impl Query {
             language,
             sandbox,
             svmid: number("svmid", self.svmid, 0, 0..=u64::from(u32::MAX))?,
+            isolation,
             memory: number("memory", self.memory, defaults.memory, MEMORY)?,
             timeout: Duration::from_millis(number("timeout", self.timeout, timeout_default, TIMEOUT)?),
             concurrency: number("concurrency", self.concurrency, defaults.concurrency, CONCURRENCY)?,
@@ -258,6 +278,7 @@ mod tests {
         assert!(error(|q| q.svmid = Some("-1".into())).contains("a whole number from 0 to"));
         assert!(error(|q| q.memory = Some("1".into())).contains("from 16 to 65536"));
         assert!(error(|q| q.timeout = Some("1s".into())).contains("from 1 to 3600000"));
+        assert!(error(|q| q.isolation = Some("none".into())).contains("sandbox or request"));
         assert!(error(|q| q.concurrency = Some("0".into())).contains("from 1 to 10000"));
     }
 

@@ -34,6 +34,7 @@ pub fn function() -> Arc<Function> {
         language: Language::Python,
         sandbox: SandboxKind::Isolate,
         svmid: 0,
+        isolation: Default::default(),
         memory: 64,
         timeout: Duration::from_secs(20),
         concurrency: 1,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::future::{join_all, try_join_all};
 
 use super::{Service, ServiceError};
+use crate::function::Isolation;
 use crate::sandbox::{Invocation, Pool, Snapshots};
 
 /// Most invocations and callers that one `/warmup` or `/stress` may ask for.
@@ -55,13 +56,14 @@ impl Service {
         requests: u32,
     ) -> Result<(), ServiceError> {
         let function = self.find(name)?;
+        let fresh = function.spec().isolation == Isolation::Request;
         let left = AtomicU64::new(requests.into());
         let take =
             || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
         let results = join_all((0..callers).map(|_| async {
             let mut result = Ok(());
             while take() {
-                if let Err(error) = self.invoke_on(&function, arguments, false).await {
+                if let Err(error) = self.invoke_on(&function, arguments, fresh).await {
                     result = Err(error);
                 }
             }

@@ -41,9 +41,10 @@ async fn restarted(world: World, options: hydra_harness::ServerOptions) -> World
     World { server, code, client }
 }
 
-/// How the sandbox was come by, and the result.
+/// How the sandbox was come by, and the result. A copy that was put back is as good as a new one.
 fn seen(reply: &Reply) -> (String, String) {
-    (reply.start_kind().expect("a start"), result(reply))
+    let start = reply.start_kind().expect("a start");
+    (if start == "reset" { "restore".into() } else { start }, result(reply))
 }
 
 fn pair(start: &str, count: &str) -> (String, String) {
@@ -188,7 +189,30 @@ async fn a_hydra_that_is_killed_leaves_a_snapshot_or_none() {
     register(&world, "f", |_| {}).await;
     world.result("f", &json!({})).await;
     world.checkpointed("f").await;
-    assert_eq!(world.call_fresh("f", &json!({})).await.start_kind().as_deref(), Some("restore"));
+    assert_eq!(seen(&world.call_fresh("f", &json!({})).await).0, "restore");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_served_is_put_back_and_knows_nothing_of_it() {
+    let Some(world) = world(Default::default()).await else { return };
+    // Every request finds the checkpoint, without having to ask for it.
+    let isolated = Registration { isolation: Some("request".into()), ..registration(&world, "f") };
+    expect(&world.client.register(&isolated).await.unwrap(), 200);
+    world.result("f", &json!({})).await;
+    world.checkpointed("f").await;
+    let mut starts = BTreeSet::new();
+    for round in 0..30 {
+        let reply = world.call("f", &json!({})).await;
+        assert_eq!(result(&reply), "2", "round {round}");
+        starts.insert(reply.start_kind().unwrap());
+        assert_eq!(world.result("f", &json!({"do": "write", "text": "secret"})).await, "written");
+        let read = world.call("f", &json!({"do": "read"})).await;
+        assert!(read.body.contains("FileNotFoundError"), "round {round}: {}", read.body);
+    }
+    assert!(starts.contains("reset"), "{starts:?}");
+    // One that crashed is not put back, and is not missed.
+    expect_error(&world.call("f", &json!({"do": "crash"})).await, 502, "died", "ended before it answered");
+    assert_eq!(world.result("f", &json!({})).await, "2");
 }
 
 /// So many copies of one snapshot are alive at once.

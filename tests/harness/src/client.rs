@@ -150,6 +150,9 @@ pub struct Registration {
     /// The snapshot's number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub svmid: Option<i64>,
+    /// `sandbox` or `request`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<String>,
     /// MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
@@ -203,7 +206,7 @@ pub struct Invocation {
 pub struct Stage {
     /// `queue`, `start` or `run`.
     pub name: String,
-    /// How; for `start` one of `cold`, `restore`, `warm`.
+    /// How; for `start` one of `cold`, `restore`, `reset`, `warm`.
     pub description: Option<String>,
     /// Milliseconds.
     pub milliseconds: Option<f64>,
@@ -242,7 +245,7 @@ impl Reply {
         header.unwrap_or_default().split(',').filter_map(stage).collect()
     }
 
-    /// How the sandbox was started: `cold`, `restore` or `warm`.
+    /// How the sandbox was started: `cold`, `restore`, `reset` or `warm`.
     pub fn start_kind(&self) -> Option<String> {
         self.server_timing().into_iter().find(|stage| stage.name == "start")?.description
     }
