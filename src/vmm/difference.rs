@@ -7,6 +7,7 @@ use super::error::VmmError;
 use super::frames::FRAME_SIZE;
 use super::image::{Image, Reference};
 use super::memory::GuestMemory;
+use super::pagemap::Pagemap;
 
 const PAGE: usize = FRAME_SIZE as usize;
 
@@ -46,9 +47,18 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Ranges outside of which this RAM is what it was when it began. Which pages were written to is not looked up: all.
-    fn changed(&self) -> Result<Vec<Range<u64>>, VmmError> {
-        Ok(std::iter::once(0..self.size()).collect())
+    /// Guest-physical ranges outside of which RAM that began as an image is what it was then, in order: pages that were written to, and those
+    /// that took the place of the image's.
+    pub(super) fn changed(&self) -> Result<Vec<Range<u64>>, VmmError> {
+        let failed =
+            |source| VmmError::Memory { doing: "look for the written pages of", bytes: self.size(), source };
+        let base = self.host_address();
+        let mut changed = self.replaced();
+        let pagemap = Pagemap::open().map_err(failed)?;
+        pagemap
+            .own_pages(base..base + self.size(), |run| changed.push(run.start - base..run.end - base))
+            .map_err(failed)?;
+        Ok(joined(changed))
     }
 
     /// Ranges outside of which this RAM is as in `base`, in order.

@@ -15,7 +15,6 @@ use super::frames::{FRAME_SIZE, Frame, Frames, SavedFrames};
 use super::image::Reference;
 use super::layout;
 use super::memory::GuestMemory;
-use super::pagemap::Pagemap;
 use super::paging::PageTables;
 
 /// What it took.
@@ -51,7 +50,7 @@ pub fn reset(
     let tables: BTreeMap<u64, u32> = PageTables::new(memory).tables().into_iter().collect();
     let mut figures = ResetFigures::default();
     let (mut stale, mut beside) = (Vec::new(), Vec::new());
-    for page in own_pages(memory)? {
+    for page in memory.changed()?.into_iter().flat_map(|run| run.step_by(FRAME_SIZE as usize)) {
         match tables.get(&page) {
             Some(0) => put_back_table(memory, original, page, in_image(page), &mut stale),
             // Links to tables are only ever added.
@@ -81,24 +80,6 @@ pub fn reset(
         }
     }
     Ok((frames, figures))
-}
-
-/// Guest-physical addresses of the pages that may differ from the image: those written to, and those that took the place of the
-/// image's.
-fn own_pages(memory: &GuestMemory) -> Result<Vec<u64>, VmmError> {
-    let failed =
-        |source| VmmError::Memory { doing: "look for the written pages of", bytes: memory.size(), source };
-    let base = memory.host_address();
-    let mut pages = Vec::new();
-    let mut add = |range: Range<u64>| pages.extend(range.step_by(FRAME_SIZE as usize));
-    let pagemap = Pagemap::open().map_err(failed)?;
-    pagemap
-        .own_pages(base..base + memory.size(), |run| add(run.start - base..run.end - base))
-        .map_err(failed)?;
-    memory.replaced().into_iter().for_each(add);
-    pages.sort_unstable();
-    pages.dedup();
-    Ok(pages)
 }
 
 fn copy(memory: &GuestMemory, original: &Reference, page: u64) {
