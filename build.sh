@@ -26,7 +26,7 @@ main() {
     build_programs "$profile" "${programs[@]}"
     install_file "$root/target/$profile/hydra-agent-native" "$root/target/agents/native/hydra-agent-native"
     install_folder "$root/guest-agent/python" "$root/target/agents/python"
-    install_folder "$root/guest-agent/javascript" "$root/target/agents/javascript"
+    quietly "building the Node agent" "$root/guest-agent/javascript/build.sh" "$root/target/agents/javascript"
     build_java_agent
 }
 

@@ -12,7 +12,10 @@ mod peer;
 use std::io::Write;
 use std::path::Path;
 
-use peer::{Agent, CLOSED, Channel, HELLO, Host, INVOKE, LOAD_FAILED, LOADED, RAISED, RESTORED, RESULT};
+use peer::{
+    Agent, CHECKPOINT, CLOSED, Channel, HELLO, Host, INVOKE, LOAD_FAILED, LOADED, RAISED, READY, RESTORED,
+    RESULT,
+};
 use runtimes::{Runtime, each};
 use serde_json::{Value, json};
 
@@ -150,6 +153,27 @@ fn a_restore_seeds_what_the_language_keeps_and_calls_the_functions_hook() {
             });
             assert_eq!(first, same, "{}", runtime.name);
             assert_ne!(first, other, "{}", runtime.name);
+        }
+        end(runtime, agent);
+    });
+}
+
+#[test]
+fn a_checkpoint_may_be_taken_at_any_time_and_is_followed_by_a_restore() {
+    let restored = json!({"entropy": "0123456789abcdef".repeat(4), "time": 1_800_000_000_000_u64});
+    each(|runtime| {
+        let (mut agent, _) = start(runtime);
+        for _ in 0..2 {
+            agent.channel.send(CHECKPOINT, b"");
+            assert_eq!(agent.channel.expect(READY), "", "{}", runtime.name);
+            agent.channel.send_json(RESTORED, &restored);
+        }
+        load(&mut agent.channel, runtime, Path::new("/tmp"), 1000);
+        for number in ["1", "2"] {
+            agent.channel.send(CHECKPOINT, b"");
+            assert_eq!(agent.channel.expect(READY), "", "{}", runtime.name);
+            agent.channel.send_json(RESTORED, &restored);
+            assert_eq!(agent.channel.invoke(number), number);
         }
         end(runtime, agent);
     });

@@ -16,7 +16,7 @@ unset JAVA_TOOL_OPTIONS _JAVA_OPTIONS JDK_JAVA_OPTIONS
 # Hydra reads the JVM's flags beside the jar.
 cmp -s flags.json "$out/flags.json" || cp flags.json "$out/flags.json"
 
-inputs() { java -version 2>&1; cat build.sh src/hydra/agent/*.java training/*.java; }
+inputs() { java -version 2>&1; cat build.sh src/hydra/agent/*.java src/org/crac/*.java training/*.java; }
 # The archive names the jar's path and time, so both are part of what it depends on.
 stamp() { { inputs; stat -c '%n %Y' "$out/hydra-agent.jar"; } | sha256sum; }
 if [[ -f $out/hydra-agent.jar && -f $out/hydra-agent.jsa && $(cat "$out/hydra-agent.stamp" 2>/dev/null) == "$(stamp)" ]]; then
@@ -30,7 +30,7 @@ date=2020-01-01T00:00:00Z
 
 # Concatenation of strings inline: the JDK's default builds code for it at run time, which costs a start some milliseconds.
 # What javac says is shown if it fails; it cannot be made silent about sun.misc.Unsafe, which the agent needs.
-javac --release 17 -XDstringConcat=inline -d "$work/agent" src/hydra/agent/*.java 2>"$work/javac.log" || {
+javac --release 17 -XDstringConcat=inline -d "$work/agent" src/hydra/agent/*.java src/org/crac/*.java 2>"$work/javac.log" || {
     cat "$work/javac.log" >&2
     exit 1
 }

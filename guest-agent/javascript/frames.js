@@ -8,10 +8,12 @@ const KIND = {
   RESULT: 0x04,
   RAISED: 0x05,
   LOG: 0x06,
+  READY: 0x07,
   CLOSED: 0x11,
   LOAD: 0x81,
   INVOKE: 0x82,
   RESTORED: 0x83,
+  CHECKPOINT: 0x84,
   OPEN: 0x91,
   CLOSE: 0x92,
 };

@@ -16,8 +16,8 @@ class EntryPointError extends Error {
 }
 
 /**
- * The function that `entryPoint` (`module.export`, or null for the default) names in `code`, a file or a directory, and its hook for
- * when it goes on from a snapshot, or null.
+ * The function that `entryPoint` (`module.export`, or null for the default) names in `code`, a file or a directory, and its hooks for
+ * when a checkpoint is taken and for when it goes on from that, or null.
  */
 async function loadFunction(code, entryPoint) {
   const isDirectory = fs.statSync(code).isDirectory();
@@ -27,8 +27,11 @@ async function loadFunction(code, entryPoint) {
     : { file: root, exportPath: entryPoint === null ? DEFAULT_EXPORT_PATH : [entryPoint.slice(entryPoint.lastIndexOf('.') + 1)] };
   const { exports, topLevel } = await loadModule(file, root, exportPath[0]);
   const call = findFunction(exports, topLevel, exportPath, path.relative(root, file) || path.basename(file));
-  const hook = exports?.afterRestore ?? exports?.default?.afterRestore;
-  return { call, afterRestore: typeof hook === 'function' ? hook : null };
+  const hook = (name) => {
+    const value = exports?.[name] ?? exports?.default?.[name];
+    return typeof value === 'function' ? value : null;
+  };
+  return { call, beforeCheckpoint: hook('beforeCheckpoint'), afterRestore: hook('afterRestore') };
 }
 
 function findInDirectory(root, entryPoint) {

@@ -15,8 +15,8 @@ class Session {
   #channel;
   #flushOutput;
   #function = null;
-  #afterRestore = null;
-  #restoring = null; // the function's hook that is under way, as a promise
+  #hooks = { beforeCheckpoint: null, afterRestore: null };
+  #restoring = null; // the function's hooks that are under way, as a promise
   #name = '';
   #tmpDir = '';
   #maxResult = MAX_PAYLOAD_BYTES;
@@ -29,7 +29,7 @@ class Session {
 
   constructor(where, token, onEnd) {
     this.#channel = new Channel(where, {
-      kinds: [KIND.LOAD, KIND.INVOKE, KIND.RESTORED],
+      kinds: [KIND.LOAD, KIND.INVOKE, KIND.CHECKPOINT, KIND.RESTORED],
       onFrame: (kind, text) => this.#frame(kind, text),
       onEnd,
       onOpen: () => this.#hello(token),
@@ -45,6 +45,8 @@ class Session {
       this.#invoke(text);
     } else if (kind === KIND.LOAD) {
       this.#load(JSON.parse(text));
+    } else if (kind === KIND.CHECKPOINT) {
+      this.#checkpoint();
     } else {
       this.#restored(JSON.parse(text));
     }
@@ -60,10 +62,9 @@ class Session {
     this.#tmpDir = tmpDir;
     this.#maxResult = Math.min(maxResult ?? MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES);
     try {
-      const { call, afterRestore } = await require('./loader.js').loadFunction(code, entryPoint ?? null);
+      const { call, ...hooks } = await require('./loader.js').loadFunction(code, entryPoint ?? null);
       this.#function = call;
-      this.#afterRestore = afterRestore;
-      require('./restored.js'); // now: no clone is to wait for it
+      this.#hooks = hooks;
     } catch (error) {
       this.#loadError = error;
     }
@@ -80,12 +81,37 @@ class Session {
     }
   }
 
+  /** Makes ready for a checkpoint. */
+  async #checkpoint() {
+    const fresh = require('./fresh.js');
+    let failed = null;
+    try {
+      const obstacle = fresh.obstacle();
+      if (obstacle !== null) {
+        throw new Error(obstacle);
+      }
+      await callHooks([...process.listeners('hydra:checkpoint').reverse(), this.#hooks.beforeCheckpoint]);
+    } catch (error) {
+      failed = error;
+    }
+    this.#flushOutput();
+    if (failed !== null) {
+      this.#channel.send(KIND.RAISED, describe(failed));
+      return;
+    }
+    // From a task of its own: what the hooks and the last invocation left on the stack is garbage then.
+    setImmediate(() => {
+      collectGarbage();
+      this.#channel.send(KIND.READY, '');
+    });
+  }
+
   /** Makes what all clones of a snapshot share this one's own. An INVOKE that comes meanwhile waits. */
   #restored({ entropy }) {
-    require('./restored.js').reseed(entropy);
-    if (this.#afterRestore !== null) {
-      const hook = new Promise((resolve) => resolve(this.#afterRestore()));
-      this.#restoring = hook.then(() => null, (error) => ({ error }));
+    require('./fresh.js').reseed(entropy);
+    const hooks = [this.#hooks.afterRestore, ...process.listeners('hydra:restore')];
+    if (hooks.some((hook) => hook !== null)) {
+      this.#restoring = callHooks(hooks).then(() => null, (error) => ({ error }));
     }
   }
 
@@ -182,6 +208,24 @@ class Session {
       this.#raised(this.#current, error);
     } else {
       process.stderr.write(`${this.#name}: uncaught outside of an invocation: ${describeAsText(error)}\n`);
+    }
+  }
+}
+
+/** A full collection. Functions do not get `gc`: only contexts that are made while the flag is set have it. */
+function collectGarbage() {
+  const v8 = require('v8');
+  v8.setFlagsFromString('--expose-gc');
+  const collect = require('vm').runInNewContext('gc');
+  v8.setFlagsFromString('--no-expose-gc');
+  collect();
+}
+
+/** Calls those that are there, each when the one before is done. */
+async function callHooks(hooks) {
+  for (const hook of hooks) {
+    if (hook !== null) {
+      await hook.call(process);
     }
   }
 }

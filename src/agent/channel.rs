@@ -25,7 +25,7 @@ pub struct Channel {
     sending: Vec<u8>,
     log: LogSink,
     max_result: usize,
-    /// The agent goes on from a snapshot and was not told yet.
+    /// The agent goes on from a checkpoint and was not told yet.
     restored: bool,
 }
 
@@ -216,6 +216,21 @@ impl Channel {
         self.sending.clear();
         self.encode_restored()?;
         self.send_after(Kind::Invoke, arguments).await
+    }
+
+    /// Has the agent make ready for a checkpoint, of which it is to be told by the next invocation in whichever program goes on. Inner error:
+    /// what the function or the agent says against a checkpoint.
+    ///
+    /// # Errors
+    /// [`ChannelError`] when the agent ended or broke the protocol.
+    pub async fn prepare_checkpoint(&mut self) -> Result<Result<(), Failure>, ChannelError> {
+        self.restored = true;
+        self.send(Kind::Checkpoint, b"").await?;
+        let frame = self.next(MAX_JSON).await?;
+        match frame.kind {
+            Kind::Ready => Ok(Ok(())),
+            _ => Ok(Err(json(&frame, Kind::Raised)?)),
+        }
     }
 
     /// Waits for the answer to the invocation under way. May be dropped and called again.

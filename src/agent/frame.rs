@@ -27,6 +27,8 @@ pub enum Kind {
     Raised = 0x05,
     /// What the function printed: stream number and UTF-8 text.
     Log = 0x06,
+    /// The agent is ready to be checkpointed.
+    Ready = 0x07,
     /// Control channel: an isolate ended (JSON).
     Closed = 0x11,
     /// Load a function (JSON).
@@ -35,6 +37,8 @@ pub enum Kind {
     Invoke = 0x82,
     /// The program goes on from a snapshot (JSON).
     Restored = 0x83,
+    /// A checkpoint is about to be taken.
+    Checkpoint = 0x84,
     /// Control channel: make an isolate (JSON).
     Open = 0x91,
     /// Control channel: end an isolate (JSON).
@@ -42,17 +46,19 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 12] = [
+    const ALL: [Kind; 14] = [
         Kind::Hello,
         Kind::Loaded,
         Kind::LoadFailed,
         Kind::Result,
         Kind::Raised,
         Kind::Log,
+        Kind::Ready,
         Kind::Closed,
         Kind::Load,
         Kind::Invoke,
         Kind::Restored,
+        Kind::Checkpoint,
         Kind::Open,
         Kind::Close,
     ];

@@ -50,6 +50,11 @@ pub enum Mode {
         /// The memory that the function may use, in MiB.
         memory: u32,
     },
+    /// The same in a microVM, which may be checkpointed.
+    MicroVm {
+        /// As above.
+        memory: u32,
+    },
     /// Many isolates; the inherited channel is the control channel.
     Host,
 }
@@ -176,10 +181,12 @@ impl Runtime {
             // Half of the machine's memory: the isolates are bounded one by one.
             (Mode::Host, _) => u32::try_from(total_memory() >> 21).unwrap_or(u32::MAX),
             // What the JVM needs besides its heap is the function's too; a full heap is then an OutOfMemoryError.
-            (Mode::Function { memory }, Agent::Java) => memory.saturating_sub(64).max(memory / 2),
+            (Mode::Function { memory } | Mode::MicroVm { memory }, Agent::Java) => {
+                memory.saturating_sub(64).max(memory / 2)
+            }
             // V8 ends the process when its heap is full, without a word to the function: the sandbox's own limit, which
             // can say why, is to be met first.
-            (Mode::Function { memory }, _) => memory.saturating_mul(2),
+            (Mode::Function { memory } | Mode::MicroVm { memory }, _) => memory.saturating_mul(2),
         }
     }
 
@@ -200,7 +207,11 @@ impl Runtime {
     fn flags(&self, mode: Mode, place: &Path) -> Vec<String> {
         let text = std::fs::read(self.folder.join("flags.json")).unwrap_or_default();
         let FlagsFile { flags } = serde_json::from_slice(&text).unwrap_or_default();
-        let own = if mode == Mode::Host { flags.host } else { flags.function };
+        let own = match mode {
+            Mode::Host => flags.host,
+            Mode::Function { .. } => flags.function,
+            Mode::MicroVm { .. } => [flags.function, flags.microvm].concat(),
+        };
         let heap = self.heap(mode).to_string();
         let fill = |flag: String| flag.replace("{agent}", &place.to_string_lossy()).replace("{heap}", &heap);
         flags.both.into_iter().chain(own).map(fill).collect()
@@ -218,6 +229,8 @@ struct FlagsFile {
 struct Flags {
     both: Vec<String>,
     function: Vec<String>,
+    /// Besides those of `function`.
+    microvm: Vec<String>,
     host: Vec<String>,
 }
 

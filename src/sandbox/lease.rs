@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
-
 use super::pool::Pool;
 use super::{Health, Sandbox, Start};
 use crate::agent::{ChannelError, Outcome};
@@ -66,21 +64,24 @@ impl Lease {
         self.sandbox.as_ref().map_or(Start::Cold, |sandbox| sandbox.start())
     }
 
-    /// What the sandbox does for itself now: see [`Sandbox::rest`].
-    pub fn rest(&mut self) -> Option<BoxFuture<'static, ()>> {
-        self.sandbox.as_mut().and_then(|sandbox| sandbox.rest())
+    /// Has the sandbox do what it does for itself: see [`Sandbox::rest`].
+    pub async fn rest(&mut self) {
+        if let Some(sandbox) = &mut self.sandbox {
+            self.phase = Phase::Sending;
+            sandbox.rest().await;
+            self.phase = Phase::Quiet;
+        }
     }
 
     /// Gives back a sandbox that is ready for another request; where its last one `returned`, after it has rested.
     pub fn give_back(mut self, returned: bool) {
-        let rest = if returned && self.phase == Phase::Quiet { self.rest() } else { None };
-        if let Some(rest) = rest
+        let due = self.sandbox.as_ref().is_some_and(|sandbox| sandbox.is_rest_due());
+        if due
+            && returned
+            && self.phase == Phase::Quiet
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            runtime.spawn(async move {
-                rest.await;
-                drop(self);
-            });
+            runtime.spawn(async move { self.rest().await });
         }
     }
 

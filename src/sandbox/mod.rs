@@ -47,10 +47,14 @@ pub trait Sandbox: Send {
     /// Tells it that an invocation begins (`true`) or ended, for those kinds that watch what runs.
     fn busy(&mut self, _busy: bool) {}
 
-    /// What it does for itself after an invocation that returned, before it serves another; nothing, usually. It counts as busy
-    /// meanwhile.
-    fn rest(&mut self) -> Option<BoxFuture<'static, ()>> {
-        None
+    /// Whether it has something to do for itself after an invocation that returned, before it serves another.
+    fn is_rest_due(&self) -> bool {
+        false
+    }
+
+    /// Does that. It counts as busy meanwhile; when this is given up half-way, the sandbox is of no more use.
+    fn rest(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
     }
 
     /// Is told that it has served the one request that it was for. Ends it, or makes another of it that has served none.
@@ -135,7 +139,7 @@ pub trait Snapshots: Sync {
 pub struct SnapshotStatus {
     /// Its number.
     pub svmid: u64,
-    /// `none`, `being made` or `ready`; `never` where the function's sandboxes are always started cold.
+    /// `none`, `being made` or `ready`.
     pub state: &'static str,
     /// Copies that were made ahead and wait for a request.
     pub spares: usize,

@@ -324,11 +324,7 @@ impl Pool {
             idle
         };
         if let Some(Idle { sandbox, .. }) = idle {
-            // However this is given up, the sandbox goes back.
-            let mut lease = Lease::new(self.clone(), sandbox);
-            if let Some(rest) = lease.rest() {
-                rest.await;
-            }
+            Lease::new(self.clone(), sandbox).rest().await;
         }
     }
 

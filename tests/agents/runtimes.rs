@@ -109,8 +109,10 @@ fn python(_work: &Path) -> Prepared {
     })
 }
 
-fn javascript(_work: &Path) -> Prepared {
-    let agent = agent("javascript/agent.js")?;
+fn javascript(work: &Path) -> Prepared {
+    let folder = work.join("javascript");
+    run(Command::new(agent("javascript/build.sh")?).arg(&folder))?;
+    let agent = folder.join("agent.js").to_str().ok_or("the work directory's path is not UTF-8")?.to_owned();
     Ok(Runtime {
         name: "javascript",
         command: vec![program("/usr/bin/node", "--version")?, agent],

@@ -61,6 +61,7 @@ fn build_plain(folder: &Path) {
         "kit.py",
         "kit.js",
         "snapshots.py",
+        "snapshots.js",
         "broken/syntax.py",
         "broken/syntax.js",
         "broken/raises.py",
@@ -95,7 +96,8 @@ fn build_plain(folder: &Path) {
 }
 
 fn build_java(folder: &Path) -> Result<(), String> {
-    let names = ["Kit.java", "broken/Raises.java", "shapes/Mapped.java", "shapes/Texted.java"];
+    let names =
+        ["Kit.java", "Snapshots.java", "broken/Raises.java", "shapes/Mapped.java", "shapes/Texted.java"];
     let sources = names.map(source);
     let stamp = folder.join("java.stamp");
     if modified(&stamp)
@@ -105,7 +107,10 @@ fn build_java(folder: &Path) -> Result<(), String> {
     }
     let work = tempfile::tempdir().map_err(|error| error.to_string())?;
     let output = Command::new("javac")
-        .args(["--release", "17", "-proc:none", "-d"])
+        // The interface `org.crac` is the agent's: functions do not bring it along.
+        .args(["--release", "17", "-proc:none", "-implicit:none", "-sourcepath"])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-agent/java/src"))
+        .arg("-d")
         .arg(work.path())
         .args(&sources)
         .output()
@@ -113,9 +118,15 @@ fn build_java(folder: &Path) -> Result<(), String> {
     assert!(output.status.success(), "javac: {}", String::from_utf8_lossy(&output.stderr));
     for source in &sources {
         let stem = source.file_stem().and_then(|stem| stem.to_str()).expect("a name");
-        let class = fs::read(work.path().join(format!("{stem}.class"))).expect("the class");
-        put(folder, &format!("{stem}.jar"), &zip(&[(&format!("{stem}.class"), &class)]));
-        put(folder, &format!("{stem}.class"), &class);
+        let class = |name: &str| fs::read(work.path().join(name)).expect("the class");
+        let main = class(&format!("{stem}.class"));
+        let mut entries = vec![(format!("{stem}.class"), main.clone())];
+        if stem == "Snapshots" {
+            entries.push(("Snapshots$1.class".into(), class("Snapshots$1.class")));
+        }
+        let entries: Vec<_> = entries.iter().map(|(name, class)| (name.as_str(), class.as_slice())).collect();
+        put(folder, &format!("{stem}.jar"), &zip(&entries));
+        put(folder, &format!("{stem}.class"), &main);
     }
     put(folder, "java.stamp", b"");
     Ok(())

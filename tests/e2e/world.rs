@@ -21,11 +21,24 @@ pub struct Language {
     pub name: &'static str,
     pub kit: &'static str,
     pub entry_point: &'static str,
+    /// The function of the tests of snapshots, and its entry point.
+    pub snapshots: (&'static str, &'static str),
 }
 
-pub const PYTHON: Language = Language { name: "python", kit: "kit.py", entry_point: "kit.main" };
-pub const JAVASCRIPT: Language = Language { name: "javascript", kit: "kit.js", entry_point: "kit.main" };
-pub const JAVA: Language = Language { name: "java", kit: "Kit.jar", entry_point: "Kit" };
+pub const PYTHON: Language = Language {
+    name: "python",
+    kit: "kit.py",
+    entry_point: "kit.main",
+    snapshots: ("snapshots.py", "snapshots.main"),
+};
+pub const JAVASCRIPT: Language = Language {
+    name: "javascript",
+    kit: "kit.js",
+    entry_point: "kit.main",
+    snapshots: ("snapshots.js", "snapshots.main"),
+};
+pub const JAVA: Language =
+    Language { name: "java", kit: "Kit.jar", entry_point: "Kit", snapshots: ("Snapshots.jar", "Snapshots") };
 pub const LANGUAGES: [Language; 3] = [PYTHON, JAVASCRIPT, JAVA];
 
 /// A place in the table.
@@ -43,7 +56,7 @@ impl Cell {
 
     /// Whether new sandboxes are copies of one that has served.
     pub fn is_copied(&self) -> bool {
-        self.kind == "snapshot" && self.language.name == "python"
+        self.kind == "snapshot"
     }
 
     /// How a new sandbox is come by when the first has served.
@@ -177,7 +190,7 @@ impl World {
     pub async fn checkpointed(&self, name: &str) {
         until(&format!("the snapshot of {name}"), async || {
             let described = self.describe(name).await;
-            let made = matches!(described["snapshot"]["state"].as_str(), None | Some("ready" | "never"));
+            let made = matches!(described["snapshot"]["state"].as_str(), None | Some("ready"));
             made && described["sandboxes"]["busy"] == 0 && described["sandboxes"]["starting"] == 0
         })
         .await;

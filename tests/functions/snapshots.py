@@ -1,4 +1,4 @@
-"""What the tests of snapshot sandboxes ask of a function."""
+"""What the tests of snapshot sandboxes ask of a function; snapshots.js and Snapshots.java do the same."""
 
 import ctypes
 import random
@@ -9,13 +9,37 @@ import tempfile
 import time
 import uuid
 
+from hydra_hooks import on_checkpoint, on_restore
+
 calls = 0
 connection = None
 last = time.monotonic()
+events = []
+broken = False
+
+
+def before_checkpoint():
+    if broken:
+        raise ValueError("deliberate")
+    events.append("checkpoint")
+
+
+async def after_restore():
+    events.append("restore")
+
+
+@on_checkpoint
+async def listener_before():
+    events.append("listener before")
+
+
+@on_restore
+def listener_after():
+    events.append("listener after")
 
 
 def main(args):
-    global calls, connection, last
+    global broken, calls, connection, last
     calls += 1
     action = args.get("do", "count")
     if action == "count":
@@ -42,7 +66,7 @@ def main(args):
         try:
             return connection.recv(8).decode() or "end"
         except OSError as error:
-            return type(error).__name__
+            return "reset" if isinstance(error, ConnectionResetError) else type(error).__name__
     if action == "write":
         with open(f"{args['tmpDir']}/note", "a", encoding="utf-8") as file:
             file.write(args["text"])
@@ -52,4 +76,9 @@ def main(args):
             return file.read()
     if action == "crash":
         ctypes.string_at(0)
+    if action == "events":
+        return events
+    if action == "break":
+        broken = True
+        return "broken"
     raise ValueError(f"unknown: {action}")

@@ -20,6 +20,8 @@ pub enum Received {
     Invoke = 0x82,
     /// The program goes on from a snapshot.
     Restored = 0x83,
+    /// A checkpoint is about to be taken.
+    Checkpoint = 0x84,
     /// Control channel: make an isolate.
     Open = 0x91,
     /// Control channel: end an isolate.
@@ -28,7 +30,7 @@ pub enum Received {
 
 impl Received {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Load, Self::Invoke, Self::Restored, Self::Open, Self::Close]
+        [Self::Load, Self::Invoke, Self::Restored, Self::Checkpoint, Self::Open, Self::Close]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
@@ -47,6 +49,8 @@ pub enum Sent {
     Result = 0x04,
     /// The function gave no valid result.
     Raised = 0x05,
+    /// The agent is ready to be checkpointed.
+    Ready = 0x07,
     /// Control channel: an isolate ended.
     Closed = 0x11,
 }

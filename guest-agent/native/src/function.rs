@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::arguments;
 use crate::graal::{Isolate, TearDownError};
-use crate::messages::{Failure, Load, Restored};
+use crate::messages::{Failure, Load};
 use crate::process;
 use crate::result_buffer::ResultBuffer;
 
@@ -48,9 +48,14 @@ impl Function {
         answered
     }
 
-    /// Makes what was the same in all programs that go on from this snapshot this one's own.
-    pub fn restored(&mut self, restored: &Restored) {
-        process::seed_random(&restored.entropy);
+    /// Calls the function's hook for when it is about to be checkpointed, if it has one.
+    pub fn before_checkpoint(&mut self) {
+        self.isolate.before_checkpoint();
+        process::flush_stdout();
+    }
+
+    /// Calls the function's hook for when it goes on from a checkpoint, if it has one.
+    pub fn after_restore(&mut self) {
         self.isolate.after_restore();
         process::flush_stdout();
     }

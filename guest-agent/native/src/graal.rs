@@ -25,7 +25,8 @@ use crate::result_buffer::ResultBuffer;
 /// The symbol that is called where the registration names none.
 const DEFAULT_ENTRY_POINT: &str = "entrypoint";
 
-/// The symbol of a function's hook for when it goes on from a snapshot.
+/// The symbols of a function's hooks for when it is about to be checkpointed, and for when it goes on from that.
+const BEFORE_CHECKPOINT: &str = "before_checkpoint";
 const AFTER_RESTORE: &str = "after_restore";
 
 /// `graal_create_isolate_params_t` of version 1; later versions only append fields.
@@ -39,7 +40,7 @@ struct CreateIsolateParams {
 type CreateIsolate =
     unsafe extern "C" fn(*mut CreateIsolateParams, *mut *mut c_void, *mut *mut c_void) -> c_int;
 type TearDownIsolate = unsafe extern "C" fn(*mut c_void) -> c_int;
-type AfterRestore = unsafe extern "C" fn(*mut c_void);
+type Hook = unsafe extern "C" fn(*mut c_void);
 type EntryPoint = unsafe extern "C" fn(*mut c_void, *const c_char, *mut c_char, c_ulong);
 
 /// Why a shared object cannot serve as a function.
@@ -99,7 +100,8 @@ pub struct TearDownError(c_int);
 pub struct Isolate {
     thread: *mut c_void,
     entry_point: EntryPoint,
-    after_restore: Option<AfterRestore>,
+    before_checkpoint: Option<Hook>,
+    after_restore: Option<Hook>,
     tear_down: TearDownIsolate,
 }
 
@@ -121,23 +123,23 @@ impl Isolate {
                 entry_point: entry_point.into(),
             });
         };
-        let hook = find(&library, AFTER_RESTORE, &mut missing);
+        let hooks = [BEFORE_CHECKPOINT, AFTER_RESTORE].map(|name| find(&library, name, &mut missing));
         std::mem::forget(library);
         // SAFETY: `graal_isolate.h` and the contract of Hydra's functions declare these symbols with these types; the
         // library is never unloaded, so that the pointers stay valid.
-        let (create, tear_down, entry_point, after_restore) = unsafe {
+        let (create, tear_down, entry_point, [before_checkpoint, after_restore]) = unsafe {
             (
                 std::mem::transmute::<*mut c_void, CreateIsolate>(create),
                 std::mem::transmute::<*mut c_void, TearDownIsolate>(tear_down),
                 std::mem::transmute::<*mut c_void, EntryPoint>(entry),
-                hook.map(|hook| std::mem::transmute::<*mut c_void, AfterRestore>(hook)),
+                hooks.map(|hook| hook.map(|hook| std::mem::transmute::<*mut c_void, Hook>(hook))),
             )
         };
         let mut params = CreateIsolateParams { version: 1, reserved_address_space_size: 0 };
         let (mut isolate, mut thread) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: the three pointers are valid for the call, which is all that the interface asks for.
         match unsafe { create(&raw mut params, &raw mut isolate, &raw mut thread) } {
-            0 => Ok(Isolate { thread, entry_point, after_restore, tear_down }),
+            0 => Ok(Isolate { thread, entry_point, before_checkpoint, after_restore, tear_down }),
             code => Err(LoadError::Create(code)),
         }
     }
@@ -150,9 +152,18 @@ impl Isolate {
         unsafe { (self.entry_point)(self.thread, arguments.as_ptr(), start, length) };
     }
 
-    /// Calls the function's hook for when it goes on from a snapshot, if it has one.
+    /// Calls the function's hook for when it is about to be checkpointed, if it has one.
+    pub fn before_checkpoint(&mut self) {
+        self.call_hook(self.before_checkpoint);
+    }
+
+    /// Calls the function's hook for when it goes on from a checkpoint, if it has one.
     pub fn after_restore(&mut self) {
-        if let Some(hook) = self.after_restore {
+        self.call_hook(self.after_restore);
+    }
+
+    fn call_hook(&mut self, hook: Option<Hook>) {
+        if let Some(hook) = hook {
             // SAFETY: the contract of Hydra's functions declares the symbol with this type; the current thread is
             // attached to the isolate.
             unsafe { hook(self.thread) };

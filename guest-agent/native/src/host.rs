@@ -57,7 +57,7 @@ fn exchange(control: &File, host: &Arc<Host>) -> Result<(), SessionError> {
         match kind {
             Received::Open => open(host, parse(kind, payload)?)?,
             Received::Close => close(host, &parse(kind, payload)?),
-            Received::Load | Received::Invoke | Received::Restored => {
+            Received::Load | Received::Invoke | Received::Restored | Received::Checkpoint => {
                 return Err(SessionError::OutOfOrder(kind));
             }
         }

@@ -10,7 +10,8 @@ use thiserror::Error;
 use crate::frames::{FrameError, FrameReader, Received, Sent, write_frame};
 use crate::function::Function;
 use crate::graal::TearDownError;
-use crate::messages::{Hello, Load};
+use crate::messages::{Hello, Load, Restored};
+use crate::process;
 
 /// Why a channel was given up, other than by its regular end.
 #[derive(Debug, Error)]
@@ -89,7 +90,19 @@ fn exchange(channel: &File, token: Option<&str>, state: &mut State) -> Result<()
                     Err(failure) => send_json(channel, Sent::Raised, &failure),
                 })?;
             }
-            (Received::Restored, State::Loaded(function)) => function.restored(&parse(kind, payload)?),
+            (Received::Checkpoint, state) => {
+                if let State::Loaded(function) = state {
+                    function.before_checkpoint();
+                }
+                process::trim_heap();
+                send(channel, Sent::Ready, &[])?;
+            }
+            (Received::Restored, state) => {
+                process::seed_random(&parse::<Restored>(kind, payload)?.entropy);
+                if let State::Loaded(function) = state {
+                    function.after_restore();
+                }
+            }
             _ => return Err(SessionError::OutOfOrder(kind)),
         }
     }

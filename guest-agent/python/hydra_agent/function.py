@@ -4,7 +4,7 @@ import sys
 
 from . import errors, jsontext
 from .channel import (
-    HELLO, INVOKE, LOAD, LOAD_FAILED, LOADED, MAX_PAYLOAD, RAISED, RESTORED, RESULT, Channel, ProtocolError,
+    CHECKPOINT, HELLO, INVOKE, LOAD, LOAD_FAILED, LOADED, MAX_PAYLOAD, RAISED, READY, RESTORED, RESULT, Channel, ProtocolError,
 )
 from .loading import load
 from .output import redirect
@@ -44,14 +44,25 @@ def serve(channel):
 
 
 def read_order(channel):
-    """The payload of LOAD, or None at the end of the channel."""
-    frame = channel.receive()
-    if frame is None:
-        return None
-    kind, payload = frame
-    if kind != LOAD:
-        raise ProtocolError(f"a frame of kind {kind:#x} came before LOAD")
-    return bytes(payload)
+    """The payload of LOAD, or None at the end of the channel. The agent may be checkpointed before it has a function."""
+    while True:
+        frame = channel.receive()
+        if frame is None:
+            return None
+        kind, payload = frame
+        if kind == LOAD:
+            return bytes(payload)
+        if kind == CHECKPOINT:
+            from . import checkpoint
+
+            checkpoint.make_small()
+            channel.send(READY)
+        elif kind == RESTORED:
+            from .restored import reseed
+
+            reseed(jsontext.parse(payload.decode())["entropy"])
+        else:
+            raise ProtocolError(f"a frame of kind {kind:#x} came before LOAD")
 
 
 def serve_order(channel, order, let_through=None):
@@ -62,7 +73,7 @@ def serve_order(channel, order, let_through=None):
     order = jsontext.parse(order.decode())
     flush = redirect(channel)
     try:
-        function, after_restore = load(order["code"], order["entryPoint"])
+        function, module = load(order["code"], order["entryPoint"])
     except BaseException as error:
         if let_through and let_through(error):
             raise
@@ -72,8 +83,10 @@ def serve_order(channel, order, let_through=None):
     flush()
     channel.send(LOADED)
 
-    from .restored import reseed  # now: no clone is to wait for its import
+    from .checkpoint import Hooks, make_small  # now: no clone is to wait for these
+    from .restored import reseed
 
+    hooks = Hooks(module)
     invoke = _invoker(function, order["tmpDir"], min(order["maxResult"], MAX_PAYLOAD))
     receive, send = channel.receive, channel.send
     failed_hook = None
@@ -84,7 +97,16 @@ def serve_order(channel, order, let_through=None):
         kind, payload = frame
         if kind == RESTORED:
             reseed(jsontext.parse(payload.decode())["entropy"])
-            failed_hook = _failure_of(after_restore)
+            failed_hook = hooks.after_restore()
+            continue
+        if kind == CHECKPOINT:
+            error = hooks.before_checkpoint()
+            flush()
+            if error:
+                send(RAISED, errors.report(error))
+            else:
+                make_small()
+                send(READY)
             continue
         if kind != INVOKE:
             raise ProtocolError(f"a frame of kind {kind:#x} came instead of INVOKE")
@@ -97,20 +119,6 @@ def serve_order(channel, order, let_through=None):
             kind, answer = RAISED, errors.report(error)
         flush()
         send(kind, answer)
-
-
-def _failure_of(after_restore):
-    """Calls the function's hook, if it has one; returns what it raised."""
-    try:
-        if after_restore:
-            result = after_restore()
-            if hasattr(result, "__await__"):
-                from .awaiting import wait_for
-
-                wait_for(result)
-    except BaseException as error:
-        return error
-    return None
 
 
 def _invoker(function, tmp_dir, max_result):

@@ -6,12 +6,13 @@ from .errors import EntryPointError
 
 DEFAULT_MODULE = "main"
 DEFAULT_FUNCTION = "main"
-AFTER_RESTORE = "after_restore"
+# What the agent offers functions to import; a module of the function's own goes before.
+MODULES = f"{__file__.rpartition('/')[0]}/modules"
 
 
 def load(code, entry_point):
     """Imports the module that `entry_point` names from `code`, a `.py` file or a directory, and returns its function, and the
-    one that it wants to be called when it goes on from a snapshot, or None.
+    module.
 
     Without an entry point: `main` in the file's module, or in the directory's module `main`.
     Whatever the module raises while it is imported comes through.
@@ -27,11 +28,11 @@ def load(code, entry_point):
         module_name, function_name = own_module, DEFAULT_FUNCTION
 
     sys.path.insert(0, directory)
+    sys.path.append(MODULES)
     module = _import(module_name, directory)
     function = getattr(module, function_name, None)
     if callable(function):
-        after_restore = getattr(module, AFTER_RESTORE, None)
-        return function, after_restore if callable(after_restore) else None
+        return function, module
     if function is None:
         raise EntryPointError(f"module {module_name!r} has no function {function_name!r}; {_functions_of(module)}")
     raise EntryPointError(

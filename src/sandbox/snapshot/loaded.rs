@@ -19,6 +19,9 @@ use crate::snapshot::Snapshot;
 /// How long an agent may take until its `HELLO`.
 const START_TIME: Duration = Duration::from_secs(20);
 
+/// How long an agent may take to make ready for a checkpoint.
+const PREPARE_TIME: Duration = Duration::from_secs(30);
+
 /// A microVM with the function loaded.
 pub struct Loaded {
     pub(super) channel: Channel,
@@ -46,6 +49,27 @@ impl Loaded {
         }
         load(&mut self.channel, function, &code(function), Path::new(TMP), max_result).await
     }
+
+    /// Checkpoints the microVM, whose agent waits for its next invocation, if that is to be done now.
+    async fn checkpoint(&mut self) -> Option<()> {
+        let starter = self.starter.clone();
+        let making = starter.slot.claim()?;
+        let against = match tokio::time::timeout(PREPARE_TIME, self.channel.prepare_checkpoint()).await {
+            Ok(Ok(Ok(()))) => None,
+            Ok(Ok(Err(failure))) => Some(failure.to_string()),
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => {
+                self.machine.kill();
+                Some("its agent did not make ready in time".into())
+            }
+        };
+        if let Some(against) = against {
+            tracing::warn!(function = starter.name(), "no snapshot was made: {against}");
+            return None;
+        }
+        let guest = self.machine.guest().clone();
+        blocking(move || starter.checkpoint(&guest, making)).await.ok()
+    }
 }
 
 impl Sandbox for Loaded {
@@ -61,11 +85,12 @@ impl Sandbox for Loaded {
         self.start
     }
 
-    fn rest(&mut self) -> Option<BoxFuture<'static, ()>> {
-        let expected = self.starter.expected.clone()?;
-        let making = self.starter.slot.claim()?;
-        let (starter, guest) = (self.starter.clone(), self.machine.guest().clone());
-        Some(blocking(move || starter.checkpoint(&guest, &expected, making)).map(drop).boxed())
+    fn is_rest_due(&self) -> bool {
+        self.starter.slot.is_due()
+    }
+
+    fn rest(&mut self) -> BoxFuture<'_, ()> {
+        self.checkpoint().map(drop).boxed()
     }
 
     fn retire(mut self: Box<Self>) {

@@ -39,10 +39,6 @@ use crate::linux::net::Policy;
 use crate::snapshot::{Expected, Snapshot, Store, runtime_digest};
 use crate::vmm::{Cpu, Hypervisor};
 
-/// Agents that take everything upon themselves that the copies of a snapshot must not share. The others would deal out the same
-/// random numbers in each: their microVMs are always started cold.
-const COPIED: [Agent; 2] = [Agent::Python, Agent::Native];
-
 /// What all microVMs of a Hydra have in common.
 pub struct MicroVms {
     runtimes: Arc<Runtimes>,
@@ -100,17 +96,14 @@ impl MicroVms {
         SnapshotStarter::new(self.clone(), function, expected, found).map(Arc::new).map_err(start_error)
     }
 
-    /// What a snapshot of the function must be, where it can have one, and the one that there is.
-    fn find(&self, function: &Function) -> Result<(Option<Expected>, Option<Arc<Snapshot>>), Error> {
-        if !COPIED.contains(&function.agent()) {
-            return Ok((None, None));
-        }
+    /// What a snapshot of the function must be, and the one that there is.
+    fn find(&self, function: &Function) -> Result<(Expected, Option<Arc<Snapshot>>), Error> {
         let expected = self.expected(function)?;
         let found = self.store()?.find(&expected).unwrap_or_else(|refusal| {
             tracing::warn!(function = function.spec.name, "{refusal}; it will be made anew");
             None
         });
-        Ok((Some(expected), found))
+        Ok((expected, found))
     }
 
     fn expected(&self, function: &Function) -> Result<Expected, Error> {

@@ -57,13 +57,16 @@ impl<S> Slot<S> {
         });
     }
 
+    /// Whether a snapshot is to be made now.
+    pub fn is_due(&self) -> bool {
+        self.state.borrow().is_due()
+    }
+
     /// The right to make a snapshot, if one is to be made now.
     pub fn claim(self: &Arc<Self>) -> Option<Making<S>> {
         let mut claimed = false;
         self.state.send_if_modified(|state| {
-            let due = state.wanted || state.snapshot.is_none();
-            let allowed = state.warm_ups == 0 && !state.making;
-            claimed = due && allowed && state.not_before.is_none_or(|at| Instant::now() >= at);
+            claimed = state.is_due();
             state.making |= claimed;
             claimed
         });
@@ -83,6 +86,14 @@ impl<S> Slot<S> {
                 (state.wanted, state.not_before) = (true, None);
             }
         });
+    }
+}
+
+impl<S> State<S> {
+    fn is_due(&self) -> bool {
+        let due = self.wanted || self.snapshot.is_none();
+        let allowed = self.warm_ups == 0 && !self.making;
+        due && allowed && self.not_before.is_none_or(|at| Instant::now() >= at)
     }
 }
 

@@ -38,8 +38,8 @@ pub(super) struct Inner {
     pub(super) vms: Arc<MicroVms>,
     pub(super) function: Arc<Function>,
     output: Output,
-    /// What a snapshot of the function is; none where it has none.
-    pub(super) expected: Option<Expected>,
+    /// What a snapshot of the function is.
+    expected: Expected,
     pub(super) slot: Arc<Slot<Snapshot>>,
     /// Copies of the snapshot, ahead of requests.
     spares: Arc<Spares<Loaded>>,
@@ -81,7 +81,7 @@ impl SnapshotStarter {
     pub(super) fn new(
         vms: Arc<MicroVms>,
         function: Arc<Function>,
-        expected: Option<Expected>,
+        expected: Expected,
         found: Option<Arc<Snapshot>>,
     ) -> std::io::Result<SnapshotStarter> {
         let output = Output::new(&function.spec.name)?;
@@ -143,7 +143,6 @@ impl Snapshots for SnapshotStarter {
             state: match (&snapshot, making) {
                 (_, true) => "being made",
                 (Some(_), false) => "ready",
-                (None, false) if self.0.expected.is_none() => "never",
                 (None, false) => "none",
             },
             ready: snapshot.map(|snapshot| {
@@ -293,7 +292,7 @@ impl Inner {
             Err(_) => runtime.program.clone(),
         };
         let memory = function.spec.memory;
-        let arguments = runtime.arguments_at(Mode::Function { memory }, agents).into_iter().map(|argument| {
+        let arguments = runtime.arguments_at(Mode::MicroVm { memory }, agents).into_iter().map(|argument| {
             if argument == "{fd}" { CHANNEL.to_string().into_bytes() } else { argument.into_vec() }
         });
         let Surroundings { mounts, descriptors, network, trace, .. } = self.surroundings(channel)?;
@@ -335,15 +334,15 @@ impl Inner {
     }
 
     /// Checkpoints a microVM whose agent waits for its next invocation.
-    pub(super) fn checkpoint(self: &Arc<Self>, guest: &Guest, expected: &Expected, making: Making<Snapshot>) {
+    pub(super) fn checkpoint(self: &Arc<Self>, guest: &Guest, making: Making<Snapshot>) {
         let name = &self.function.spec.name;
-        let kept = self.keep(guest, expected);
+        let kept = self.keep(guest);
         match kept {
             Ok(snapshot) => {
                 let manifest = snapshot.manifest();
                 tracing::info!(
                     function = name,
-                    svmid = expected.svmid,
+                    svmid = self.expected.svmid,
                     bytes = manifest.memory.stored,
                     pause_us = manifest.pause.as_micros() as u64,
                     "snapshot made"
@@ -358,10 +357,10 @@ impl Inner {
         }
     }
 
-    fn keep(&self, guest: &Guest, expected: &Expected) -> Result<Arc<Snapshot>, String> {
+    fn keep(&self, guest: &Guest) -> Result<Arc<Snapshot>, String> {
         let store = self.vms.store().map_err(|error| error.to_string())?;
         let checkpoint = guest.checkpoint().map_err(|error| error.to_string())?;
-        let draft = store.write(expected, None, &checkpoint).map_err(|error| error.to_string())?;
+        let draft = store.write(&self.expected, None, &checkpoint).map_err(|error| error.to_string())?;
         // The program goes on; the rest needs it no more.
         drop(checkpoint);
         draft.commit().map_err(|error| error.to_string())

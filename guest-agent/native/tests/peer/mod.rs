@@ -18,10 +18,12 @@ pub const LOAD_FAILED: u8 = 0x03;
 pub const RESULT: u8 = 0x04;
 pub const RAISED: u8 = 0x05;
 pub const LOG: u8 = 0x06;
+pub const READY: u8 = 0x07;
 pub const CLOSED: u8 = 0x11;
 pub const LOAD: u8 = 0x81;
 pub const INVOKE: u8 = 0x82;
 pub const RESTORED: u8 = 0x83;
+pub const CHECKPOINT: u8 = 0x84;
 pub const OPEN: u8 = 0x91;
 pub const CLOSE: u8 = 0x92;
 

@@ -16,8 +16,8 @@ import java.util.jar.JarFile;
 import java.util.jar.Manifest;
 
 /**
- * Loads a function's classes from a jar, a class file, or a directory with classes and jars. Its parent is the JDK's
- * platform loader, so that a function sees the JDK, but neither the agent nor another function.
+ * Loads a function's classes from a jar, a class file, or a directory with classes and jars. Its parent is
+ * {@link VisibleLoader}, so that a function sees the JDK, but neither the agent nor another function.
  */
 final class CodeLoader extends URLClassLoader {
     private static final int MOST_NAMES = 20;
@@ -28,7 +28,7 @@ final class CodeLoader extends URLClassLoader {
     private Class<?> single;
 
     private CodeLoader(File code, List<File> roots) throws MalformedURLException {
-        super(urls(roots), getPlatformClassLoader());
+        super(urls(roots), VisibleLoader.INSTANCE);
         this.code = code;
         this.roots = roots;
     }

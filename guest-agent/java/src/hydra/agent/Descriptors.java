@@ -1,6 +1,7 @@
 package hydra.agent;
 
 import java.io.FileDescriptor;
+import java.io.FileInputStream;
 import java.io.FileOutputStream;
 import java.io.IOException;
 import java.lang.reflect.Field;
@@ -53,7 +54,16 @@ final class Descriptors {
         }
     }
 
-    private static Unsafe unsafe() {
+    /** So many bytes of randomness from the system itself. */
+    static byte[] systemRandom(int count) {
+        try (FileInputStream random = new FileInputStream("/dev/urandom")) {
+            return random.readNBytes(count);
+        } catch (IOException e) {
+            throw new IllegalStateException("the system gives no randomness", e);
+        }
+    }
+
+    static Unsafe unsafe() {
         try {
             Field field = Unsafe.class.getDeclaredField("theUnsafe");
             field.setAccessible(true);

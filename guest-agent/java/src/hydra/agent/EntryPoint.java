@@ -41,11 +41,11 @@ final class EntryPoint {
         }
     }
 
-    /** Calls {@code static void afterRestore()} of the method's class, if there is one, and throws what it throws. */
-    void afterRestore() throws Throwable {
+    /** Calls the static method of that name and without parameters of the entry point's class, if there is one, and throws what it throws. */
+    void callHook(String name) throws Throwable {
         Method hook;
         try {
-            hook = method.getDeclaringClass().getDeclaredMethod("afterRestore");
+            hook = method.getDeclaringClass().getDeclaredMethod(name);
         } catch (NoSuchMethodException e) {
             return;
         }

@@ -14,10 +14,12 @@ final class Frame {
     static final int RESULT = 0x04;
     static final int RAISED = 0x05;
     static final int LOG = 0x06;
+    static final int READY = 0x07;
     static final int CLOSED = 0x11;
     static final int LOAD = 0x81;
     static final int INVOKE = 0x82;
     static final int RESTORED = 0x83;
+    static final int CHECKPOINT = 0x84;
     static final int OPEN = 0x91;
     static final int CLOSE = 0x92;
 

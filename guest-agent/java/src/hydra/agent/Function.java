@@ -70,19 +70,14 @@ final class Function {
         return null;
     }
 
-    /**
-     * Calls the function's hook for when it goes on from a snapshot, if it has one. {@code SecureRandom} asks the system again by itself;
-     * {@code Math.random()} and {@code ThreadLocalRandom} cannot be seeded from outside. Returns null, or the failure.
-     */
-    Failure restored() {
-        try {
-            entry.afterRestore();
-        } catch (ThreadDeath death) {
-            throw death;
-        } catch (Throwable thrown) {
-            return failure(thrown);
-        }
-        return null;
+    /** Calls the function's hook for when a checkpoint is taken, if it has one, and throws what it throws. */
+    void beforeCheckpoint() throws Throwable {
+        entry.callHook("beforeCheckpoint");
+    }
+
+    /** Calls the function's hook for when it goes on from a checkpoint, if it has one, and throws what it throws. */
+    void afterRestore() throws Throwable {
+        entry.callHook("afterRestore");
     }
 
     void close() {
@@ -143,7 +138,7 @@ final class Function {
         return new Failure("the result has " + length + " bytes, the most are " + maxResult, "ResultTooLarge", "");
     }
 
-    private static Failure failure(Throwable thrown) {
+    static Failure failure(Throwable thrown) {
         try {
             return Failure.of(thrown);
         } catch (OutOfMemoryError | StackOverflowError e) {

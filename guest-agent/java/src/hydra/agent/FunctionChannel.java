@@ -28,8 +28,10 @@ final class FunctionChannel {
             for (int kind = channel.receive(); kind >= 0; kind = channel.receive()) {
                 if (kind == Frame.INVOKE && function != null) {
                     invoke();
-                } else if (kind == Frame.RESTORED && function != null) {
-                    failedHook = function.restored();
+                } else if (kind == Frame.CHECKPOINT) {
+                    checkpoint();
+                } else if (kind == Frame.RESTORED) {
+                    restored();
                 } else if (kind == Frame.LOAD && function == null) {
                     load(ownProcess);
                 } else {
@@ -98,6 +100,31 @@ final class FunctionChannel {
             failure = Failure.of(thrown);
         }
         answer(Frame.LOADED, Frame.LOAD_FAILED, failure);
+    }
+
+    private void checkpoint() throws IOException {
+        answer.reset();
+        Failure failure = null;
+        try {
+            Checkpoint.before(function);
+        } catch (ThreadDeath death) {
+            throw death;
+        } catch (Throwable thrown) {
+            failure = Function.failure(thrown);
+        }
+        answer(Frame.READY, Frame.RAISED, failure);
+    }
+
+    private void restored() throws IOException {
+        try {
+            Checkpoint.after(function, String.valueOf(receivedObject(channel).get("entropy")));
+        } catch (ThreadDeath death) {
+            throw death;
+        } catch (ProtocolException broken) {
+            throw broken;
+        } catch (Throwable thrown) {
+            failedHook = Function.failure(thrown);
+        }
     }
 
     private void invoke() throws IOException {

@@ -10,6 +10,9 @@ public final class Main {
     /** The exit status after a wrong command line (EX_USAGE of sysexits.h). */
     private static final int USAGE = 64;
 
+    /** The system property that says that the program may be checkpointed. Not for functions. */
+    private static final String CHECKPOINTS = "hydra.checkpoints";
+
     private Main() {}
 
     public static void main(String[] arguments) {
@@ -41,6 +44,9 @@ public final class Main {
     }
 
     private static void serveFunction(Channel channel) throws IOException {
+        if (System.clearProperty(CHECKPOINTS) != null) {
+            FreshSecureRandom.install();
+        }
         Output output = new Output(channel);
         System.setOut(output.out());
         System.setErr(output.err());

@@ -64,6 +64,7 @@ final class Training {
             drive(hydra);
             hydra.socket.close();
         });
+        FreshSecureRandom.install();
         Main.main(new String[] {"--function", Integer.toString(Descriptors.number(agentSide))});
     }
 
@@ -77,6 +78,12 @@ final class Training {
             agent.expect(Frame.LOG);
             agent.expect(text.contains("fail") ? Frame.RAISED : Frame.RESULT);
         }
+        agent.send(Frame.CHECKPOINT, "");
+        agent.expect(Frame.READY);
+        agent.send(Frame.RESTORED, "{\"entropy\":\"" + "00".repeat(32) + "\",\"time\":0}");
+        agent.send(Frame.INVOKE, "{}");
+        agent.expect(Frame.LOG);
+        agent.expect(Frame.RESULT);
     }
 
     private static Thread client(Act act) {

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Installs the Node agent into OUT: what is here but its tests, and the addon that fresh.js uses. What is up to date is left as it is.
+set -euo pipefail
+# Before the change of folder: a relative OUT is the caller's.
+out=$(realpath -m "${1:?usage: build.sh OUT}")
+cd "$(dirname "${BASH_SOURCE[0]}")"
+mkdir -p "$out"
+
+for file in *.js *.json; do
+    # By renaming: agents that start meanwhile read the old file or the new one.
+    cmp -s "$file" "$out/$file" || { cp "$file" "$out/$file.new" && mv "$out/$file.new" "$out/$file"; }
+done
+if ! cmp -s reseed.c "$out/reseed.c"; then
+    cc -O2 -Wall -Wextra -Werror -fPIC -fvisibility=hidden -shared -s -o "$out/reseed.node.new" reseed.c
+    mv "$out/reseed.node.new" "$out/reseed.node"
+    cp reseed.c "$out/reseed.c"
+fi
+for file in "$out"/*.js; do
+    [[ -e ${file##*/} ]] || rm "$file"
+done
