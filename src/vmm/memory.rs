@@ -1,11 +1,9 @@
-//! Guest RAM: one range of guest-physical memory from address 0, backed by a file.
+//! Guest RAM: one range of guest-physical memory from address 0.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::MemfdFlags;
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{Bytes, FileOffset, VolatileMemory, VolatileSlice};
 
@@ -16,7 +14,6 @@ use super::image::Layer;
 /// byte at any time.
 pub struct GuestMemory {
     region: MmapRegion,
-    shared: bool,
     /// The layers of the image that it began as, if it did.
     began_as: Mutex<Vec<Arc<Layer>>>,
     /// In order, none next to another: see [`GuestMemory::replaced`].
@@ -24,17 +21,14 @@ pub struct GuestMemory {
 }
 
 impl GuestMemory {
-    /// Makes `bytes` of zeroed RAM in an unlinked memory file. Nothing is resident until it is touched.
+    /// Makes `bytes` of zeroed RAM for a program that starts. Nothing is resident until it is touched, then a large page at once where the
+    /// host has them: a start touches thousands of pages.
     pub fn new(bytes: u64) -> Result<GuestMemory, VmmError> {
-        let file = rustix::fs::memfd_create("hydra-guest", MemfdFlags::CLOEXEC)
-            .map_err(|e| VmmError::Memory { doing: "create", bytes, source: e.into() })?;
-        rustix::fs::ftruncate(&file, bytes).map_err(|e| VmmError::Memory {
-            doing: "size",
-            bytes,
-            source: e.into(),
-        })?;
-        let region = map(Some(FileOffset::new(File::from(file), 0)), bytes, libc::MAP_SHARED)?;
-        Ok(GuestMemory { region, shared: true, began_as: Mutex::default(), replaced: Mutex::default() })
+        let memory = GuestMemory::reserve(bytes)?;
+        let start = memory.region.as_ptr().cast();
+        // SAFETY: advice about our own mapping, which stays as it is. A host without large pages refuses it, which costs time alone.
+        unsafe { libc::madvise(start, memory.region.size(), libc::MADV_HUGEPAGE) };
+        Ok(memory)
     }
 
     /// Reserves addresses for `bytes` of RAM that reads as zero, to be given the content of an [`super::Image`] later.
@@ -44,7 +38,7 @@ impl GuestMemory {
 
     /// RAM in a private mapping, which may be replaced by another part by part. Its content is that of the `layers` of an image.
     pub(super) fn private(region: MmapRegion, layers: Vec<Arc<Layer>>) -> GuestMemory {
-        GuestMemory { region, shared: false, began_as: Mutex::new(layers), replaced: Mutex::default() }
+        GuestMemory { region, began_as: Mutex::new(layers), replaced: Mutex::default() }
     }
 
     /// The layers of the image whose content it had at first; none if it was zero.
@@ -56,11 +50,6 @@ impl GuestMemory {
     pub(super) fn begin_as(&self, layers: Vec<Arc<Layer>>) {
         *self.began_as.lock().unwrap_or_else(PoisonError::into_inner) = layers;
         self.replaced.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
-    /// Whether it is in a private mapping.
-    pub(super) fn is_private(&self) -> bool {
-        !self.shared
     }
 
     /// Size in bytes.
@@ -146,31 +135,26 @@ impl GuestMemory {
         let Some(slice) = self.slice(address, len) else {
             return Err(failed(io::ErrorKind::InvalidInput.into()));
         };
-        let start: *mut libc::c_void = slice.ptr_guard_mut().as_ptr().cast();
-        if self.shared {
-            // SAFETY: the range lies within our own shared file mapping; removing it leaves it mapped and zero.
-            match unsafe { libc::madvise(start, len, libc::MADV_REMOVE) } {
-                0 => Ok(()),
-                _ => Err(failed(io::Error::last_os_error())),
-            }
-        } else {
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-            // SAFETY: replaces a part of our own mapping by zeroed memory of the same protection. MADV_DONTNEED would
-            // bring the image's content back.
-            let mapped = unsafe { libc::mmap(start, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
-            if mapped == libc::MAP_FAILED {
-                return Err(failed(io::Error::last_os_error()));
-            }
-            self.note_replaced(address..address + len as u64);
-            Ok(())
+        if self.began_as().is_empty() {
+            return self.drop_copies(address, len);
         }
+        let start: *mut libc::c_void = slice.ptr_guard_mut().as_ptr().cast();
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+        // SAFETY: replaces a part of our own mapping by zeroed memory of the same protection. MADV_DONTNEED would
+        // bring the image's content back.
+        let mapped = unsafe { libc::mmap(start, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+        if mapped == libc::MAP_FAILED {
+            return Err(failed(io::Error::last_os_error()));
+        }
+        self.note_replaced(address..address + len as u64);
+        Ok(())
     }
 
     /// Undoes all changes to the page-aligned range, which must not have been [discarded](GuestMemory::discard) or must be zero
     /// in the image: it shows the image again, and no vCPU has a translation to it. Nothing happens to RAM that has no image.
     pub(super) fn drop_copies(&self, address: u64, len: usize) -> Result<(), VmmError> {
         let failed = |source| VmmError::Memory { doing: "undo changes of", bytes: len as u64, source };
-        let Some(slice) = self.slice(address, len).filter(|_| !self.shared) else { return Ok(()) };
+        let Some(slice) = self.slice(address, len) else { return Ok(()) };
         // SAFETY: the range lies within our own private mapping, which stays mapped.
         match unsafe { libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), len, libc::MADV_DONTNEED) } {
             0 => Ok(()),

@@ -29,8 +29,8 @@ pub enum Fault {
 
 /// Pages that are filled together, in the aligned window around the fault.
 const AROUND: u64 = 16;
-/// The same where the window before is already filled: the program goes through memory in order.
-const AROUND_IN_ORDER: u64 = 64;
+/// The same of a file, which is there to be read, or where the window before is already filled: the program goes through memory in order.
+const FAR_AROUND: u64 = 64;
 
 impl AddressSpace {
     /// Makes the page at `address` present for an access that needs `needed`.
@@ -87,7 +87,8 @@ impl AddressSpace {
         }
         let absent = |at: u64| self.tables().get(at).is_none();
         let in_order = page >= start + AROUND * FRAME_SIZE && !absent(page - FRAME_SIZE);
-        let size = FRAME_SIZE * if in_order { AROUND_IN_ORDER } else { AROUND };
+        let of_file = matches!(region.backing, Backing::File { .. });
+        let size = FRAME_SIZE * if in_order || of_file { FAR_AROUND } else { AROUND };
         let first = (page & !(size - 1)).max(start);
         let last = ((page & !(size - 1)) + size).min(region.end);
         let mut low = page;
