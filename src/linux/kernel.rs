@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
 use vm_memory::VolatileMemory;
@@ -103,7 +103,9 @@ pub struct Parts {
 
 /// Most workers of a VM on this machine.
 pub fn workers_limit() -> usize {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    // It reads files of the cgroup.
+    static CPUS: OnceLock<usize> = OnceLock::new();
+    let cpus = CPUS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from));
     (4 * cpus).clamp(16, 64)
 }
 

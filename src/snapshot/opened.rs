@@ -46,7 +46,7 @@ impl Snapshot {
     /// # Errors
     /// The machine fails, or something that the program used outside of itself is gone or another.
     pub fn restore(&self, surroundings: Surroundings) -> Result<Guest, RestoreError> {
-        Guest::restore(self.decode()?, self.image.map()?, surroundings)
+        Guest::restore(self.decode()?, &self.image, surroundings)
     }
 
     /// Ends the program of `guest`, which went on from this snapshot, and makes it go on from there again, in the same microVM.

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `kvm.rs` | `/dev/kvm`: what it offers, and the probe of how a system call arrives |
 //! | `vm.rs` | one virtual machine |
+//! | `blank.rs` | virtual machines that were made ahead |
 //! | `vcpu/` | one virtual CPU: entering, leaving, loading and saving a thread's state |
 //! | `vcpu_thread.rs` | the host threads that vCPUs live on |
 //! | `state.rs` | that state: general registers, segment bases, XSAVE area |
@@ -30,6 +31,7 @@
 //! in software (KVM on PVM) delivers `syscall` to the stub *in ring 3*. [`Sort`] says which it is, and only
 //! `vcpu/` and `ring0.rs` look at it. Un-mapping a page for all vCPUs is one act for both: [`GuestMemory::flush`].
 
+mod blank;
 mod cpuid;
 mod difference;
 mod error;

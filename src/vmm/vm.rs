@@ -7,7 +7,7 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 
 use super::error::VmmError;
-use super::kvm::Hypervisor;
+use super::kvm::{Hypervisor, Sort};
 use super::layout;
 use super::memory::GuestMemory;
 use super::ring0;
@@ -50,6 +50,15 @@ impl Vm {
         // SAFETY: the mapping is owned by `memory`, which this VM keeps, and vCPUs keep too.
         unsafe { fd.set_user_memory_region(slot) }.map_err(VmmError::kvm("add guest memory"))?;
         Ok(Vm { fd, memory: Arc::new(memory), vcpus: AtomicUsize::new(0), threads: VcpuThreads::default() })
+    }
+
+    /// Writes anew what the RAM holds of the vCPUs that there are, after its content was replaced.
+    pub(super) fn install_tasks(&self) -> Result<(), VmmError> {
+        let user_exit = Hypervisor::get()?.sort == Sort::Emulated;
+        for index in 0..self.vcpus.load(Ordering::Relaxed).min(layout::MAX_VCPUS) {
+            ring0::install_task(&self.memory, index, user_exit);
+        }
+        Ok(())
     }
 
     /// The VM's RAM.

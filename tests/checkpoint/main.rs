@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hydra::linux::net::Policy;
 use hydra::linux::{ExitStatus, Guest, Mount, RestoreError, State, Surroundings};
-use hydra::vmm::GuestMemory;
+use hydra::vmm;
 
 use support::{Image, MEMORY, Streams, can_run, compiled, mounts, natively, start};
 
@@ -382,7 +382,9 @@ fn what_does_not_fit_is_refused_with_the_reason() {
     }
     let (image, streams, _feed) = idle();
     let state = || postcard::from_bytes::<State>(&image.state).expect("the state");
-    let small = GuestMemory::new(64 << 20).expect("64 MiB");
+    let small = tempfile::tempfile().expect("a file");
+    small.set_len(64 << 20).expect("64 MiB");
+    let small = vmm::Image::new(small, 64 << 20).expect("an image");
     let with = |mounts: Vec<Mount>, descriptors| Surroundings {
         mounts,
         descriptors,
@@ -390,14 +392,14 @@ fn what_does_not_fit_is_refused_with_the_reason() {
         trace: false,
     };
     let refused = |outcome: Result<Guest, RestoreError>| outcome.err().expect("a refusal").to_string();
-    let reason = refused(Guest::restore(state(), small, with(mounts(), streams.descriptors())));
+    let reason = refused(Guest::restore(state(), &small, with(mounts(), streams.descriptors())));
     assert!(reason.contains("bytes of RAM"), "{reason}");
-    let memory = || image.ram(MEMORY);
-    let reason = refused(Guest::restore(state(), memory(), with(mounts(), Vec::new())));
+    let memory = image.image(MEMORY);
+    let reason = refused(Guest::restore(state(), &memory, with(mounts(), Vec::new())));
     assert!(reason.contains("descriptor 0"), "{reason}");
     let empty = tempfile::tempdir().expect("a directory");
     let elsewhere = vec![Mount { source: empty.path().into(), target: "/".into(), read_only: true }];
-    let reason = refused(Guest::restore(state(), memory(), with(elsewhere, streams.descriptors())));
+    let reason = refused(Guest::restore(state(), &memory, with(elsewhere, streams.descriptors())));
     assert!(reason.contains("cannot be opened"), "{reason}");
 }
 

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use hydra::linux::identity::Identity;
 use hydra::linux::net::Policy;
 use hydra::linux::{Checkpoint, Config, ExitStatus, Guest, Mount, RestoreError, State, Surroundings};
-use hydra::vmm::{self, GuestMemory};
+use hydra::vmm;
 
 /// Bytes of RAM of every guest.
 pub const MEMORY: u64 = 512 << 20;
@@ -113,18 +113,14 @@ impl Image {
     }
 
     pub fn restore_as(&self, state: State, streams: &Streams) -> Result<Guest, RestoreError> {
-        let memory = self.ram(state.memory_size());
+        let image = self.image(MEMORY);
         let surroundings = Surroundings {
             mounts: mounts(),
             descriptors: streams.descriptors(),
             network: Policy::Open,
             trace: false,
         };
-        Guest::restore(state, memory, surroundings)
-    }
-
-    pub fn ram(&self, bytes: u64) -> GuestMemory {
-        self.image(bytes).map().expect("a mapping")
+        Guest::restore(state, &image, surroundings)
     }
 
     pub fn image(&self, bytes: u64) -> vmm::Image {

@@ -18,9 +18,7 @@ use super::super::time::Clock;
 use super::super::tmpfs::Caller;
 use super::super::vdso;
 use super::{Finder, State, unpack};
-use crate::vmm::{
-    Cpu, CpuMismatch, Frames, GuestMemory, Hypervisor, Reference, ResetFigures, Vm, VmmError, reset,
-};
+use crate::vmm::{Cpu, CpuMismatch, Frames, Hypervisor, Image, Reference, ResetFigures, Vm, VmmError, reset};
 
 /// What a restored program finds outside of itself.
 pub struct Surroundings {
@@ -89,21 +87,16 @@ impl RestoreError {
 }
 
 impl Guest {
-    /// Makes the program of `state` go on in a new microVM over `memory`: a mapping of the RAM as it was then, usually
-    /// private and copied when written.
-    pub fn restore(
-        state: State,
-        memory: GuestMemory,
-        surroundings: Surroundings,
-    ) -> Result<Guest, RestoreError> {
+    /// Makes the program of `state` go on in a new microVM, whose RAM is a copy of `image`: the RAM as it was then.
+    pub fn restore(state: State, image: &Image, surroundings: Surroundings) -> Result<Guest, RestoreError> {
         let hypervisor = Hypervisor::get()?;
         state.cpu.check(&Cpu::of_host(hypervisor))?;
-        if memory.size() != state.memory {
-            return Err(RestoreError::Memory { saved: state.memory, given: memory.size() });
+        if image.bytes() != state.memory {
+            return Err(RestoreError::Memory { saved: state.memory, given: image.bytes() });
         }
-        let frames = Frames::restore(state.frames(), memory.size());
+        let frames = Frames::restore(state.frames(), image.bytes());
         let frames = frames.ok_or(RestoreError::Damaged("the frames in use"))?;
-        Guest::resume_in(Arc::new(Vm::from_image(memory)?), state, frames, surroundings)
+        Guest::resume_in(Vm::of_image(image)?, state, frames, surroundings)
     }
 
     /// Ends the program, and makes that of `state` go on in the same microVM. `original` is the RAM as it was then; the microVM began as a
