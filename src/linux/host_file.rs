@@ -65,10 +65,13 @@ pub fn host_ready(fd: BorrowedFd<'_>) -> Ready {
 
 impl Object for HostFile {
     fn read(&self, _: &Kernel, _: &File, into: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
-        if self.stream && !host_ready(self.fd()).intersects(Ready::IN | Ready::HUP | Ready::ERR) {
+        if !self.stream {
+            return host_io::read(&self.fd, into);
+        }
+        if !host_ready(self.fd()).intersects(Ready::IN | Ready::HUP | Ready::ERR) {
             return Err(Errno::EAGAIN);
         }
-        host_io::read(&self.fd, into)
+        host_io::read_now(&self.fd, into)
     }
 
     fn write(&self, _: &Kernel, _: &File, from: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
@@ -85,7 +88,7 @@ impl Object for HostFile {
                 }
                 let n = (slice.len() - at).min(ATOMIC);
                 let piece = slice.subslice(at, n).map_err(|_| Errno::EFAULT)?;
-                match host_io::write(&self.fd, &[piece]) {
+                match host_io::write_now(&self.fd, &[piece]) {
                     Ok(n) => (done, at) = (done + n, at + n),
                     Err(_) if done > 0 => return Ok(done),
                     Err(error) => return Err(error),

@@ -42,6 +42,34 @@ fn all(
     Ok(done)
 }
 
+/// Whether the host cannot tell for this descriptor whether a call would wait.
+fn is_unsupported(moved: isize) -> bool {
+    moved < 0 && matches!(Errno::last(), Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS)
+}
+
+/// Reads what a stream has; `EAGAIN` if that is nothing, also where it had something a moment ago: another reader may have been
+/// faster. Streams of which the host cannot tell are waited for: terminals, and all before Linux 6.4.
+pub fn read_now(fd: impl AsFd, into: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
+    let raw = fd.as_fd().as_raw_fd();
+    all(into, |parts, count, _| {
+        // SAFETY: as `read`.
+        let moved = unsafe { libc::preadv2(raw, parts, count, -1, libc::RWF_NOWAIT) };
+        // SAFETY: as `read`.
+        if is_unsupported(moved) { unsafe { libc::readv(raw, parts, count) } } else { moved }
+    })
+}
+
+/// Writes what a stream has room for; `EAGAIN` if it has none. For the rest as [`read_now`].
+pub fn write_now(fd: impl AsFd, from: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
+    let raw = fd.as_fd().as_raw_fd();
+    all(from, |parts, count, _| {
+        // SAFETY: as `write`.
+        let moved = unsafe { libc::pwritev2(raw, parts, count, -1, libc::RWF_NOWAIT) };
+        // SAFETY: as `write`.
+        if is_unsupported(moved) { unsafe { libc::writev(raw, parts, count) } } else { moved }
+    })
+}
+
 /// Reads at the descriptor's position.
 pub fn read(fd: impl AsFd, into: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
     let fd = fd.as_fd().as_raw_fd();
@@ -76,4 +104,38 @@ pub fn getdents(fd: impl AsFd, into: &mut [u8]) -> Result<usize, Errno> {
     // SAFETY: the kernel writes at most the buffer's length.
     let got = unsafe { libc::syscall(libc::SYS_getdents64, fd, into.as_mut_ptr(), into.len()) };
     usize::try_from(got).map_err(|_| Errno::last())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_reader_or_writer_that_comes_too_late_does_not_wait() {
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        let mut byte = [0u8];
+        let part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+        // SAFETY: the vector describes a byte of ours.
+        let moved = unsafe { libc::preadv2(reader.as_raw_fd(), &part, 1, -1, libc::RWF_NOWAIT) };
+        if is_unsupported(moved) {
+            return eprintln!("skipped: this Linux cannot tell whether a read of a pipe would wait");
+        }
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+        let mut bytes = [0u8; 8192];
+        let slices = [VolatileSlice::from(&mut bytes[..])];
+        writer.write_all(b"one").expect("written");
+        theirs.write_all(b"one").expect("written");
+        for fd in [reader.as_fd(), ours.as_fd()] {
+            assert_eq!(read_now(fd, &slices), Ok(3));
+            assert_eq!(read_now(fd, &slices), Err(Errno::EAGAIN));
+        }
+        for fd in [writer.as_fd(), ours.as_fd()] {
+            while write_now(fd, &slices).is_ok() {}
+            assert_eq!(write_now(fd, &slices), Err(Errno::EAGAIN));
+        }
+        drop((writer, theirs));
+        while read_now(&reader, &slices).expect("what was written, and the end") > 0 {}
+    }
 }
