@@ -155,6 +155,11 @@ impl Guest {
         self.kernel.namespace.add(source, target, true)
     }
 
+    /// Whether all threads of the program wait for something just now.
+    pub fn is_quiet(&self) -> bool {
+        self.kernel.sched.is_quiet()
+    }
+
     /// Ends the program as `SIGKILL` would.
     pub fn kill(&self) {
         self.kernel.sched.exit(ExitStatus::Signal(libc::SIGKILL as u8));

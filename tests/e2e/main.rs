@@ -20,5 +20,6 @@ mod processes;
 mod restarts;
 mod shapes;
 mod snapshots;
+mod soak;
 mod wire;
 mod world;

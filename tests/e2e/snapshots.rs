@@ -273,13 +273,17 @@ async fn a_copy_that_served_is_put_back_and_knows_nothing_of_it(language: &Langu
 }
 
 /// So many copies of one snapshot are alive at once.
-const COPIES: u32 = 64;
+const COPIES: u32 = 100;
 
 async fn many_copies_live_at_once(language: &Language) {
     let Some(world) = world(crate::world::options(&["--max-requests", "512"]), language).await else {
         return;
     };
-    register(&world, "f", language, |r| r.concurrency = Some(COPIES)).await;
+    register(&world, "f", language, |r| {
+        // The first wait until the last one is there.
+        (r.concurrency, r.timeout) = (Some(COPIES), Some(600_000));
+    })
+    .await;
     world.result("f", &json!({})).await;
     world.checkpointed("f").await;
     let before = private_memory(world.pid());
@@ -314,7 +318,7 @@ async fn many_copies_live_at_once(language: &Language) {
 }
 
 /// Memory that would be freed if the process ended, in bytes, shared pages in parts: proc(5), `smaps_rollup`.
-fn private_memory(pid: u32) -> u64 {
+pub fn private_memory(pid: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
     line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() << 10

@@ -63,7 +63,12 @@ java! {
     java_faults_g1: "Faults" "G1";
     java_library_serial: "Library" "Serial";
     java_library_g1: "Library" "G1";
+    java_library_parallel: "Library" "Parallel";
+    java_compute_parallel: "Compute" "Parallel";
+    java_faults_parallel: "Faults" "Parallel";
+    java_network_g1: "Network" "G1";
     java_network_serial: "Network" "Serial";
     java_threads_serial: "Threads" "Serial";
     java_threads_g1: "Threads" "G1";
+    java_threads_parallel: "Threads" "Parallel";
 }

@@ -2,6 +2,7 @@
 
 use std::sync::PoisonError;
 
+use super::state::Phase;
 use super::{ExitStatus, Sched};
 use crate::vmm::VmmError;
 
@@ -41,6 +42,11 @@ impl Sched {
             }
             state = self.quiet.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Whether all threads wait for something.
+    pub fn is_quiet(&self) -> bool {
+        self.lock().threads.values().all(|slot| slot.phase == Phase::Blocked)
     }
 
     /// Makes all threads plain records in no vCPU, and keeps them so until [`Sched::resume`] was called as often as this.

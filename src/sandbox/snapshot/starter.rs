@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -30,6 +30,15 @@ use crate::jail::view::{CODE, TMP};
 use crate::linux::identity::Identity;
 use crate::linux::{self, Guest, RestoreError, Surroundings};
 use crate::snapshot::{Expected, Snapshot};
+
+/// How long a program may go on by itself before it is checkpointed all the same.
+const SETTLE_TIME: Duration = Duration::from_secs(1);
+
+/// So many looks in a row find all threads waiting where a program is at rest; a thread that waits for a moment goes on between two.
+const QUIET_LOOKS: u32 = 4;
+
+/// The time between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Starts one function's microVMs.
 pub struct SnapshotStarter(Arc<Inner>);
@@ -336,6 +345,7 @@ impl Inner {
     /// Checkpoints a microVM whose agent waits for its next invocation.
     pub(super) fn checkpoint(self: &Arc<Self>, guest: &Guest, making: Making<Snapshot>) {
         let name = &self.function.spec.name;
+        settle(guest);
         let kept = self.keep(guest);
         match kept {
             Ok(snapshot) => {
@@ -364,6 +374,17 @@ impl Inner {
         // The program goes on; the rest needs it no more.
         drop(checkpoint);
         draft.commit().map_err(|error| error.to_string())
+    }
+}
+
+/// Waits until the program has nothing more to do by itself: compilers that run beside the function have finished what it was that
+/// they were at. One that goes on for ever is stopped in the middle of it.
+fn settle(guest: &Guest) {
+    let end = Instant::now() + SETTLE_TIME;
+    let mut quiet = 0;
+    while quiet < QUIET_LOOKS && Instant::now() < end {
+        quiet = if guest.is_quiet() { quiet + 1 } else { 0 };
+        std::thread::sleep(LOOK_INTERVAL);
     }
 }
 
