@@ -1,3 +1,6 @@
+import java.nio.ByteBuffer;
+import java.security.MessageDigest;
+import java.security.NoSuchAlgorithmException;
 import java.util.HashMap;
 import java.util.Map;
 
@@ -11,6 +14,9 @@ public final class Programs {
             case "nothing" -> 0;
             case "sieve" -> sieve();
             case "objects" -> objects();
+            case "nbody" -> nbody();
+            case "sha256" -> sha256();
+            case "threads" -> threads();
             default -> throw new IllegalArgumentException(arguments[0]);
         };
         double seconds = (System.nanoTime() - start) / 1e9;
@@ -33,6 +39,59 @@ public final class Programs {
             }
         }
         return count;
+    }
+
+    /** Two bodies and a sun, by the leapfrog method. */
+    private static long nbody() {
+        double[] x = {0, 1, 1.52}, y = {0, 0, 0}, vx = {0, 0, 0}, vy = {0, 6.28, 5.1}, mass = {39.5, 1e-4, 1e-5};
+        for (int step = 0; step < 6_000_000; step++) {
+            for (int i = 0; i < 3; i++) {
+                for (int j = 0; j < 3; j++) {
+                    if (i != j) {
+                        double dx = x[j] - x[i], dy = y[j] - y[i], distance = dx * dx + dy * dy;
+                        double pull = mass[j] / (distance * Math.sqrt(distance)) * 1e-4;
+                        vx[i] += dx * pull;
+                        vy[i] += dy * pull;
+                    }
+                }
+            }
+            for (int i = 0; i < 3; i++) {
+                x[i] += vx[i] * 1e-4;
+                y[i] += vy[i] * 1e-4;
+            }
+        }
+        return Double.doubleToLongBits(x[1]);
+    }
+
+    private static long sha256() {
+        try {
+            MessageDigest digest = MessageDigest.getInstance("SHA-256");
+            byte[] block = new byte[1 << 20];
+            for (int i = 0; i < 100; i++) {
+                digest.update(block);
+            }
+            return ByteBuffer.wrap(digest.digest()).getLong();
+        } catch (NoSuchAlgorithmException e) {
+            throw new IllegalStateException(e);
+        }
+    }
+
+    private static long threads() {
+        try {
+            long[] sums = new long[2];
+            Thread[] threads = new Thread[sums.length];
+            for (int t = 0; t < threads.length; t++) {
+                int self = t;
+                threads[t] = new Thread(() -> sums[self] = sieve());
+                threads[t].start();
+            }
+            for (Thread thread : threads) {
+                thread.join();
+            }
+            return sums[0] + sums[1];
+        } catch (InterruptedException e) {
+            throw new IllegalStateException(e);
+        }
     }
 
     private record Value(int number, int[] next) {}

@@ -36,6 +36,29 @@ const programs = {
     }
     return total;
   },
+
+  regex() {
+    const text = 'The quick brown fox jumps over 13 lazy dogs, and 7 cats watch: fox@example.org. '.repeat(200);
+    let found = 0;
+    for (let i = 0; i < 400; i++) {
+      found += text.match(/\b\w+@\w+\.org\b/g).length + text.match(/(\d+) (\w+)/g).length + text.replace(/[aeiou]+/g, '').length;
+    }
+    return found;
+  },
+
+  sha256() {
+    const crypto = require('node:crypto');
+    const block = Buffer.alloc(1 << 20, 7);
+    const hash = crypto.createHash('sha256');
+    for (let i = 0; i < 100; i++) hash.update(block);
+    return hash.digest('hex');
+  },
+
+  memory() {
+    let total = 0;
+    for (let i = 0; i < 40; i++) total += Buffer.alloc(8 << 20, i)[i];
+    return total;
+  },
 };
 
 const start = process.hrtime.bigint();

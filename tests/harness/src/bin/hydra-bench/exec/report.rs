@@ -7,11 +7,6 @@ use crate::environment::Machine;
 use crate::results::Number;
 use crate::statistics::{median, quartiles};
 
-/// Most that a start may take, as a multiple of the native one.
-const START_GOAL: f64 = 2.0;
-/// The same for work of a program that runs.
-const WORK_GOAL: f64 = 1.03;
-
 /// The table.
 pub fn text(all: &[Findings], machine: &Machine, load_after: f64) -> String {
     let mut table =
@@ -20,7 +15,7 @@ pub fn text(all: &[Findings], machine: &Machine, load_after: f64) -> String {
         let [native, guest] = found.medians().map(|seconds| format!("{:.1}", seconds * 1e3));
         let ratio = found.ratio();
         let (low, high) = quartiles(found.ratios());
-        let goal = if found.program.is_start() { START_GOAL } else { WORK_GOAL };
+        let goal = found.program.goal();
         let spread = format!("{low:.2} – {high:.2}");
         let reached = if ratio <= goal { "reached" } else { "MISSED" };
         table.row([
