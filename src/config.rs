@@ -73,6 +73,10 @@ pub struct Config {
     #[arg(long, default_value = "host")]
     pub network: NetworkPolicy,
 
+    /// Whether sandboxes are prepared ahead of requests: agents for process sandboxes, copies of snapshots
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub ahead: bool,
+
     /// Size of the temporary folder of a process sandbox, in MiB
     #[arg(long, default_value_t = 256)]
     pub tmp_size: u32,

@@ -147,6 +147,7 @@ impl Exec {
                 Network::Open => Policy::Open,
             },
             trace: self.trace,
+            counters: Default::default(),
         };
         let guest = Guest::start(config)?;
         let status = guest.wait()?;

@@ -1,6 +1,6 @@
 //! What `/metrics` shows, in Prometheus' text format.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::function::Spec;
+use crate::linux::counters::Counts;
 use crate::sandbox::{Invocation, PoolStatus, Start};
 
 /// Upper bounds of the latency histograms, in seconds.
@@ -42,6 +43,12 @@ struct Sandboxes {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Guest {
+    function: String,
+    what: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Process {
     process: &'static str,
 }
@@ -52,6 +59,8 @@ pub struct Metrics {
     invocations: Family<Outcome, Counter>,
     seconds: Family<Started, Histogram>,
     sandboxes: Family<Sandboxes, Gauge>,
+    guest_events: Family<Guest, Counter>,
+    guest_seconds: Family<Guest, Counter<f64, AtomicU64>>,
     resident: Family<Process, Gauge<i64, std::sync::atomic::AtomicI64>>,
     functions: Gauge,
     in_flight: Gauge,
@@ -76,6 +85,12 @@ impl Default for Metrics {
         registry.register_with_unit("invocation", help, Unit::Seconds, seconds.clone());
         let sandboxes = Family::default();
         registry.register("sandboxes", "Sandboxes alive", sandboxes.clone());
+        let guest_events = Family::default();
+        let help = "What a function's microVMs did: system calls served, page faults, and so on";
+        registry.register("guest_events", help, guest_events.clone());
+        let guest_seconds = Family::default();
+        let help = "Where their time went, all vCPUs added up";
+        registry.register_with_unit("guest", help, Unit::Seconds, guest_seconds.clone());
         let resident = Family::default();
         let help = "Resident memory of Hydra and of its language hosts";
         registry.register_with_unit("resident", help, Unit::Bytes, resident.clone());
@@ -83,7 +98,17 @@ impl Default for Metrics {
         registry.register("functions", "Functions registered", functions.clone());
         let in_flight = Gauge::default();
         registry.register("requests_in_flight", "HTTP requests being served", in_flight.clone());
-        Metrics { registry, invocations, seconds, sandboxes, resident, functions, in_flight }
+        Metrics {
+            registry,
+            invocations,
+            seconds,
+            sandboxes,
+            guest_events,
+            guest_seconds,
+            resident,
+            functions,
+            in_flight,
+        }
     }
 }
 
@@ -118,6 +143,12 @@ impl Metrics {
         for (state, _) in states(&PoolStatus { idle: 0, busy: 0, starting: 0, waiting: 0 }) {
             self.sandboxes.remove(&sandboxes(spec, state));
         }
+        for (name, _) in Counts::default().each() {
+            match name.strip_suffix("_ns") {
+                Some(phase) => self.guest_seconds.remove(&guest(spec, phase)),
+                None => self.guest_events.remove(&guest(spec, name)),
+            };
+        }
     }
 
     /// Requests being served.
@@ -134,6 +165,23 @@ impl Metrics {
     pub fn set_sandboxes(&self, spec: &Spec, status: &PoolStatus) {
         for (state, count) in states(status) {
             self.sandboxes.get_or_create(&sandboxes(spec, state)).set(i64::from(count));
+        }
+    }
+
+    /// Sets what the microVMs of the function of `spec` did.
+    pub fn set_guest(&self, spec: &Spec, counts: &Counts) {
+        for (name, sum) in counts.each() {
+            match name.strip_suffix("_ns") {
+                Some(phase) => {
+                    let seconds = sum as f64 / 1e9;
+                    let counter = self.guest_seconds.get_or_create_owned(&guest(spec, phase));
+                    counter.inner().store(seconds.to_bits(), Ordering::Relaxed);
+                }
+                None => {
+                    let counter = self.guest_events.get_or_create_owned(&guest(spec, name));
+                    counter.inner().store(sum, Ordering::Relaxed);
+                }
+            }
         }
     }
 
@@ -170,6 +218,10 @@ fn outcome(spec: &Spec, outcome: &'static str) -> Outcome {
 
 fn sandboxes(spec: &Spec, state: &'static str) -> Sandboxes {
     Sandboxes { function: spec.name.clone(), sandbox: spec.sandbox.name(), state }
+}
+
+fn guest(spec: &Spec, what: &'static str) -> Guest {
+    Guest { function: spec.name.clone(), what }
 }
 
 fn states(status: &PoolStatus) -> [(&'static str, u32); 3] {

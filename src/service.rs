@@ -239,6 +239,9 @@ impl Service {
     pub async fn metrics_text(&self) -> String {
         for registered in self.all() {
             self.metrics.set_sandboxes(registered.spec(), &registered.pool.status());
+            if let Some(snapshots) = registered.pool.snapshots() {
+                self.metrics.set_guest(registered.spec(), &snapshots.status().guest);
+            }
         }
         self.metrics.set_resident("hydra", sandbox::resident(std::process::id()));
         for agent in Agent::ALL {

@@ -69,6 +69,7 @@ fn start(end: &UnixStream) -> Guest {
         identity: Identity::of_this_process(),
         network: Policy::Closed,
         trace: false,
+        counters: Default::default(),
     };
     Guest::start(config).expect("the program starts")
 }
@@ -81,6 +82,7 @@ fn clone_of(snapshot: &Snapshot) -> (Guest, BufReader<UnixStream>) {
         descriptors: descriptors(&theirs),
         network: Policy::Closed,
         trace: false,
+        counters: Default::default(),
     };
     (snapshot.restore(surroundings).expect("the program is restored"), BufReader::new(ours))
 }

@@ -51,6 +51,7 @@ impl Direct {
             network: Policy::Closed,
             cpus: 1,
             trace: false,
+            counters: Default::default(),
             limits: Limits::default(),
             timers: Timers::default(),
             working_directory: "/".into(),

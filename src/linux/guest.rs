@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::counters::Counters;
 use super::identity::Identity;
 use super::kernel::{Kernel, PID, Parts, Program, workers_limit};
 use super::limits::Limits;
@@ -43,6 +44,8 @@ pub struct Config {
     pub network: Policy,
     /// Print its system calls to standard error.
     pub trace: bool,
+    /// Where what it does is counted.
+    pub counters: Arc<Counters>,
 }
 
 /// Why a program could not be started.
@@ -99,6 +102,7 @@ impl Guest {
             network: config.network,
             cpus,
             trace: config.trace,
+            counters: config.counters,
             mm: space,
             limits: Limits::default(),
             timers: Timers::default(),

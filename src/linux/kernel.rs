@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use vm_memory::VolatileMemory;
 
 use super::budget::Budget;
+use super::counters::Counters;
 use super::descriptor::Descriptors;
 use super::errno::Errno;
 use super::identity::Identity;
@@ -70,6 +71,8 @@ pub struct Kernel {
     pub cpus: usize,
     /// Prints system calls.
     pub trace: Option<Trace>,
+    /// What it does, counted.
+    pub counters: Arc<Counters>,
     pub(super) next_file: AtomicU64,
     pub(super) mm: Arc<Mutex<AddressSpace>>,
     pub(super) descriptors: Mutex<Descriptors>,
@@ -94,6 +97,7 @@ pub struct Parts {
     pub network: Policy,
     pub cpus: usize,
     pub trace: bool,
+    pub counters: Arc<Counters>,
     pub mm: Arc<Mutex<AddressSpace>>,
     pub limits: Limits,
     pub timers: Timers,
@@ -133,6 +137,7 @@ impl Kernel {
             budget,
             cpus: parts.cpus,
             trace: parts.trace.then_some(Trace),
+            counters: parts.counters,
             next_file: Default::default(),
             mm: parts.mm,
             descriptors: Descriptors::default().into(),

@@ -17,6 +17,7 @@
 //! | paths | `namespace/` the composed root and the walk, `open.rs`, `path_calls.rs`, `stat.rs`, `attributes.rs`, `proc.rs` |
 //! | objects | `pipe.rs`, `eventfd.rs`, `timerfd.rs`, `epoll.rs`, `poll.rs` |
 //! | network | `net/` |
+//! | counting | `counters.rs` |
 //! | checkpoints | `checkpoint/`, and a saved form beside each area's records |
 //! | the rest | `time.rs`, `cpu_time.rs`, `identity.rs`, `limits.rs`, `budget.rs` host memory that is held for the program |
 //!
@@ -83,6 +84,7 @@ call_modules!(
 mod budget;
 mod checkpoint;
 mod context;
+pub mod counters;
 mod direct;
 mod errno;
 pub mod file;

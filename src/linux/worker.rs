@@ -3,8 +3,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use super::context::{Args, Ctx};
+use super::counters::{count, spend};
 use super::errno::{Errno, SysResult};
 use super::kernel::Kernel;
 use super::mm::Fault;
@@ -82,13 +84,18 @@ fn run(
     mut thread: Box<Thread>,
     attention: &AtomicBool,
 ) -> Result<(), VmmError> {
+    let counters = &*kernel.counters;
     if let Some(state) = thread.extended.take() {
+        let begun = Instant::now();
         vcpu.load(&state)?;
+        spend(&counters.register_ns, begun);
     }
     loop {
         let mut interrupted = None;
         if thread.in_call {
+            let begun = Instant::now();
             let (attempt, back) = system_call(kernel, vcpu, thread);
+            spend(&counters.system_call_ns, begun);
             match (attempt, back) {
                 (Attempt::Done, Some(back)) => thread = back,
                 (Attempt::Interrupted(restart), Some(back)) => {
@@ -127,26 +134,34 @@ fn run(
                 None => return Ok(()),
             }
         }
-        match vcpu.enter(&mut thread.regs)? {
+        count(&counters.entries);
+        let entered = Instant::now();
+        let exit = vcpu.enter(&mut thread.regs)?;
+        let left = spend(&counters.guest_ns, entered);
+        match exit {
             Exit::Syscall => {
+                count(&counters.system_calls);
                 thread.in_call = true;
                 thread.deadline = None;
                 thread.progress = 0;
             }
             Exit::Exception { vector: 14, error, address } => {
-                page_fault(kernel, &mut thread, error, address, attention)
+                page_fault(kernel, &mut thread, error, address, attention);
+                spend(&counters.fault_ns, left);
             }
             Exit::Exception { vector, error, .. } => {
+                count(&counters.exceptions);
                 let info = signal::exception(vector, error, thread.regs.rip);
                 kernel.force_signal(thread.tid, info);
                 attention.store(true, Ordering::Release);
             }
-            Exit::Kicked => {}
+            Exit::Kicked => count(&counters.kicks),
         }
     }
 }
 
 fn page_fault(kernel: &Kernel, thread: &mut Thread, error: u64, address: u64, attention: &AtomicBool) {
+    const PRESENT: u64 = 1 << 0;
     const WRITE: u64 = 1 << 1;
     const FETCH: u64 = 1 << 4;
     let needed = if error & FETCH != 0 {
@@ -156,6 +171,8 @@ fn page_fault(kernel: &Kernel, thread: &mut Thread, error: u64, address: u64, at
     } else {
         Access::READ
     };
+    let counters = &kernel.counters;
+    count(if error & PRESENT == 0 { &counters.pages_filled } else { &counters.rights_raised });
     let fault = kernel.mm().fault(address, needed);
     if let Some(trace) = &kernel.trace
         && fault != Fault::Handled
@@ -199,7 +216,10 @@ fn system_call(kernel: &Kernel, vcpu: &mut Vcpu, mut thread: Box<Thread>) -> (At
     match outcome {
         Err(Errno::BLOCKED) => match kernel.sched.park(thread) {
             Some(back) => (Attempt::Done, Some(back)),
-            None => (Attempt::Asleep, None),
+            None => {
+                count(&kernel.counters.waits);
+                (Attempt::Asleep, None)
+            }
         },
         _ if kernel.sched.is_gone(thread.tid) => (Attempt::Ended, None),
         Err(Errno::RESTART) => (Attempt::Interrupted(true), Some(thread)),

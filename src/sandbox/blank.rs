@@ -31,6 +31,8 @@ pub struct BlankAgents {
     tmp_mib: u32,
     /// The memory of a function that says nothing of it: what the agents that are kept are started for.
     usual_memory: u32,
+    /// Whether any are kept.
+    keeps: bool,
     spare: [Spare; Agent::ALL.len()],
     stopped: AtomicBool,
     pub(super) watch: Arc<MemoryWatch>,
@@ -79,14 +81,18 @@ impl BlankAgents {
             },
             tmp_mib: config.tmp_size,
             usual_memory: config.default_memory,
+            keeps: config.ahead,
             spare: Default::default(),
             stopped: AtomicBool::new(false),
             watch,
         })
     }
 
-    /// Starts an agent ahead of need, unless there is one.
+    /// Starts an agent ahead of need, unless there is one or none is to be kept.
     pub fn prepare(self: &Arc<Self>, agent: Agent) {
+        if !self.keeps {
+            return;
+        }
         let spare = &self.spare[agent as usize];
         if lock(&spare.agent).is_some() || spare.starting.swap(true, Ordering::AcqRel) {
             return;

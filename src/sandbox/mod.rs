@@ -30,6 +30,7 @@ use tokio::sync::Notify;
 
 use crate::agent::{Channel, ChannelError, Failure};
 use crate::function::Function;
+use crate::linux::counters::Counts;
 
 /// A place where one function runs, loaded and ready. Dropping it ends it.
 pub trait Sandbox: Send {
@@ -146,6 +147,8 @@ pub struct SnapshotStatus {
     /// What is known of one that is ready.
     #[serde(flatten)]
     pub ready: Option<SnapshotFigures>,
+    /// What the function's microVMs did, all together.
+    pub guest: Counts,
 }
 
 /// The figures of a snapshot that is ready.
@@ -160,6 +163,9 @@ pub struct SnapshotFigures {
     pub created: u64,
     /// How long the program stood still for it, in microseconds.
     pub pause_us: u64,
+    /// How long making it took until it was on the disk, in microseconds; not known of one that an earlier Hydra made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub made_us: Option<u64>,
 }
 
 /// Why an invocation has no result. Each is one sentence for the client.

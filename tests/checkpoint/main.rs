@@ -390,6 +390,7 @@ fn what_does_not_fit_is_refused_with_the_reason() {
         descriptors,
         network: Policy::Open,
         trace: false,
+        counters: Default::default(),
     };
     let refused = |outcome: Result<Guest, RestoreError>| outcome.err().expect("a refusal").to_string();
     let reason = refused(Guest::restore(state(), &small, with(mounts(), streams.descriptors())));

@@ -86,6 +86,7 @@ impl Copy {
             descriptors: streams.descriptors(),
             network: Policy::Loopback,
             trace: false,
+            counters: Default::default(),
         };
         let reference = original.reference().expect("a mapping");
         let (guest, figures) = self.guest.reset(state, reference, surroundings).expect("a reset");

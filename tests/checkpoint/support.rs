@@ -80,6 +80,7 @@ pub fn start(command: &[&str], streams: &Streams) -> Guest {
         identity: Identity::of_this_process(),
         network: Policy::Open,
         trace: false,
+        counters: Default::default(),
     };
     Guest::start(config).expect("the program starts")
 }
@@ -119,6 +120,7 @@ impl Image {
             descriptors: streams.descriptors(),
             network: Policy::Open,
             trace: false,
+            counters: Default::default(),
         };
         Guest::restore(state, &image, surroundings)
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::world::{Language, World, expect, expect_error, json, options_in, result, until};
+use crate::world::{Language, PYTHON, World, expect, expect_error, json, options_in, result, until};
 
 /// A world where there are snapshot sandboxes of that language.
 async fn world(options: hydra_harness::ServerOptions, language: &Language) -> Option<World> {
@@ -322,4 +322,27 @@ pub fn private_memory(pid: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
     line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() << 10
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_microvms_of_a_function_did_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(world) = world(options_in(folder.path()), &PYTHON).await else { return };
+    register(&world, "f", &PYTHON, |_| {}).await;
+    let none = json!({});
+    expect(&world.call("f", &none).await, 200);
+    world.checkpointed("f").await;
+    let before = world.describe("f").await["snapshot"].clone();
+    assert!(before["madeUs"].as_u64().unwrap() >= before["pauseUs"].as_u64().unwrap(), "{before}");
+    expect(&world.call_fresh("f", &none).await, 200);
+    let after = world.describe("f").await["snapshot"].clone();
+    for name in ["systemCalls", "entries", "guestNs"] {
+        let [before, after] = [&before, &after].map(|snapshot| snapshot["guest"][name].as_u64().unwrap());
+        assert!(after > before, "{name}: {before}, then {after}");
+    }
+    let metrics = world.client.get("/metrics").await.unwrap().body;
+    let restores = r#"hydra_guest_events_total{function="f",what="restores"} "#;
+    assert!(metrics.contains(restores), "{metrics}");
+    world.deregister("f").await;
+    assert!(!world.client.get("/metrics").await.unwrap().body.contains(restores));
 }

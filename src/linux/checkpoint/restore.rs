@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::Guest;
+use super::super::counters::Counters;
 use super::super::errno::Errno;
 use super::super::file::File;
 use super::super::kernel::{Kernel, Parts, workers_limit};
@@ -30,6 +31,8 @@ pub struct Surroundings {
     pub network: Policy,
     /// Print its system calls to standard error.
     pub trace: bool,
+    /// Where what it does is counted.
+    pub counters: Arc<Counters>,
 }
 
 /// Why a program could not be restored.
@@ -155,6 +158,7 @@ impl Guest {
             network: surroundings.network,
             cpus: state.cpus as usize,
             trace: surroundings.trace,
+            counters: surroundings.counters,
             mm,
             limits: Limits::restore(&state.limits).ok_or(RestoreError::Damaged("the limits"))?,
             timers: state.timers,

@@ -47,6 +47,8 @@ pub struct MicroVms {
     network: Policy,
     tmp_bytes: u64,
     max_result: usize,
+    /// Whether copies of snapshots are made ahead of requests.
+    ahead: bool,
     roots: Mutex<HashMap<Agent, Arc<GuestRoot>>>,
     digests: Mutex<HashMap<Agent, String>>,
     store: OnceLock<Store>,
@@ -67,6 +69,7 @@ impl MicroVms {
             },
             tmp_bytes: u64::from(config.tmp_size) << 20,
             max_result: config.max_result,
+            ahead: config.ahead,
             roots: Mutex::default(),
             digests: Mutex::default(),
             store: OnceLock::new(),

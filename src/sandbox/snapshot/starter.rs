@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use futures_util::FutureExt;
@@ -27,6 +28,7 @@ use crate::agent::{Channel, LogSink, spawn};
 use crate::function::Function;
 use crate::jail::INSIDE;
 use crate::jail::view::{CODE, TMP};
+use crate::linux::counters::Counters;
 use crate::linux::identity::Identity;
 use crate::linux::{self, Guest, RestoreError, Surroundings};
 use crate::snapshot::{Expected, Snapshot};
@@ -52,6 +54,10 @@ pub(super) struct Inner {
     pub(super) slot: Arc<Slot<Snapshot>>,
     /// Copies of the snapshot, ahead of requests.
     spares: Arc<Spares<Loaded>>,
+    /// Microseconds that the snapshot took; 0 where this Hydra made none.
+    made_us: AtomicU64,
+    /// What all of its microVMs did.
+    counters: Arc<Counters>,
 }
 
 /// Why a microVM was not made from a snapshot.
@@ -94,9 +100,17 @@ impl SnapshotStarter {
         found: Option<Arc<Snapshot>>,
     ) -> std::io::Result<SnapshotStarter> {
         let output = Output::new(&function.spec.name)?;
-        let spares = Spares::new(function.spec.concurrency as usize);
-        let slot = Slot::new(found);
-        Ok(SnapshotStarter(Arc::new(Inner { vms, function, output, expected, slot, spares })))
+        let spares = Spares::new(if vms.ahead { function.spec.concurrency as usize } else { 0 });
+        Ok(SnapshotStarter(Arc::new(Inner {
+            vms,
+            function,
+            output,
+            expected,
+            slot: Slot::new(found),
+            spares,
+            made_us: AtomicU64::new(0),
+            counters: Arc::default(),
+        })))
     }
 }
 
@@ -162,8 +176,10 @@ impl Snapshots for SnapshotStarter {
                     created: manifest.created.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()
                         as u64,
                     pause_us: manifest.pause.as_micros() as u64,
+                    made_us: Some(self.0.made_us.load(Ordering::Relaxed)).filter(|us| *us > 0),
                 }
             }),
+            guest: self.0.counters.read(),
         }
     }
 }
@@ -225,7 +241,9 @@ impl Inner {
         let (starter, of) = (self.clone(), snapshot.clone());
         let machine = blocking(move || {
             let remains = machine.end();
+            let begun = Instant::now();
             let (guest, figures) = of.reset(&remains, starter.surroundings(theirs)?).map_err(start_error)?;
+            starter.counters.reset_in(begun.elapsed());
             tracing::trace!(function = starter.name(), ?figures, "put back");
             Machine::new(guest, starter.name()).map_err(start_error)
         })
@@ -304,7 +322,7 @@ impl Inner {
         let arguments = runtime.arguments_at(Mode::MicroVm { memory }, agents).into_iter().map(|argument| {
             if argument == "{fd}" { CHANNEL.to_string().into_bytes() } else { argument.into_vec() }
         });
-        let Surroundings { mounts, descriptors, network, trace, .. } = self.surroundings(channel)?;
+        let Surroundings { mounts, descriptors, network, trace, counters } = self.surroundings(channel)?;
         let config = linux::Config {
             memory: u64::from(memory) << 20,
             mounts,
@@ -317,6 +335,7 @@ impl Inner {
             identity: Identity { uid: INSIDE, gid: INSIDE, host_name: "function".into() },
             network,
             trace,
+            counters,
         };
         let guest =
             Guest::start(config).map_err(|error| Error::Start(format!("the {agent} agent: {error}")))?;
@@ -325,7 +344,9 @@ impl Inner {
 
     /// Makes the microVM that goes on. Works for a millisecond in the host.
     fn wake(&self, snapshot: &Snapshot, channel: OwnedFd) -> Result<Machine, NotRestored> {
+        let begun = Instant::now();
         let guest = snapshot.restore(self.surroundings(channel)?)?;
+        self.counters.restored_in(begun.elapsed());
         Ok(Machine::new(guest, &self.function.spec.name).map_err(start_error)?)
     }
 
@@ -339,6 +360,7 @@ impl Inner {
             descriptors,
             network: self.vms.network,
             trace: false,
+            counters: self.counters.clone(),
         })
     }
 
@@ -346,10 +368,12 @@ impl Inner {
     pub(super) fn checkpoint(self: &Arc<Self>, guest: &Guest, making: Making<Snapshot>) {
         let name = &self.function.spec.name;
         settle(guest);
+        let begun = Instant::now();
         let kept = self.keep(guest);
         match kept {
             Ok(snapshot) => {
                 let manifest = snapshot.manifest();
+                self.made_us.store(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
                 tracing::info!(
                     function = name,
                     svmid = self.expected.svmid,

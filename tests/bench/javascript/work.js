@@ -19,3 +19,10 @@ exports.page = ({ title, items }) => {
   const html = `<h1>${escape(title)}</h1><table>${rows.join('')}</table>`;
   return { rows: rows.length, sha256: createHash('sha256').update(html).digest('hex'), html };
 };
+
+/** The page, or a greeting without items, after so many seconds: many such calls at once need many instances. */
+exports.hold = (args) => {
+  const answer = () => (args.items ? exports.page(args) : exports.hello(args));
+  if (!args.hold) return answer();
+  return new Promise((resolve) => { setTimeout(() => resolve(answer()), args.hold * 1000); });
+};

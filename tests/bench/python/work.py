@@ -2,6 +2,7 @@
 
 from hashlib import sha256
 from html import escape
+from time import sleep
 
 
 def hello(args):
@@ -17,3 +18,10 @@ def page(args):
     ]
     html = f"<h1>{escape(args['title'])}</h1><table>{''.join(rows)}</table>"
     return {"rows": len(rows), "sha256": sha256(html.encode()).hexdigest(), "html": html}
+
+
+def hold(args):
+    """The page, or a greeting without items, after so many seconds: many such calls at once need many instances."""
+    if args.get("hold"):
+        sleep(args["hold"])
+    return page(args) if "items" in args else hello(args)

@@ -242,7 +242,7 @@ impl Reply {
     /// The stages of the `Server-Timing` header, in their order.
     pub fn server_timing(&self) -> Vec<Stage> {
         let header = self.headers.get("server-timing").and_then(|value| value.to_str().ok());
-        header.unwrap_or_default().split(',').filter_map(stage).collect()
+        Stage::all(header.unwrap_or_default())
     }
 
     /// How the sandbox was started: `cold`, `restore`, `reset` or `warm`.
@@ -252,6 +252,13 @@ impl Reply {
 
     fn refused(&self) -> ClientError {
         ClientError::Refused { status: self.status, body: self.body.clone() }
+    }
+}
+
+impl Stage {
+    /// The stages of a `Server-Timing` header's value, in their order.
+    pub fn all(header: &str) -> Vec<Stage> {
+        header.split(',').filter_map(stage).collect()
     }
 }
 

@@ -60,93 +60,128 @@ impl Target {
 
     /// Sends the request once, on a connection of its own, and returns the body of the answer.
     pub fn call(&self) -> Result<String, LoadError> {
-        let mut connection = Connection::open(self)?;
-        connection.send(self)?;
-        let answer = loop {
-            if let Some(answer) = connection.receive()? {
-                break answer;
-            }
-        };
-        Ok(String::from_utf8_lossy(&connection.received[answer.body..answer.length]).into_owned())
+        Ok(Connection::open(self)?.exchange(self)?.body)
     }
 
     /// Keeps `connections` busy for `time`: each sends the next request when the last was answered.
     pub fn round(&self, connections: usize, time: Duration) -> Result<Summary, LoadError> {
-        let mut latencies = Vec::with_capacity(1 << 16);
-        let mut open: Vec<Connection> =
-            (0..connections).map(|_| Connection::open(self)).collect::<Result<_, _>>()?;
-        let begun = Instant::now();
-        if let [only] = &mut open[..] {
-            self.alone(only, begun + time, &mut latencies)?;
-        } else {
-            self.together(&mut open, begun + time, &mut latencies)?;
-        }
-        Ok(Summary::of_round(&mut latencies, begun.elapsed()))
+        round(&vec![self; connections], time)
     }
+}
 
-    /// One connection needs nobody to say which is ready.
-    fn alone(
-        &self,
-        connection: &mut Connection,
-        end: Instant,
-        latencies: &mut Vec<u32>,
-    ) -> Result<(), LoadError> {
-        let mut left = MAX_RECONNECTS;
-        connection.send(self)?;
-        loop {
-            match connection.progress(latencies)? {
-                Progress::Answered if connection.sent_at >= end => return Ok(()),
-                Progress::Answered => connection.send(self)?,
-                Progress::Waits => {}
-                Progress::Closed => {
-                    *connection = reopened(self, &mut left)?;
-                    connection.send(self)?;
-                }
+/// Keeps one connection to each of `targets` busy for `time`: it sends the next request when the last was answered.
+pub fn round(targets: &[&Target], time: Duration) -> Result<Summary, LoadError> {
+    let mut latencies = Vec::with_capacity(1 << 16);
+    let mut open: Vec<Connection> =
+        targets.iter().map(|target| Connection::open(target)).collect::<Result<_, _>>()?;
+    let begun = Instant::now();
+    if let ([target], [only]) = (targets, &mut open[..]) {
+        alone(target, only, begun + time, &mut latencies)?;
+    } else {
+        together(targets, &mut open, begun + time, &mut latencies)?;
+    }
+    Ok(Summary::of_round(&mut latencies, begun.elapsed()))
+}
+
+/// One connection needs nobody to say which is ready.
+fn alone(
+    target: &Target,
+    connection: &mut Connection,
+    end: Instant,
+    latencies: &mut Vec<u32>,
+) -> Result<(), LoadError> {
+    let mut left = MAX_RECONNECTS;
+    connection.send(target)?;
+    loop {
+        match connection.progress(latencies)? {
+            Progress::Answered if connection.sent_at >= end => return Ok(()),
+            Progress::Answered => connection.send(target)?,
+            Progress::Waits => {}
+            Progress::Closed => {
+                *connection = reopened(target, &mut left)?;
+                connection.send(target)?;
             }
         }
     }
+}
 
-    fn together(
-        &self,
-        open: &mut [Connection],
-        end: Instant,
-        latencies: &mut Vec<u32>,
-    ) -> Result<(), LoadError> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(io::Error::from)?;
-        let watch = |connection: &Connection, index: usize| {
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
-            epoll.add(&connection.stream, event).map_err(io::Error::from)
+fn together(
+    targets: &[&Target],
+    open: &mut [Connection],
+    end: Instant,
+    latencies: &mut Vec<u32>,
+) -> Result<(), LoadError> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(io::Error::from)?;
+    let watch = |connection: &Connection, index: usize| {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
+        epoll.add(&connection.stream, event).map_err(io::Error::from)
+    };
+    for (index, connection) in open.iter_mut().enumerate() {
+        watch(connection, index)?;
+        connection.send(targets[index])?;
+    }
+    let mut left = MAX_RECONNECTS;
+    let mut running = open.len();
+    let mut events = vec![EpollEvent::empty(); open.len()];
+    let patience = EpollTimeout::try_from(PATIENCE).map_err(io::Error::other)?;
+    while running > 0 {
+        let ready = match epoll.wait(&mut events, patience) {
+            Ok(0) => return Err(io::Error::from(ErrorKind::TimedOut).into()),
+            Err(nix::Error::EINTR) => 0,
+            ready => ready.map_err(io::Error::from)?,
         };
-        for (index, connection) in open.iter_mut().enumerate() {
-            watch(connection, index)?;
-            connection.send(self)?;
-        }
-        let mut left = MAX_RECONNECTS;
-        let mut running = open.len();
-        let mut events = vec![EpollEvent::empty(); open.len()];
-        let patience = EpollTimeout::try_from(PATIENCE).map_err(io::Error::other)?;
-        while running > 0 {
-            let ready = match epoll.wait(&mut events, patience) {
-                Ok(0) => return Err(io::Error::from(ErrorKind::TimedOut).into()),
-                Err(nix::Error::EINTR) => 0,
-                ready => ready.map_err(io::Error::from)?,
-            };
-            for event in &events[..ready] {
-                let index = event.data() as usize;
-                match open[index].progress(latencies)? {
-                    Progress::Waits => {}
-                    // The others are answered before the round ends, so that none is cut off.
-                    Progress::Answered if open[index].sent_at >= end => running -= 1,
-                    Progress::Answered => open[index].send(self)?,
-                    Progress::Closed => {
-                        open[index] = reopened(self, &mut left)?;
-                        watch(&open[index], index)?;
-                        open[index].send(self)?;
-                    }
+        for event in &events[..ready] {
+            let index = event.data() as usize;
+            match open[index].progress(latencies)? {
+                Progress::Waits => {}
+                // The others are answered before the round ends, so that none is cut off.
+                Progress::Answered if open[index].sent_at >= end => running -= 1,
+                Progress::Answered => open[index].send(targets[index])?,
+                Progress::Closed => {
+                    open[index] = reopened(targets[index], &mut left)?;
+                    watch(&open[index], index)?;
+                    open[index].send(targets[index])?;
                 }
             }
         }
-        Ok(())
+    }
+    Ok(())
+}
+
+/// What a server answered to one request.
+#[derive(Debug)]
+pub struct Answer {
+    /// From the sending of the request until all of the answer was here.
+    pub time: Duration,
+    /// Its headers.
+    pub head: String,
+    /// Its body.
+    pub body: String,
+}
+
+/// A connection that is kept for one request after another, however long the pause between them.
+pub struct Kept(Option<Connection>);
+
+impl Kept {
+    /// None yet; it is opened when it is needed.
+    pub fn new() -> Kept {
+        Kept(None)
+    }
+
+    /// Sends a request and waits for its answer. The connection is there before the time begins.
+    pub fn ask(&mut self, target: &Target) -> Result<Answer, LoadError> {
+        if let Some(connection) = &mut self.0 {
+            match connection.exchange(target) {
+                // The server closed it meanwhile.
+                Err(LoadError::Io(error))
+                    if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {}
+                result => return result,
+            }
+        }
+        let mut fresh = Connection::open(target)?;
+        let answer = fresh.exchange(target);
+        self.0 = Some(fresh);
+        answer
     }
 }
 
@@ -189,6 +224,21 @@ impl Connection {
             }
             result => result,
         }
+    }
+
+    /// Sends a request and waits for its answer.
+    fn exchange(&mut self, target: &Target) -> Result<Answer, LoadError> {
+        self.filled = 0;
+        self.send(target)?;
+        let answer = loop {
+            if let Some(answer) = self.receive()? {
+                break answer;
+            }
+        };
+        let time = self.sent_at.elapsed();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (head, body) = (&self.received[..answer.body], &self.received[answer.body..answer.length]);
+        Ok(Answer { time, head: text(head), body: text(body) })
     }
 
     /// Reads once, and notes the latency of an answer that is whole.

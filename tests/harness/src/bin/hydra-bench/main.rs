@@ -1,16 +1,21 @@
 //! `hydra bench`: measures Hydra beside what one would use instead. A bench is one module and one line of [`BENCHES`].
 
 mod ab;
+mod density;
 mod environment;
 mod exec;
+mod fleet;
+mod goal;
 mod http;
 mod install;
 mod load;
 mod memory;
 mod peer;
 mod response;
+mod restore;
 mod results;
 mod statistics;
+mod tree;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,6 +23,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use environment::Machine;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What stops a bench; it is shown to the user.
@@ -48,6 +54,18 @@ const BENCHES: &[Bench] = &[
         list: exec::list,
         run: |options| Box::pin(exec::run(options)),
     },
+    Bench {
+        name: "restore",
+        about: "times to the first answer by every start there is, beside the starts of other servers; with a plot",
+        list: restore::list,
+        run: |options| Box::pin(restore::run(options)),
+    },
+    Bench {
+        name: "density",
+        about: "how many instances fit into 2 GiB, and requests per second for each GiB",
+        list: density::list,
+        run: |options| Box::pin(density::run(options)),
+    },
 ];
 
 /// Measures Hydra beside what one would use instead. Ratios within one run are the result: absolute times vary from run to run.
@@ -70,6 +88,9 @@ struct Options {
     /// Length of one round of one measurement, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     seconds: Option<Duration>,
+    /// How often everything is measured
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: Option<u32>,
     /// Measure only what has this text in its name
     #[arg(long, value_name = "FILTER")]
     only: Option<String>,
@@ -83,6 +104,26 @@ impl Options {
     fn wants(&self, name: &str) -> bool {
         self.only.as_ref().is_none_or(|text| name.contains(text.as_str()))
     }
+
+    /// How many rounds, where it is `usual` if nothing is said.
+    fn rounds_or(&self, usual: usize) -> usize {
+        self.rounds.map_or(usual, |rounds| rounds as usize)
+    }
+}
+
+/// A line of progress; standard output is left to the result.
+fn say(line: &str) {
+    eprintln!("hydra bench: {line}");
+}
+
+/// What the machine is like; a word where it is busy.
+fn look_at_machine() -> Machine {
+    let machine = Machine::look();
+    if machine.load > 0.5 {
+        let load = machine.load;
+        say(&format!("the machine is busy (load average {load:.2}): only large differences mean something"));
+    }
+    machine
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

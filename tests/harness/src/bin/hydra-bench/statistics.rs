@@ -44,9 +44,16 @@ impl Summary {
 }
 
 /// The nearest-rank quantile of sorted values: the smallest that at least the part `q` of them do not exceed; 0 of none.
-fn quantile(sorted: &[u32], q: f64) -> u32 {
+fn quantile<T: Copy + Default>(sorted: &[T], q: f64) -> T {
     let rank = (q * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0)
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+}
+
+/// Quantiles of values in any order, by nearest rank; 0 of none.
+pub fn quantiles<const N: usize>(values: impl IntoIterator<Item = f64>, at: [f64; N]) -> [f64; N] {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    at.map(|q| quantile(&values, q))
 }
 
 /// The median; the mean of the two in the middle where their number is even; 0 of none.
@@ -63,13 +70,8 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
 
 /// The lower and the upper quartile, by nearest rank; 0 of none.
 pub fn quartiles(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_by(f64::total_cmp);
-    let at = |q: f64| {
-        let rank = (q * values.len() as f64).ceil() as usize;
-        values.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
-    };
-    (at(0.25), at(0.75))
+    let [low, high] = quantiles(values, [0.25, 0.75]);
+    (low, high)
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use hydra_harness::paths;
 
-use crate::environment::{Machine, load_average};
-use crate::{Failure, Options, install, results};
+use crate::environment::load_average;
+use crate::{Failure, Options, install, look_at_machine, results, say};
 use program::{PROGRAMS, Program, Side};
 
 /// How long one run of a program may take.
@@ -51,17 +51,11 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     {
         say(&format!("Java is left out: {error}"));
     }
-    let machine = Machine::look();
-    if machine.load > 0.5 {
-        say(&format!(
-            "the machine is busy (load average {:.2}): only large differences mean something",
-            machine.load
-        ));
-    }
+    let machine = look_at_machine();
     let mut findings = Vec::new();
     for program in wanted {
         say(program.name);
-        match measure(program, &places, rounds(program, options.quick)).await? {
+        match measure(program, &places, options.rounds_or(rounds(program, options.quick))).await? {
             Some(rounds) => findings.push(Findings { program, rounds }),
             None => say(&format!("{} is left out: it does not run natively", program.name)),
         }
@@ -136,9 +130,4 @@ async fn once(
         Ok(outcome) => outcome.map_err(|error| format!("{} ({}): {error}", program.name, side.name()).into()),
         Err(_) => Err(format!("{} ({}) took longer than {PATIENCE:?}", program.name, side.name()).into()),
     }
-}
-
-/// A line of progress; standard output is left to the result.
-fn say(line: &str) {
-    eprintln!("hydra bench: {line}");
 }

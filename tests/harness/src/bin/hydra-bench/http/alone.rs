@@ -52,13 +52,13 @@ async fn of_hydra(
     let pid = hydra.server.pid().ok_or("Hydra ended")?;
     // The first of all waits for the language's host, too: it is not the one that is measured.
     add(&hydra, "first", language, sandbox).await?;
-    let one = memory::at_rest(pid).await;
+    let one = at_rest(pid).await;
     let mut last = one;
     let mut times = Vec::new();
     for n in 0..first_calls {
         times.push(add(&hydra, &format!("more-{n}"), language, sandbox).await?);
         // What was used up is made anew in the background: the next call is not to meet that.
-        last = memory::at_rest(pid).await;
+        last = at_rest(pid).await;
     }
     let instance = one.zip(last).map(|(one, last)| (last as f64 - one as f64) / f64::from(first_calls));
     round(hydra.target("first", "hello"), 8, load).await?;
@@ -70,6 +70,11 @@ async fn of_hydra(
         after_load: after_load.map(|bytes| bytes as f64),
         instance,
     })
+}
+
+/// The proportional set size of a process and all that it started, at rest.
+async fn at_rest(pid: u32) -> Option<u64> {
+    Some(memory::at_rest(pid).await?.proportional)
 }
 
 /// Registers a function and calls it once; the time of both in ms.
@@ -95,7 +100,7 @@ async fn of_peer(
     }
     let (peer, address) = subject::start(spec, places).await?;
     times.push(peer.first_answer.as_secs_f64() * 1e3);
-    let memory = memory::at_rest(peer.pid()).await;
+    let memory = at_rest(peer.pid()).await;
     round(subject::peer_target(address, "hello"), 8, load).await?;
     Ok(Alone {
         first_call: median(times),

@@ -4,6 +4,7 @@ use super::Findings;
 use super::peers::Role;
 use super::subject::Kind;
 use super::work::WORKS;
+use crate::goal::Goal;
 
 /// Warm p50 of `hello` on one connection, in ms.
 const P50: f64 = 0.16;
@@ -15,23 +16,6 @@ const OVER_ISOLATES: f64 = 1.0;
 const P99: f64 = 5.0;
 /// Memory of one more idle isolate, in MB.
 const ISOLATE: [(&str, f64); 3] = [("python", 1.6), ("javascript", 4.0), ("java", 0.5)];
-
-/// One goal and what was measured.
-pub struct Goal {
-    pub subject: String,
-    pub what: String,
-    pub wanted: f64,
-    pub measured: f64,
-    /// Whether more is better.
-    pub at_least: bool,
-}
-
-impl Goal {
-    /// Whether it is reached.
-    pub fn is_reached(&self) -> bool {
-        if self.at_least { self.measured >= self.wanted } else { self.measured <= self.wanted }
-    }
-}
 
 /// The goals of every subject that is a Hydra; those that need a peer that was not measured are not there.
 pub fn of(findings: &[Findings]) -> Vec<Goal> {

@@ -5,21 +5,21 @@
 
 mod alone;
 mod goals;
-mod peers;
+pub mod peers;
 mod report;
-mod subject;
-mod work;
+pub mod subject;
+pub mod work;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hydra_harness::{CodeServer, Server, ServerOptions, paths};
+use hydra_harness::{CodeServer, Server, ServerOptions};
 
-use crate::environment::{Machine, load_average};
+use crate::environment::load_average;
 use crate::load::Target;
 use crate::peer::Peer;
 use crate::statistics::Summary;
-use crate::{Failure, Options, ab, results};
+use crate::{Failure, Options, ab, look_at_machine, results, say};
 use alone::Alone;
 use peers::Places;
 use subject::{Hydra, Kind, Subject};
@@ -73,22 +73,13 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         return Err("nothing that is measured has this in its name; --list shows the names".into());
     }
     let plan = Plan::new(&options);
-    let places =
-        Places { sources: paths::root().join("tests/bench"), built: paths::root().join("target/bench") };
-    std::fs::create_dir_all(&places.built)?;
+    let places = Places::here()?;
     say("installing the other servers into target/bench");
     for error in peers::install(&places).await {
         say(&format!("some are left out: {error}"));
     }
     let code = CodeServer::start(work::provide(&places).await?).await?;
-    let machine = Machine::look();
-
-    if machine.load > 0.5 {
-        say(&format!(
-            "the machine is busy (load average {:.2}): only large differences mean something",
-            machine.load
-        ));
-    }
+    let machine = look_at_machine();
 
     let mut measured = Vec::new();
     for subject in wanted {
@@ -139,7 +130,7 @@ impl Plan {
             ab_requests: 2000,
         };
         let plan = if options.quick { quick } else { whole };
-        Plan { round: options.seconds.unwrap_or(plan.round), ..plan }
+        Plan { rounds: options.rounds_or(plan.rounds), round: options.seconds.unwrap_or(plan.round), ..plan }
     }
 }
 
@@ -210,9 +201,4 @@ async fn measure(runners: &mut [Runner], plan: &Plan) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// A line of progress; standard output is left to the result.
-fn say(line: &str) {
-    eprintln!("hydra bench: {line}");
 }

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use hydra_harness::paths;
+
 use crate::install::{self, InstallError};
 
 /// Another server of functions.
@@ -80,7 +82,7 @@ pub const ALL: &[Spec] = &[
         name: "workerd javascript",
         language: "javascript",
         role: Role::Isolates,
-        program: |places| places.package("@cloudflare/workerd-linux-64/bin/workerd").into(),
+        program: workerd,
         arguments: |places, address| {
             words(&[
                 "serve",
@@ -143,7 +145,30 @@ impl Spec {
     }
 }
 
+/// workerd, which has every request answered by an isolate of its own.
+pub const NEW_ISOLATE: Spec = Spec {
+    name: "workerd new isolate javascript",
+    language: "javascript",
+    role: Role::Isolates,
+    program: workerd,
+    arguments: |places, address| {
+        let address = format!("--socket-addr=http={address}");
+        words(&["serve", "--experimental", &address, &places.source("javascript/loader.capnp")])
+    },
+};
+
 impl Places {
+    /// Those of this checkout.
+    ///
+    /// # Errors
+    /// Where the folder for what is built cannot be made.
+    pub fn here() -> std::io::Result<Places> {
+        let root = paths::root();
+        let places = Places { sources: root.join("tests/bench"), built: root.join("target/bench") };
+        std::fs::create_dir_all(&places.built)?;
+        Ok(places)
+    }
+
     fn source(&self, path: &str) -> String {
         self.sources.join(path).display().to_string()
     }
@@ -162,9 +187,13 @@ pub async fn install(places: &Places) -> Vec<InstallError> {
 }
 
 /// Debian's own interpreter where it is there, as Hydra takes it.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     let own = Path::new("/usr/bin/python3.11");
     if own.is_file() { own.to_owned() } else { "python3".into() }
+}
+
+fn workerd(places: &Places) -> PathBuf {
+    places.package("@cloudflare/workerd-linux-64/bin/workerd").into()
 }
 
 fn port(prefix: &str, address: SocketAddr) -> String {

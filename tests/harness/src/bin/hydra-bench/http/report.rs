@@ -7,6 +7,7 @@ use super::peers::Role;
 use super::work::WORKS;
 use super::{CONNECTIONS, Findings, Plan};
 use crate::environment::Machine;
+use crate::goal;
 use crate::results::Number;
 
 /// All tables.
@@ -26,7 +27,7 @@ pub fn text(all: &[Findings], plan: &Plan, machine: &Machine, load_after: f64) -
         "first calls and memory, each server alone (MB, proportional set size)\n\n{}",
         memory(all)
     ));
-    parts.push(format!("goals\n\n{}", goals(all)));
+    parts.push(format!("goals\n\n{}", goal::table(&goals::of(all))));
     parts.join("\n\n")
 }
 
@@ -72,21 +73,6 @@ fn memory(all: &[Findings]) -> Table {
         let mut cells = vec![found.subject.name.clone(), format!("{:.1}", alone.first_call)];
         cells.extend([alone.memory, alone.after_load, alone.instance].map(megabytes));
         table.row(cells);
-    }
-    table
-}
-
-fn goals(all: &[Findings]) -> Table {
-    let mut table = Table::new(&["", "goal", ">wanted", ">measured", ""]);
-    for goal in goals::of(all) {
-        let sign = if goal.at_least { "≥" } else { "≤" };
-        table.row([
-            goal.subject.clone(),
-            goal.what.clone(),
-            format!("{sign} {}", goal.wanted),
-            format!("{:.3}", goal.measured),
-            if goal.is_reached() { "reached".into() } else { "MISSED".to_owned() },
-        ]);
     }
     table
 }

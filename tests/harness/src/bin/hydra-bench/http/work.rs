@@ -52,7 +52,7 @@ pub fn code(language: &str, work: &str) -> (&'static str, String) {
     match language {
         "python" => ("work.py", format!("work.{work}")),
         "javascript" => ("work.js", format!("work.{work}")),
-        _ => ("work.jar", if work == "hello" { "Hello".into() } else { "Page".into() }),
+        _ => ("work.jar", work[..1].to_uppercase() + &work[1..]),
     }
 }
 
