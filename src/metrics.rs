@@ -70,6 +70,7 @@ pub struct Metrics {
 pub struct FunctionMetrics {
     ok: Counter<u64, AtomicU64>,
     cold: Histogram,
+    template: Histogram,
     restore: Histogram,
     reset: Histogram,
     warm: Histogram,
@@ -121,6 +122,7 @@ impl Metrics {
         FunctionMetrics {
             ok: self.invocations.get_or_create_owned(&outcome(spec, OK)),
             cold: seconds(Start::Cold),
+            template: seconds(Start::Template),
             restore: seconds(Start::Restore),
             reset: seconds(Start::Reset),
             warm: seconds(Start::Warm),
@@ -137,7 +139,7 @@ impl Metrics {
         for kind in kinds.iter().chain([&OK]) {
             self.invocations.remove(&outcome(spec, kind));
         }
-        for start in [Start::Cold, Start::Restore, Start::Reset, Start::Warm] {
+        for start in [Start::Cold, Start::Template, Start::Restore, Start::Reset, Start::Warm] {
             self.seconds.remove(&Started { function: spec.name.clone(), start: start.name() });
         }
         for (state, _) in states(&PoolStatus { idle: 0, busy: 0, starting: 0, waiting: 0 }) {
@@ -205,6 +207,7 @@ impl FunctionMetrics {
         self.ok.inc();
         match invocation.start {
             Start::Cold => self.cold.observe(time.as_secs_f64()),
+            Start::Template => self.template.observe(time.as_secs_f64()),
             Start::Restore => self.restore.observe(time.as_secs_f64()),
             Start::Reset => self.reset.observe(time.as_secs_f64()),
             Start::Warm => self.warm.observe(time.as_secs_f64()),

@@ -152,7 +152,7 @@ impl Channel {
     }
 
     /// A channel to an agent that goes on from a snapshot, with a function loaded whose results have at most `max_result` bytes. It is told of
-    /// the restore together with the first invocation.
+    /// the restore together with the next order: the first invocation, or what to load.
     pub fn restored(stream: UnixStream, log: LogSink, max_result: usize) -> Channel {
         Channel { max_result, restored: true, ..Channel::new(stream, log) }
     }
@@ -181,7 +181,8 @@ impl Channel {
         self.log.rename(load.name);
         self.max_result = load.max_result;
         let payload = serde_json::to_vec(load).map_err(|error| ChannelError::Io(error.into()))?;
-        self.send(Kind::Load, &payload).await?;
+        self.begin()?;
+        self.send_after(Kind::Load, &payload).await?;
         let frame = self.next(MAX_JSON).await?;
         match frame.kind {
             Kind::Loaded => Ok(Ok(())),
@@ -213,9 +214,15 @@ impl Channel {
     /// # Errors
     /// [`ChannelError`] when the agent ended.
     pub async fn invoke(&mut self, arguments: &[u8]) -> Result<(), ChannelError> {
+        self.begin()?;
+        self.send_after(Kind::Invoke, arguments).await
+    }
+
+    /// Begins what is to be sent with the news that the agent was restored, if it was not told yet.
+    fn begin(&mut self) -> Result<(), ChannelError> {
         self.sending.clear();
         self.encode_restored()?;
-        self.send_after(Kind::Invoke, arguments).await
+        Ok(())
     }
 
     /// Has the agent make ready for a checkpoint, of which it is to be told by the next invocation in whichever program goes on. Inner error:

@@ -73,6 +73,8 @@ enum Claim {
 pub enum Start {
     /// It was started for it.
     Cold,
+    /// It was made for it from a copy of the language's template.
+    Template,
     /// It was made from the function's snapshot for it.
     Restore,
     /// It served an earlier request, and was put back to the function's snapshot since.
@@ -86,6 +88,7 @@ impl Start {
     pub fn name(self) -> &'static str {
         match self {
             Start::Cold => "cold",
+            Start::Template => "template",
             Start::Restore => "restore",
             Start::Reset => "reset",
             Start::Warm => "warm",

@@ -193,6 +193,16 @@ fn print_details(out: &mut impl io::Write, m: &Manifest) -> io::Result<()> {
     writeln!(out, "pause      {:.1} ms", m.pause.as_secs_f64() * 1e3)?;
     let memory = [m.memory.bytes, m.memory.in_use, m.memory.stored].map(readable);
     writeln!(out, "memory     {}, {} of it in use, {} on the disk", memory[0], memory[1], memory[2])?;
+    if let Some(parent) = &m.parent {
+        let ranges = parent.pages.ranges();
+        let bytes = readable(ranges.iter().map(|run| run.end - run.start).sum());
+        writeln!(
+            out,
+            "builds on  {}: {bytes} of the memory, in {} pieces, are its own",
+            parent.svmid,
+            ranges.len()
+        )?;
+    }
     writeln!(out, "state      {}", readable(m.state.bytes))?;
     let features: Vec<String> = m.cpu.features.iter().map(|name| plain(name)).collect();
     writeln!(out, "CPU        {}: {}", plain(&m.cpu.vendor), features.join(" "))

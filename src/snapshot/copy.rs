@@ -10,9 +10,11 @@ use crate::vmm::{FRAME_SIZE, GuestMemory, Image};
 
 /// Bytes that are held at most; more are written at once, while the program stands still.
 const MOST_HELD: usize = 64 << 20;
-/// Most runs of pages of a snapshot that builds upon another. Each is a mapping of its own in every copy, of which a process may have 65,530
-/// by default.
-const MOST_RUNS: usize = 16;
+/// How many runs of pages a snapshot may have that builds upon another. Each is a mapping of its own in every copy, of which a process may
+/// have 65,530 by default: programs that use more memory, of which there is room for fewer copies, may have more.
+const RUNS: std::ops::RangeInclusive<u64> = 16..=64;
+/// Bytes in use for each of them.
+const RUN_FOR: u64 = 512 << 10;
 /// Bytes that are copied at a time: they stay in the CPU's cache between being read and being written.
 const PIECE: u64 = 256 << 10;
 const PAGE: usize = FRAME_SIZE as usize;
@@ -82,7 +84,8 @@ impl RamCopy {
     pub fn runs_over(&mut self, base: &Image) -> io::Result<Vec<Range<u64>>> {
         let mut pages = std::mem::take(&mut self.differing);
         pages.sort_unstable();
-        let (runs, between) = few_runs(&pages);
+        let most = (self.in_use / RUN_FOR).clamp(*RUNS.start(), *RUNS.end()) as usize;
+        let (runs, between) = few_runs(&pages, most);
         let reference = base.reference().map_err(io::Error::other)?;
         let mut content = [0; PAGE];
         for page in between.into_iter().flat_map(|gap| gap.step_by(PAGE)) {
@@ -130,12 +133,12 @@ fn outside() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "a range outside of the guest's memory")
 }
 
-/// At most [`MOST_RUNS`] runs that have all of the `pages`, which are in order, and as few others as can be; and those others.
-fn few_runs(pages: &[u64]) -> (Vec<Range<u64>>, Vec<Range<u64>>) {
+/// At most `most` runs that have all of the `pages`, which are in order, and as few others as can be; and those others.
+fn few_runs(pages: &[u64], most: usize) -> (Vec<Range<u64>>, Vec<Range<u64>>) {
     let mut gaps: Vec<Range<u64>> =
         pages.windows(2).map(|two| two[0] + FRAME_SIZE..two[1]).filter(|gap| !gap.is_empty()).collect();
     gaps.sort_unstable_by_key(|gap| std::cmp::Reverse(gap.end - gap.start));
-    let between = gaps.split_off(gaps.len().min(MOST_RUNS - 1));
+    let between = gaps.split_off(gaps.len().min(most - 1));
     let (Some(first), Some(last)) = (pages.first(), pages.last()) else { return Default::default() };
     gaps.sort_unstable_by_key(|gap| gap.start);
     let starts = std::iter::once(*first).chain(gaps.iter().map(|gap| gap.end));
@@ -155,20 +158,20 @@ mod tests {
     #[test]
     fn the_narrowest_gaps_are_filled() {
         let pages: Vec<u64> = (0..20).map(|i| (i * 10 + u64::from(i > 3)) * FRAME_SIZE).collect();
-        let (runs, between) = few_runs(&pages);
-        assert_eq!((runs.len(), between.len()), (MOST_RUNS, 4));
+        let (runs, between) = few_runs(&pages, 16);
+        assert_eq!((runs.len(), between.len()), (16, 4));
         // The one gap that is a page wider than the others is none of those.
         assert!(runs.iter().any(|run| run.end == 31 * FRAME_SIZE));
-        assert_eq!(few_runs(&[]), (vec![], vec![]));
-        assert_eq!(few_runs(&[0, 4096, 12288]), (vec![0..8192, 12288..16384], vec![]));
+        assert_eq!(few_runs(&[], 16), (vec![], vec![]));
+        assert_eq!(few_runs(&[0, 4096, 12288], 16), (vec![0..8192, 12288..16384], vec![]));
     }
 
     proptest! {
         #[test]
-        fn runs_are_few_and_have_all_pages(numbers in proptest::collection::btree_set(0..2000u64, 0..200)) {
+        fn runs_are_few_and_have_all_pages(numbers in proptest::collection::btree_set(0..2000u64, 0..200), most in 1..20usize) {
             let pages: Vec<u64> = numbers.iter().map(|number| number * FRAME_SIZE).collect();
-            let (runs, between) = few_runs(&pages);
-            prop_assert!(runs.len() <= MOST_RUNS);
+            let (runs, between) = few_runs(&pages, most);
+            prop_assert!(runs.len() <= most);
             prop_assert!(runs.windows(2).all(|two| two[0].end < two[1].start));
             prop_assert!(pages.iter().all(|page| runs.iter().any(|run| run.contains(page))));
             prop_assert_eq!(count(&runs), pages.len() as u64 + count(&between));

@@ -60,7 +60,7 @@ impl Expected {
     }
 }
 
-/// Digest of files and of all files in folders, names included: of an interpreter and its agent.
+/// Digest of files and of all files in folders, names included, but for Python's caches: of an interpreter and its agent.
 ///
 /// # Errors
 /// One of them cannot be read.
@@ -80,6 +80,8 @@ fn add(hasher: &mut Sha256, path: &Path) -> io::Result<()> {
         let entries: io::Result<Vec<PathBuf>> =
             std::fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect();
         let mut entries = entries?;
+        // What Python writes beside its modules when it first runs from there.
+        entries.retain(|entry| !entry.ends_with("__pycache__"));
         entries.sort();
         hasher.update((entries.len() as u64).to_le_bytes());
         return entries.iter().try_for_each(|entry| add(hasher, entry));
@@ -120,6 +122,9 @@ mod tests {
         std::fs::write(&file, "2").unwrap();
         let second = digest();
         assert_ne!(second, first);
+        std::fs::create_dir(agent.join("__pycache__")).unwrap();
+        std::fs::write(agent.join("__pycache__/a.pyc"), "1").unwrap();
+        assert_eq!(digest(), second);
         std::fs::rename(&file, agent.join("b.py")).unwrap();
         assert_ne!(digest(), second);
         assert!(runtime_digest([folder.path().join("missing")]).is_err());

@@ -17,8 +17,7 @@ pub struct Snapshot {
     manifest: Manifest,
     image: Arc<Image>,
     state: Vec<u8>,
-    /// Kept, so that others that build upon it find it open.
-    _parent: Option<Arc<Snapshot>>,
+    parent: Option<Arc<Snapshot>>,
 }
 
 impl Snapshot {
@@ -33,12 +32,17 @@ impl Snapshot {
             }
             _ => Image::new(memory, manifest.memory.bytes).map_err(unreadable)?,
         };
-        Ok(Snapshot { manifest, image: Arc::new(image), state, _parent: parent })
+        Ok(Snapshot { manifest, image: Arc::new(image), state, parent })
     }
 
     /// What it is of.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// The one that it builds upon.
+    pub fn parent(&self) -> Option<&Arc<Snapshot>> {
+        self.parent.as_ref()
     }
 
     /// Makes the program go on, in a new microVM whose RAM is this snapshot's until it is written to.

@@ -133,6 +133,11 @@ impl Store {
         Ok(snapshot)
     }
 
+    /// Whether the snapshot has its place here: nobody has removed or replaced it.
+    pub fn has(&self, snapshot: &Snapshot) -> bool {
+        self.0.shelf.holds(snapshot.manifest().svmid, snapshot.memory())
+    }
+
     /// What there is, without the right to change it.
     pub fn shelf(&self) -> &Shelf {
         &self.0.shelf

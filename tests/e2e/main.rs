@@ -21,5 +21,6 @@ mod restarts;
 mod shapes;
 mod snapshots;
 mod soak;
+mod templates;
 mod wire;
 mod world;

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::world::{Language, PYTHON, World, expect, expect_error, json, options_in, result, until};
 
 /// A world where there are snapshot sandboxes of that language.
-async fn world(options: hydra_harness::ServerOptions, language: &Language) -> Option<World> {
+pub async fn world(options: hydra_harness::ServerOptions, language: &Language) -> Option<World> {
     let world = World::with(options).await;
     let there = world.kinds().await.contains(&"snapshot") && !world.languages(&[*language]).await.is_empty();
     there.then_some(world)
@@ -43,6 +43,8 @@ macro_rules! in_each_language {
     )*};
 }
 
+pub(crate) use in_each_language;
+
 in_each_language! {
     a_function_is_checkpointed_once_and_restored_ever_after
     a_warm_up_is_in_every_copy
@@ -65,7 +67,12 @@ fn registration(world: &World, name: &str, language: &Language) -> Registration 
     }
 }
 
-async fn register(world: &World, name: &str, language: &Language, change: impl FnOnce(&mut Registration)) {
+pub async fn register(
+    world: &World,
+    name: &str,
+    language: &Language,
+    change: impl FnOnce(&mut Registration),
+) {
     let mut registration = registration(world, name, language);
     change(&mut registration);
     expect(&world.client.register(&registration).await.unwrap(), 200);
@@ -81,12 +88,12 @@ async fn restarted(world: World, options: hydra_harness::ServerOptions) -> World
 }
 
 /// How the sandbox was come by, and the result. A copy that was put back is as good as a new one.
-fn seen(reply: &Reply) -> (String, String) {
+pub fn seen(reply: &Reply) -> (String, String) {
     let start = reply.start_kind().expect("a start");
     (if start == "reset" { "restore".into() } else { start }, result(reply))
 }
 
-fn pair(start: &str, count: &str) -> (String, String) {
+pub fn pair(start: &str, count: &str) -> (String, String) {
     (start.into(), count.into())
 }
 
@@ -95,7 +102,7 @@ async fn a_function_is_checkpointed_once_and_restored_ever_after(language: &Lang
     let Some(world) = world(options_in(folder.path()), language).await else { return };
     register(&world, "f", language, |r| r.svmid = Some(7)).await;
     let none = json!({});
-    assert_eq!(seen(&world.call("f", &none).await), pair("cold", "1"));
+    assert_eq!(seen(&world.call("f", &none).await), pair("template", "1"));
     world.checkpointed("f").await;
     let made = world.describe("f").await["snapshot"].clone();
     assert_eq!((&made["svmid"], &made["state"]), (&json!(7), &json!("ready")));
@@ -119,7 +126,7 @@ async fn a_function_is_checkpointed_once_and_restored_ever_after(language: &Lang
     world.deregister("f").await;
     // With other memory it is another function.
     register(&world, "f", language, |r| (r.svmid, r.memory) = (Some(7), Some(300))).await;
-    assert_eq!(seen(&world.call("f", &none).await), pair("cold", "1"));
+    assert_eq!(seen(&world.call("f", &none).await), pair("template", "1"));
     assert!(world.server.log().contains("made anew"), "{}", world.server.log());
     world.checkpointed("f").await;
     assert_eq!(seen(&world.call_fresh("f", &none).await), pair("restore", "2"));
@@ -193,7 +200,7 @@ async fn hooks_are_called_around_a_checkpoint(language: &Language) {
     assert_eq!(world.result("g", &json!({"do": "break"})).await, "broken");
     until("the refusal to be logged", async || world.server.log().contains("deliberate")).await;
     assert_eq!(world.describe("g").await["snapshot"]["state"], "none");
-    assert_eq!(seen(&world.call_fresh("g", &json!({})).await), pair("cold", "1"));
+    assert_eq!(seen(&world.call_fresh("g", &json!({})).await), pair("template", "1"));
 }
 
 async fn a_connection_does_not_survive_in_a_copy(language: &Language) {
@@ -237,7 +244,7 @@ async fn a_hydra_that_is_killed_leaves_a_snapshot_or_none(language: &Language) {
     for round in 0..4 {
         register(&world, "f", language, |_| {}).await;
         let found = seen(&world.call("f", &json!({})).await);
-        assert!([pair("cold", "1"), pair("restore", "2")].contains(&found), "{round}: {found:?}");
+        assert!([pair("template", "1"), pair("restore", "2")].contains(&found), "{round}: {found:?}");
         // In the middle of what follows the first answer, or of a copy's life.
         kill(Pid::from_raw(world.pid().cast_signed()), Signal::SIGKILL).unwrap();
         world = restarted(world, options_in(folder.path())).await;
@@ -311,7 +318,10 @@ async fn many_copies_live_at_once(language: &Language) {
         assert_eq!(result, "go");
         starts.insert(start);
     }
-    assert!(starts.contains("restore") && !starts.contains("cold"), "{starts:?}");
+    assert!(
+        starts.contains("restore") && !starts.contains("cold") && !starts.contains("template"),
+        "{starts:?}"
+    );
     let threads = || std::fs::read_dir(format!("/proc/{}/task", world.pid())).unwrap().count();
     world.deregister("f").await;
     until("the microVMs' threads to end", async || threads() < 100).await;

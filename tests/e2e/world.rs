@@ -59,6 +59,11 @@ impl Cell {
         self.kind == "snapshot"
     }
 
+    /// How a function's first sandbox is come by.
+    pub fn first_start(&self) -> &'static str {
+        if self.is_copied() { "template" } else { "cold" }
+    }
+
     /// How a new sandbox is come by when the first has served.
     pub fn new_start(&self) -> &'static str {
         if self.is_copied() { "restore" } else { "cold" }

@@ -2,25 +2,19 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::super::{Error, Health, Sandbox, Start, load};
 use super::blocking;
+use super::boot::{Obstacle, make_ready};
 use super::machine::Machine;
 use super::spares::Loan;
 use super::starter::{Inner, code};
 use crate::agent::Channel;
 use crate::jail::view::TMP;
 use crate::snapshot::Snapshot;
-
-/// How long an agent may take until its `HELLO`.
-const START_TIME: Duration = Duration::from_secs(20);
-
-/// How long an agent may take to make ready for a checkpoint.
-const PREPARE_TIME: Duration = Duration::from_secs(30);
 
 /// A microVM with the function loaded.
 pub struct Loaded {
@@ -30,23 +24,19 @@ pub struct Loaded {
     pub(super) starter: Arc<Inner>,
     /// What it is a copy of, if it is one.
     pub(super) snapshot: Option<Arc<Snapshot>>,
+    /// The template that its program began as, if it did.
+    pub(super) upon: Option<Arc<Snapshot>>,
     /// That it is lent to one request.
     pub(super) loan: Option<Loan<Loaded>>,
 }
 
 impl Loaded {
-    /// Waits for the agent of a microVM that was started cold, and has it load the function.
+    /// Has the agent load the function.
     ///
     /// # Errors
-    /// The agent does not start, or the code cannot be loaded.
+    /// The code cannot be loaded.
     pub(super) async fn load(&mut self) -> Result<(), Error> {
         let (function, max_result) = (&self.starter.function, self.starter.vms.max_result);
-        let agent = function.agent();
-        match tokio::time::timeout(START_TIME, self.channel.hello()).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(cause)) => return Err(Error::Start(format!("the {agent} agent: {cause}"))),
-            Err(_) => return Err(Error::Start(format!("the {agent} agent said nothing in time"))),
-        }
         load(&mut self.channel, function, &code(function), Path::new(TMP), max_result).await
     }
 
@@ -54,21 +44,16 @@ impl Loaded {
     async fn checkpoint(&mut self) -> Option<()> {
         let starter = self.starter.clone();
         let making = starter.slot.claim()?;
-        let against = match tokio::time::timeout(PREPARE_TIME, self.channel.prepare_checkpoint()).await {
-            Ok(Ok(Ok(()))) => None,
-            Ok(Ok(Err(failure))) => Some(failure.to_string()),
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => {
+        if let Err(obstacle) = make_ready(&mut self.channel).await {
+            tracing::warn!(function = starter.name(), "no snapshot was made: {obstacle}");
+            if matches!(obstacle, Obstacle::Silence) {
                 self.machine.kill();
-                Some("its agent did not make ready in time".into())
             }
-        };
-        if let Some(against) = against {
-            tracing::warn!(function = starter.name(), "no snapshot was made: {against}");
             return None;
         }
+        let upon = self.upon.clone();
         let guest = self.machine.guest().clone();
-        blocking(move || starter.checkpoint(&guest, making)).await.ok()
+        blocking(move || starter.checkpoint(&guest, upon.as_ref(), making)).await.ok()
     }
 }
 

@@ -3,17 +3,20 @@
 //! | file | holds |
 //! |---|---|
 //! | `mod.rs` | what all microVMs have in common |
-//! | `starter.rs` | starting a function's sandboxes: cold, from its snapshot, put back; and the making of it |
+//! | `starter.rs` | starting a function's sandboxes: cold, from a template, from its snapshot, put back; and the making of it |
 //! | `loaded.rs` | one of them |
 //! | `spares.rs` | copies that were made ahead |
+//! | `template.rs` | snapshots of agents without a function, and copies of them that wait for one |
+//! | `boot.rs` | starting an agent |
 //! | `slot.rs`, `svmid.rs` | whether there is a snapshot and who makes it; its number |
 //! | `machine.rs` | a microVM from its start to its end |
 //! | `root.rs`, `output.rs` | what its program sees of files; where it prints to |
 //!
-//! The first microVM of a function is started cold: interpreter, agent, code. When it has answered its first invocation and waits for the next,
+//! The first microVM of a function is a copy of the language's template, which loads the code; without a template it is started cold. When it has answered its first invocation and waits for the next,
 //! it is checkpointed; every later one is a copy of it that goes on from there. So whatever the function did until then,
 //! and what `/warmup` had it do, is in all of them; a `cached: false` invocation gets a copy that has done nothing since.
 
+mod boot;
 mod loaded;
 mod machine;
 mod output;
@@ -22,6 +25,7 @@ mod slot;
 mod spares;
 mod starter;
 mod svmid;
+mod template;
 
 use std::collections::HashMap;
 use std::io;
@@ -31,6 +35,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use self::root::GuestRoot;
 pub use self::starter::SnapshotStarter;
 pub use self::svmid::svmid;
+use self::template::Template;
 use super::Error;
 use crate::agent::{Agent, Runtime, Runtimes};
 use crate::config::{Config, NetworkPolicy};
@@ -52,6 +57,8 @@ pub struct MicroVms {
     roots: Mutex<HashMap<Agent, Arc<GuestRoot>>>,
     digests: Mutex<HashMap<Agent, String>>,
     store: OnceLock<Store>,
+    /// By language and memory in MiB.
+    templates: Mutex<HashMap<(Agent, u32), Arc<Template>>>,
     /// Whether this host can run microVMs; if not, why.
     probe: fn() -> Result<(), String>,
 }
@@ -73,6 +80,7 @@ impl MicroVms {
             roots: Mutex::default(),
             digests: Mutex::default(),
             store: OnceLock::new(),
+            templates: Mutex::default(),
             probe: hypervisor,
         })
     }
@@ -96,6 +104,9 @@ impl MicroVms {
     pub async fn starter(self: &Arc<Self>, function: Arc<Function>) -> Result<Arc<SnapshotStarter>, Error> {
         let (vms, of) = (self.clone(), function.clone());
         let (expected, found) = blocking(move || vms.find(&of)).await??;
+        if found.is_none() {
+            self.template(function.agent(), function.spec.memory)?;
+        }
         SnapshotStarter::new(self.clone(), function, expected, found).map(Arc::new).map_err(start_error)
     }
 
@@ -114,19 +125,30 @@ impl MicroVms {
         let settings = [
             ("entry point", spec.entry_point.clone().unwrap_or_default()),
             ("most bytes of a result", self.max_result.to_string()),
-            ("bytes of /tmp", self.tmp_bytes.to_string()),
         ];
         Ok(Expected {
             svmid: svmid(spec),
             function: spec.name.clone(),
             language: agent.name().into(),
-            settings: settings.map(|(name, value)| (name.to_owned(), value)).into(),
+            settings: settings
+                .map(|(name, value)| (name.to_owned(), value))
+                .into_iter()
+                .chain([self.tmp_setting()])
+                .collect(),
             code: function.code.digest.clone(),
-            runtime: self.digest(self.runtime(agent)?).map_err(|error| {
-                Error::Unavailable(format!("the {agent} runtime cannot be read: {error}"))
-            })?,
+            runtime: self.runtime_digest(agent)?,
             memory: u64::from(spec.memory) << 20,
         })
+    }
+
+    /// The setting that says how large `/tmp` is.
+    fn tmp_setting(&self) -> (String, String) {
+        ("bytes of /tmp".into(), self.tmp_bytes.to_string())
+    }
+
+    fn runtime_digest(&self, agent: Agent) -> Result<String, Error> {
+        self.digest(self.runtime(agent)?)
+            .map_err(|error| Error::Unavailable(format!("the {agent} runtime cannot be read: {error}")))
     }
 
     /// Digest of a language's runtime and agent, looked at once.

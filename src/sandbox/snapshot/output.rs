@@ -36,9 +36,38 @@ impl Output {
     }
 }
 
+/// The reading ends of an [`Output`] whose function is not known yet.
+pub struct Unnamed {
+    stdout: Receiver,
+    stderr: Receiver,
+}
+
+impl Unnamed {
+    /// New pipes: the writing and the reading ends. Must be called in the async runtime.
+    ///
+    /// # Errors
+    /// As [`Output::new`].
+    pub fn new() -> io::Result<(Output, Unnamed)> {
+        let (stdout, out) = pipe()?;
+        let (stderr, err) = pipe()?;
+        Ok((Output { stdout, stderr }, Unnamed { stdout: out, stderr: err }))
+    }
+
+    /// From now on what comes out is logged as the output of `function`.
+    pub fn forward(self, function: &str) {
+        tokio::spawn(forward(self.stdout, Stream::Stdout, LogSink::new(function)));
+        tokio::spawn(forward(self.stderr, Stream::Stderr, LogSink::new(function)));
+    }
+}
+
 fn logged(stream: Stream, function: &str) -> io::Result<OwnedFd> {
-    let (sender, receiver): (pipe::Sender, Receiver) = pipe::pipe()?;
+    let (sender, receiver) = pipe()?;
     tokio::spawn(forward(receiver, stream, LogSink::new(function)));
-    // The guest's writes never wait for it to be read.
-    sender.into_nonblocking_fd()
+    Ok(sender)
+}
+
+/// A pipe that the guest's writes never wait for.
+fn pipe() -> io::Result<(OwnedFd, Receiver)> {
+    let (sender, receiver) = pipe::pipe()?;
+    Ok((sender.into_nonblocking_fd()?, receiver))
 }

@@ -15,6 +15,7 @@ pub const AGENT: &str = "/agent";
 /// places for the mounts, and the mounts. It has neither code nor `/tmp`.
 pub struct GuestRoot {
     mounts: Vec<Mount>,
+    no_code: PathBuf,
 }
 
 impl GuestRoot {
@@ -61,7 +62,12 @@ impl GuestRoot {
         for place in [AGENT, CODE, TMP, "/dev", "/proc"] {
             fs::create_dir_all(folder.join(&place[1..]))?;
         }
-        Ok(GuestRoot { mounts })
+        Ok(GuestRoot { mounts, no_code: folder.join(&CODE[1..]) })
+    }
+
+    /// An empty folder of the host, for a program that has no code yet.
+    pub fn no_code(&self) -> &Path {
+        &self.no_code
     }
 
     /// The mounts of a program that sees the code in the host folder `code`, and has a `/tmp` of at most `tmp` bytes in its RAM.
@@ -92,6 +98,7 @@ mod tests {
             &[runtime.path().to_owned()],
         )
         .unwrap();
+        assert_eq!(fs::read_dir(root.no_code()).unwrap().count(), 0);
         let mounts = root.mounts(Path::new("/code/of/it"), 1 << 20);
         let source = |target: &str| {
             let mount = mounts.iter().find(|mount| mount.target == Path::new(target));

@@ -1,9 +1,7 @@
 //! A function's microVMs: started cold, or made from the function's snapshot.
 
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,21 +14,18 @@ use super::super::memory::is_scarce;
 use super::super::{
     Error, Sandbox, SnapshotFigures, SnapshotStatus, Snapshots, Start, Starter, VERDICT_TIME,
 };
+use super::boot::hello;
 use super::loaded::Loaded;
-use super::machine::{self, CHANNEL, Machine};
+use super::machine::{self, Machine};
 use super::output::Output;
-use super::root::AGENT;
 use super::slot::{Making, Slot};
 use super::spares::{Place, Spares};
 use super::{MicroVms, blocking, start_error, svmid};
-use crate::agent::runtime::Mode;
-use crate::agent::{Channel, LogSink, spawn};
+use crate::agent::{Channel, LogSink};
 use crate::function::Function;
-use crate::jail::INSIDE;
-use crate::jail::view::{CODE, TMP};
+use crate::jail::view::CODE;
 use crate::linux::counters::Counters;
-use crate::linux::identity::Identity;
-use crate::linux::{self, Guest, RestoreError, Surroundings};
+use crate::linux::{Guest, RestoreError, Surroundings};
 use crate::snapshot::{Expected, Snapshot};
 
 /// How long a program may go on by itself before it is checkpointed all the same.
@@ -61,10 +56,13 @@ pub(super) struct Inner {
 }
 
 /// Why a microVM was not made from a snapshot.
+#[derive(Debug, thiserror::Error)]
 pub(super) enum NotRestored {
     /// The snapshot cannot be used any more.
+    #[error(transparent)]
     Useless(RestoreError),
     /// The host did not give what was needed.
+    #[error(transparent)]
     Host(Error),
 }
 
@@ -187,7 +185,7 @@ impl Snapshots for SnapshotStarter {
 impl Inner {
     /// A sandbox that has served nobody: a copy of the snapshot, if there is one.
     async fn start(self: Arc<Self>) -> Result<Loaded, Error> {
-        let Some(snapshot) = self.slot.get().await else { return self.start_cold().await };
+        let Some(snapshot) = self.slot.get().await else { return self.start_new().await };
         while let Some(mut spare) = self.spares.take().await {
             let of_this = spare.snapshot.as_ref().is_some_and(|of| Arc::ptr_eq(of, &snapshot));
             if of_this && spare.channel.is_idle() {
@@ -199,7 +197,7 @@ impl Inner {
             Err(NotRestored::Useless(error)) => {
                 tracing::warn!(function = self.name(), %error, "its snapshot is not used: it is made anew");
                 self.slot.discard(&snapshot);
-                self.start_cold().await
+                self.start_new().await
             }
             // Whatever it was (no more descriptors, no memory), it is not the snapshot's fault.
             Err(NotRestored::Host(error)) => Err(error),
@@ -261,7 +259,8 @@ impl Inner {
         start: Start,
     ) -> Loaded {
         let channel = Channel::restored(stream, LogSink::new(self.name()), self.vms.max_result);
-        Loaded { channel, machine, start, starter: self.clone(), snapshot: Some(snapshot), loan: None }
+        let upon = snapshot.parent().cloned();
+        Loaded { channel, machine, start, starter: self.clone(), snapshot: Some(snapshot), upon, loan: None }
     }
 
     /// Whether new sandboxes are copies of this snapshot.
@@ -274,21 +273,54 @@ impl Inner {
         &self.function.spec.name
     }
 
+    /// Makes a sandbox of a function that has no snapshot.
+    async fn start_new(self: &Arc<Self>) -> Result<Loaded, Error> {
+        match self.start_from_template().await? {
+            Some(loaded) => Ok(loaded),
+            None => self.start_cold().await,
+        }
+    }
+
+    /// Has a copy of the template load the function; `None` if there can be none.
+    async fn start_from_template(self: &Arc<Self>) -> Result<Option<Loaded>, Error> {
+        let function = &self.function;
+        let template = self.vms.template(function.agent(), function.spec.memory)?;
+        let Some(snapshot) = template.snapshot(&self.vms).await else { return Ok(None) };
+        let copy = match template.copy(&self.vms, &snapshot).await {
+            Ok(copy) => copy,
+            Err(NotRestored::Useless(error)) => {
+                tracing::warn!(language = %function.agent(), %error, "the template is not used: it is made anew");
+                template.discard(&snapshot);
+                return Ok(None);
+            }
+            Err(NotRestored::Host(error)) => return Err(error),
+        };
+        let (guest, channel) = copy.take_up(&function.code.root, self.name())?;
+        let machine = Machine::new(guest, self.name()).map_err(start_error)?;
+        let (start, starter, upon) = (Start::Template, self.clone(), Some(snapshot));
+        let loaded = Loaded { channel, machine, start, starter, snapshot: None, upon, loan: None };
+        self.load(loaded, Ok(())).await.map(Some)
+    }
+
     /// Starts the agent in a new microVM and has it load the function.
     async fn start_cold(self: &Arc<Self>) -> Result<Loaded, Error> {
         let (ours, theirs) = machine::channel().map_err(start_error)?;
         let starter = self.clone();
         let machine = blocking(move || starter.boot(theirs)).await??;
         let channel = Channel::new(ours, LogSink::new(self.function.spec.name.as_str()));
-        let mut loaded = Loaded {
-            channel,
-            machine,
-            start: Start::Cold,
-            starter: self.clone(),
-            snapshot: None,
-            loan: None,
+        let (start, starter) = (Start::Cold, self.clone());
+        let mut loaded = Loaded { channel, machine, start, starter, snapshot: None, upon: None, loan: None };
+        let ready = hello(&mut loaded.channel, self.function.agent()).await;
+        self.load(loaded, ready).await
+    }
+
+    /// Has the agent load the function, if it is ready.
+    async fn load(&self, mut loaded: Loaded, ready: Result<(), Error>) -> Result<Loaded, Error> {
+        let outcome = match ready {
+            Ok(()) => loaded.load().await,
+            failed => failed,
         };
-        match loaded.load().await {
+        match outcome {
             Ok(()) => Ok(loaded),
             Err(error) => {
                 let health = loaded.machine.health();
@@ -311,34 +343,8 @@ impl Inner {
 
     /// Makes the microVM in which the agent starts. Works for milliseconds in the host.
     fn boot(&self, channel: OwnedFd) -> Result<Machine, Error> {
-        let (function, agent) = (&self.function, self.function.agent());
-        let runtime = self.vms.runtime(agent)?;
-        let agents = Path::new(AGENT);
-        let program = match runtime.program.strip_prefix(&runtime.folder) {
-            Ok(inner) => agents.join(inner),
-            Err(_) => runtime.program.clone(),
-        };
-        let memory = function.spec.memory;
-        let arguments = runtime.arguments_at(Mode::MicroVm { memory }, agents).into_iter().map(|argument| {
-            if argument == "{fd}" { CHANNEL.to_string().into_bytes() } else { argument.into_vec() }
-        });
-        let Surroundings { mounts, descriptors, network, trace, counters } = self.surroundings(channel)?;
-        let config = linux::Config {
-            memory: u64::from(memory) << 20,
-            mounts,
-            program: program.clone(),
-            arguments: std::iter::once(program.into_os_string().into_vec()).chain(arguments).collect(),
-            environment: environment(),
-            working_directory: "/".into(),
-            descriptors,
-            umask: 0o022,
-            identity: Identity { uid: INSIDE, gid: INSIDE, host_name: "function".into() },
-            network,
-            trace,
-            counters,
-        };
-        let guest =
-            Guest::start(config).map_err(|error| Error::Start(format!("the {agent} agent: {error}")))?;
+        let function = &self.function;
+        let guest = self.vms.boot(function.agent(), function.spec.memory, self.surroundings(channel)?)?;
         Machine::new(guest, &function.spec.name).map_err(start_error)
     }
 
@@ -352,24 +358,21 @@ impl Inner {
 
     /// What the program finds outside of itself, with this end of the channel to it.
     fn surroundings(&self, channel: OwnedFd) -> Result<Surroundings, Error> {
-        let root = self.vms.root(self.vms.runtime(self.function.agent())?)?;
-        let mut descriptors = self.output.standard_streams().map_err(start_error)?;
-        descriptors.push((channel, nix::libc::O_RDWR as u32));
-        Ok(Surroundings {
-            mounts: root.mounts(&self.function.code.root, self.vms.tmp_bytes),
-            descriptors,
-            network: self.vms.network,
-            trace: false,
-            counters: self.counters.clone(),
-        })
+        let (function, counters) = (&self.function, self.counters.clone());
+        self.vms.surroundings(function.agent(), Some(&function.code.root), &self.output, channel, counters)
     }
 
     /// Checkpoints a microVM whose agent waits for its next invocation.
-    pub(super) fn checkpoint(self: &Arc<Self>, guest: &Guest, making: Making<Snapshot>) {
+    pub(super) fn checkpoint(
+        self: &Arc<Self>,
+        guest: &Guest,
+        upon: Option<&Arc<Snapshot>>,
+        making: Making<Snapshot>,
+    ) {
         let name = &self.function.spec.name;
         settle(guest);
         let begun = Instant::now();
-        let kept = self.keep(guest);
+        let kept = self.keep(guest, upon);
         match kept {
             Ok(snapshot) => {
                 let manifest = snapshot.manifest();
@@ -391,10 +394,10 @@ impl Inner {
         }
     }
 
-    fn keep(&self, guest: &Guest) -> Result<Arc<Snapshot>, String> {
+    fn keep(&self, guest: &Guest, upon: Option<&Arc<Snapshot>>) -> Result<Arc<Snapshot>, String> {
         let store = self.vms.store().map_err(|error| error.to_string())?;
         let checkpoint = guest.checkpoint().map_err(|error| error.to_string())?;
-        let draft = store.write(&self.expected, None, &checkpoint).map_err(|error| error.to_string())?;
+        let draft = store.write(&self.expected, upon, &checkpoint).map_err(|error| error.to_string())?;
         // The program goes on; the rest needs it no more.
         drop(checkpoint);
         draft.commit().map_err(|error| error.to_string())
@@ -403,7 +406,7 @@ impl Inner {
 
 /// Waits until the program has nothing more to do by itself: compilers that run beside the function have finished what it was that
 /// they were at. One that goes on for ever is stopped in the middle of it.
-fn settle(guest: &Guest) {
+pub(super) fn settle(guest: &Guest) {
     let end = Instant::now() + SETTLE_TIME;
     let mut quiet = 0;
     while quiet < QUIET_LOOKS && Instant::now() < end {
@@ -418,10 +421,4 @@ pub(super) fn code(function: &Function) -> PathBuf {
         Ok(inner) if !inner.as_os_str().is_empty() => Path::new(CODE).join(inner),
         _ => CODE.into(),
     }
-}
-
-fn environment() -> Vec<Vec<u8>> {
-    let own = [(OsString::from("TMPDIR"), OsString::from(TMP))];
-    let entry = |(name, value): (OsString, OsString)| [name.into_vec(), value.into_vec()].join(&b'=');
-    spawn::environment().into_iter().chain(own).map(entry).collect()
 }

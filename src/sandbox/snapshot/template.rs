@@ -1,0 +1,241 @@
+//! Templates: snapshots of agents that have no function yet. What a function's first sandbox is a copy of, and what its snapshot builds upon.
+//!
+//! There is one for each language and size of memory, made when the first function of that sort is registered, in the background. An
+//! invocation that comes before it is there waits for it rather than starting cold: it is under way already, a cold start at its side
+//! would slow both down, and a function that begins in a copy has a snapshot that shares nearly all of its pages with the others.
+//!
+//! One copy of each waits ready made, so that the first invocation of a function has but to load it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::super::Error;
+use super::boot::{hello, make_ready};
+use super::machine;
+use super::output::{Output, Unnamed};
+use super::slot::{Making, Slot};
+use super::spares::Spares;
+use super::starter::{NotRestored, settle};
+use super::svmid::template_svmid;
+use super::{MicroVms, blocking, lock, start_error};
+use crate::agent::{Agent, Channel, LogSink};
+use crate::jail::view::CODE;
+use crate::linux::Guest;
+use crate::snapshot::{Expected, Snapshot};
+
+/// What a template's manifest has in the place of a function's name. No function can have it.
+pub const NAME: &str = "(template)";
+
+/// Copies of each template that wait at most.
+const SPARES: usize = 1;
+
+/// The template of one language and size of memory.
+pub struct Template {
+    agent: Agent,
+    /// In MiB.
+    memory: u32,
+    expected: Expected,
+    slot: Arc<Slot<Snapshot>>,
+    spares: Arc<Spares<Waiting>>,
+}
+
+/// A copy of a template: an agent that waits for its function.
+pub struct Waiting {
+    /// The template.
+    snapshot: Arc<Snapshot>,
+    guest: Guest,
+    channel: Channel,
+    output: Unnamed,
+}
+
+impl Waiting {
+    /// Gives the agent the code in the host's folder `code`, and what it prints to the log of `function`.
+    ///
+    /// # Errors
+    /// The code cannot be opened.
+    pub fn take_up(self, code: &Path, function: &str) -> Result<(Guest, Channel), Error> {
+        self.guest.mount(code, Path::new(CODE)).map_err(start_error)?;
+        self.output.forward(function);
+        Ok((self.guest, self.channel))
+    }
+}
+
+impl MicroVms {
+    /// The template of such functions, which is made in the background if there is none.
+    ///
+    /// # Errors
+    /// When there is no such language here.
+    pub(super) fn template(self: &Arc<Self>, agent: Agent, memory: u32) -> Result<Arc<Template>, Error> {
+        let known = lock(&self.templates).get(&(agent, memory)).cloned();
+        let template = match known {
+            Some(template) => template,
+            None => {
+                let template = Arc::new(Template {
+                    agent,
+                    memory,
+                    expected: self.expected_template(agent, memory)?,
+                    slot: Slot::new(None),
+                    spares: Spares::new(if self.ahead { SPARES } else { 0 }),
+                });
+                lock(&self.templates).entry((agent, memory)).or_insert(template).clone()
+            }
+        };
+        template.prepare(self);
+        Ok(template)
+    }
+
+    fn expected_template(&self, agent: Agent, memory: u32) -> Result<Expected, Error> {
+        Ok(Expected {
+            svmid: template_svmid(agent.name(), memory),
+            function: NAME.into(),
+            language: agent.name().into(),
+            settings: BTreeMap::from([self.tmp_setting()]),
+            code: String::new(),
+            runtime: self.runtime_digest(agent)?,
+            memory: u64::from(memory) << 20,
+        })
+    }
+}
+
+impl Template {
+    /// The template's snapshot, as soon as it is there; `None` if it cannot be made now.
+    pub async fn snapshot(self: &Arc<Self>, vms: &Arc<MicroVms>) -> Option<Arc<Snapshot>> {
+        let snapshot = self.slot.get().await?;
+        // Functions' snapshots are to build upon what is on the disk.
+        if vms.store().is_ok_and(|store| store.has(&snapshot)) {
+            return Some(snapshot);
+        }
+        self.discard(&snapshot);
+        self.prepare(vms);
+        self.slot.get().await
+    }
+
+    /// A copy of the template: the one that waits, or a new one.
+    ///
+    /// # Errors
+    /// The snapshot or the host does not do.
+    pub async fn copy(
+        self: &Arc<Self>,
+        vms: &Arc<MicroVms>,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<Waiting, NotRestored> {
+        let spare = self.spares.take().await;
+        self.replenish(vms, snapshot);
+        if let Some(mut spare) = spare
+            && Arc::ptr_eq(&spare.snapshot, snapshot)
+            && spare.channel.is_idle()
+        {
+            return Ok(spare);
+        }
+        self.restore(vms.clone(), snapshot.clone()).await
+    }
+
+    /// Lets go of a snapshot that turned out to be of no use.
+    pub fn discard(&self, useless: &Arc<Snapshot>) {
+        self.slot.discard(useless);
+        self.spares.retain(|spare| !Arc::ptr_eq(&spare.snapshot, useless));
+    }
+
+    /// Finds or makes the snapshot in the background, if there is none.
+    fn prepare(self: &Arc<Self>, vms: &Arc<MicroVms>) {
+        let Some(making) = self.slot.claim() else { return };
+        let (template, vms) = (self.clone(), vms.clone());
+        tokio::spawn(async move {
+            match template.find_or_make(&vms, making).await {
+                Ok(snapshot) => {
+                    template.spares.expect_one();
+                    template.replenish(&vms, &snapshot);
+                }
+                Err(error) => {
+                    tracing::warn!(language = %template.agent, %error, "a template could not be made");
+                }
+            }
+        });
+    }
+
+    async fn find_or_make(
+        self: &Arc<Self>,
+        vms: &Arc<MicroVms>,
+        making: Making<Snapshot>,
+    ) -> Result<Arc<Snapshot>, Error> {
+        let (store, expected) = (vms.store()?, self.expected.clone());
+        let found = blocking(move || store.find(&expected)).await?.unwrap_or_else(|refusal| {
+            tracing::warn!(language = %self.agent, "{refusal}; it will be made anew");
+            None
+        });
+        let snapshot = match found {
+            Some(snapshot) => snapshot,
+            None => self.make(vms).await?,
+        };
+        making.done(snapshot.clone());
+        Ok(snapshot)
+    }
+
+    /// Starts an agent, and keeps it as it waits for its function.
+    async fn make(self: &Arc<Self>, vms: &Arc<MicroVms>) -> Result<Arc<Snapshot>, Error> {
+        let (ours, theirs) = machine::channel().map_err(start_error)?;
+        let output = Output::new(self.agent.name()).map_err(start_error)?;
+        let (template, maker) = (self.clone(), vms.clone());
+        let guest = blocking(move || {
+            let outside = maker.surroundings(template.agent, None, &output, theirs, Arc::default())?;
+            maker.boot(template.agent, template.memory, outside)
+        })
+        .await??;
+        let mut channel = Channel::new(ours, LogSink::new(self.agent.name()));
+        hello(&mut channel, self.agent).await?;
+        make_ready(&mut channel).await.map_err(start_error)?;
+        let (store, expected) = (vms.store()?, self.expected.clone());
+        let snapshot = blocking(move || {
+            settle(&guest);
+            let checkpoint = guest.checkpoint().map_err(start_error)?;
+            let draft = store.write(&expected, None, &checkpoint).map_err(start_error)?;
+            drop(checkpoint);
+            drop(guest);
+            draft.commit().map_err(start_error)
+        })
+        .await??;
+        let manifest = snapshot.manifest();
+        tracing::info!(
+            language = %self.agent,
+            svmid = manifest.svmid,
+            memory_mib = self.memory,
+            bytes = manifest.memory.stored,
+            "template made"
+        );
+        Ok(snapshot)
+    }
+
+    /// Makes a copy that waits, in the background, unless there is one.
+    fn replenish(self: &Arc<Self>, vms: &Arc<MicroVms>, snapshot: &Arc<Snapshot>) {
+        while let Some(place) = self.spares.claim() {
+            let (template, vms, snapshot) = (self.clone(), vms.clone(), snapshot.clone());
+            tokio::spawn(async move {
+                match template.restore(vms, snapshot).await {
+                    Ok(copy) => place.fill(copy),
+                    Err(error) => {
+                        tracing::debug!(language = %template.agent, %error, "no copy of the template was made ahead");
+                    }
+                }
+            });
+        }
+    }
+
+    async fn restore(
+        self: &Arc<Self>,
+        vms: Arc<MicroVms>,
+        snapshot: Arc<Snapshot>,
+    ) -> Result<Waiting, NotRestored> {
+        let (stream, theirs) = machine::channel().map_err(start_error)?;
+        let (sending, output) = Unnamed::new().map_err(start_error)?;
+        let (agent, of) = (self.agent, snapshot.clone());
+        let guest = blocking(move || {
+            let outside = vms.surroundings(agent, None, &sending, theirs, Arc::default())?;
+            Ok::<_, NotRestored>(of.restore(outside)?)
+        })
+        .await??;
+        let mut channel = Channel::restored(stream, LogSink::new(self.agent.name()), 0);
+        channel.tell_restored().await.map_err(start_error)?;
+        Ok(Waiting { snapshot, guest, channel, output })
+    }
+}
