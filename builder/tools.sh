@@ -14,6 +14,7 @@ declare -rA packages=(
     [java]="default-jdk-headless"
     [ab]="apache2-utils"
     [curl]="curl"
+    [runsc]="runsc"
     [shellcheck]="shellcheck"
     [cpython-tests]="libpython3.11-testsuite"
     [qemu]="qemu-system-x86"

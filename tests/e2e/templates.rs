@@ -19,6 +19,7 @@ in_each_language! {
     each_size_of_memory_has_its_template
     without_its_template_a_snapshot_is_made_anew
     a_damaged_template_is_made_anew
+    none_is_made_where_nothing_is_made_ahead
 }
 
 fn snapshot(folder: &Path, arguments: &[&str]) -> Output {
@@ -177,4 +178,19 @@ async fn a_damaged_template_is_made_anew(language: &Language) {
     let log = world.server.log();
     assert!(log.contains("which it builds upon, is not usable: its file `memory` is damaged"), "{log}");
     assert_eq!(made(&world, language), 1, "{log}");
+}
+
+async fn none_is_made_where_nothing_is_made_ahead(language: &Language) {
+    let folder = tempfile::tempdir().unwrap();
+    let args = vec!["--ahead".into(), "false".into()];
+    let options = hydra_harness::ServerOptions { args, ..options_in(folder.path()) };
+    let Some(world) = world(options, language).await else { return };
+    let none = json!({});
+    for name in ["f", "g"] {
+        register(&world, name, language, |_| {}).await;
+        assert_eq!(seen(&world.call(name, &none).await), pair("cold", "1"));
+        world.checkpointed(name).await;
+        assert_eq!(seen(&world.call_fresh(name, &none).await), pair("restore", "2"));
+    }
+    assert_eq!(made(&world, language), 0);
 }

@@ -52,7 +52,7 @@ pub struct MicroVms {
     network: Policy,
     tmp_bytes: u64,
     max_result: usize,
-    /// Whether copies of snapshots are made ahead of requests.
+    /// Whether copies of snapshots, and templates, are made ahead of requests.
     ahead: bool,
     roots: Mutex<HashMap<Agent, Arc<GuestRoot>>>,
     digests: Mutex<HashMap<Agent, String>>,
@@ -104,7 +104,7 @@ impl MicroVms {
     pub async fn starter(self: &Arc<Self>, function: Arc<Function>) -> Result<Arc<SnapshotStarter>, Error> {
         let (vms, of) = (self.clone(), function.clone());
         let (expected, found) = blocking(move || vms.find(&of)).await??;
-        if found.is_none() {
+        if found.is_none() && self.ahead {
             self.template(function.agent(), function.spec.memory)?;
         }
         SnapshotStarter::new(self.clone(), function, expected, found).map(Arc::new).map_err(start_error)

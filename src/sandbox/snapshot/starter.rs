@@ -275,6 +275,9 @@ impl Inner {
 
     /// Makes a sandbox of a function that has no snapshot.
     async fn start_new(self: &Arc<Self>) -> Result<Loaded, Error> {
+        if !self.vms.ahead {
+            return self.start_cold().await;
+        }
         match self.start_from_template().await? {
             Some(loaded) => Ok(loaded),
             None => self.start_cold().await,
