@@ -3,13 +3,13 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::error::{Part, Reason};
 use super::manifest::Manifest;
 use super::shelf::Files;
 use crate::linux::{Guest, RestoreError, State, Surroundings};
-use crate::vmm::{Image, ResetFigures, VmmError};
+use crate::vmm::{Image, ResetFigures, VmmError, WorkingSet};
 
 /// A snapshot whose files were verified, and are kept open: programs can be restored from it, any number at a time, even when
 /// its files are removed or replaced, or those of its parent.
@@ -17,6 +17,8 @@ pub struct Snapshot {
     manifest: Manifest,
     image: Arc<Image>,
     state: Vec<u8>,
+    /// What the first program that went on from here and was put back had touched.
+    working_set: OnceLock<WorkingSet>,
     parent: Option<Arc<Snapshot>>,
 }
 
@@ -32,7 +34,7 @@ impl Snapshot {
             }
             _ => Image::new(memory, manifest.memory.bytes).map_err(unreadable)?,
         };
-        Ok(Snapshot { manifest, image: Arc::new(image), state, parent })
+        Ok(Snapshot { manifest, image: Arc::new(image), state, working_set: OnceLock::new(), parent })
     }
 
     /// What it is of.
@@ -50,7 +52,7 @@ impl Snapshot {
     /// # Errors
     /// The machine fails, or something that the program used outside of itself is gone or another.
     pub fn restore(&self, surroundings: Surroundings) -> Result<Guest, RestoreError> {
-        Guest::restore(self.decode()?, &self.image, surroundings)
+        Guest::restore(self.decode()?, &self.image, self.working_set.get(), surroundings)
     }
 
     /// Ends the program of `guest`, which went on from this snapshot, and makes it go on from there again, in the same microVM.
@@ -62,6 +64,12 @@ impl Snapshot {
         guest: &Guest,
         surroundings: Surroundings,
     ) -> Result<(Guest, ResetFigures), RestoreError> {
+        if self.working_set.get().is_none()
+            && let Ok(set) = guest.working_set()
+        {
+            // Another may have been quicker: theirs is as good.
+            let _ = self.working_set.set(set);
+        }
         guest.reset(self.decode()?, self.image.reference()?, surroundings)
     }
 

@@ -7,7 +7,7 @@ use super::error::VmmError;
 use super::frames::FRAME_SIZE;
 use super::image::{Image, Reference};
 use super::memory::GuestMemory;
-use super::pagemap::Pagemap;
+use super::pagemap::{Pagemap, Touched};
 
 const PAGE: usize = FRAME_SIZE as usize;
 
@@ -56,7 +56,9 @@ impl GuestMemory {
         let mut changed = self.replaced();
         let pagemap = Pagemap::open().map_err(failed)?;
         pagemap
-            .own_pages(base..base + self.size(), |run| changed.push(run.start - base..run.end - base))
+            .pages(Touched::Written, base..base + self.size(), |run| {
+                changed.push(run.start - base..run.end - base)
+            })
             .map_err(failed)?;
         Ok(joined(changed))
     }

@@ -20,6 +20,7 @@
 //! | `frames.rs` | which pages of guest RAM are in use |
 //! | `paging.rs` | the guest's page tables |
 //! | `reset.rs`, `pagemap.rs` | putting RAM back to its image; which pages were written to |
+//! | `working_set.rs` | the pages that a program touches when it goes on from an image |
 //! | `layout.rs` | where things lie in guest-physical and guest-virtual memory |
 //! | `ring0.rs` | descriptor tables and the ring-0 code |
 //! | `sparse.rs` | holes of files |
@@ -50,6 +51,7 @@ mod state;
 mod vcpu;
 mod vcpu_thread;
 mod vm;
+mod working_set;
 
 pub use error::VmmError;
 pub use features::{Cpu, CpuMismatch};
@@ -63,3 +65,4 @@ pub use sparse::next_data;
 pub use state::{ExtendedState, StateHolder, UserRegs, Xsave, XsaveLayout};
 pub use vcpu::{Exit, Kick, Vcpu};
 pub use vm::Vm;
+pub use working_set::WorkingSet;

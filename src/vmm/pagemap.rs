@@ -1,4 +1,4 @@
-//! Which pages of a private mapping were written to, and so are the mapping's own.
+//! Which pages of a private mapping were touched, and which were written to, and so are the mapping's own.
 
 use std::fs::File;
 use std::io;
@@ -12,6 +12,15 @@ use super::frames::FRAME_SIZE;
 /// Pages of this process' memory, by the kernel's account in `/proc/self/pagemap`.
 pub(super) struct Pagemap {
     file: File,
+}
+
+/// What is known of a page of a private mapping of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Touched {
+    /// It is present and shows the file.
+    Read,
+    /// It is the mapping's own: written to since it was mapped, or anonymous and touched.
+    Written,
 }
 
 /// `struct page_region` of `linux/fs.h`.
@@ -67,21 +76,30 @@ impl Pagemap {
         Ok(Pagemap { file: File::open("/proc/self/pagemap")? })
     }
 
-    /// Calls `found` for each run of pages in the page-aligned range of addresses that is the mapping's own: written to since it
-    /// was mapped, or anonymous and touched.
+    /// Calls `found` for each run of pages in the page-aligned range of addresses that was touched so.
     ///
     /// # Errors
     /// The operating system refuses the look.
-    pub fn own_pages(&self, range: Range<u64>, mut found: impl FnMut(Range<u64>)) -> io::Result<()> {
+    pub fn pages(
+        &self,
+        touched: Touched,
+        range: Range<u64>,
+        mut found: impl FnMut(Range<u64>),
+    ) -> io::Result<()> {
         static HAS_SCAN: OnceLock<bool> = OnceLock::new();
-        if *HAS_SCAN.get_or_init(|| self.scan(0..0, &mut |_| {}).is_ok()) {
-            self.scan(range, &mut found)
+        if *HAS_SCAN.get_or_init(|| self.scan(touched, 0..0, &mut |_| {}).is_ok()) {
+            self.scan(touched, range, &mut found)
         } else {
-            self.read(range, &mut found)
+            self.read(touched, range, &mut found)
         }
     }
 
-    fn scan(&self, range: Range<u64>, found: &mut dyn FnMut(Range<u64>)) -> io::Result<()> {
+    fn scan(&self, touched: Touched, range: Range<u64>, found: &mut dyn FnMut(Range<u64>)) -> io::Result<()> {
+        // Either those that are a file's, or those that are not.
+        let (inverted, any_of) = match touched {
+            Touched::Read => (0, IS_PRESENT),
+            Touched::Written => (IS_FILE, IS_PRESENT | IS_SWAPPED),
+        };
         let mut regions = [PageRegion::default(); BATCH];
         let mut start = range.start;
         loop {
@@ -91,9 +109,9 @@ impl Pagemap {
                 end: range.end,
                 regions: regions.as_mut_ptr() as u64,
                 regions_len: BATCH as u64,
-                category_inverted: IS_FILE,
+                category_inverted: inverted,
                 category_mask: IS_FILE,
-                category_any_of: IS_PRESENT | IS_SWAPPED,
+                category_any_of: any_of,
                 return_mask: IS_FILE,
                 ..ScanArguments::default()
             };
@@ -112,7 +130,7 @@ impl Pagemap {
     }
 
     /// The same for kernels without `PAGEMAP_SCAN`.
-    fn read(&self, range: Range<u64>, found: &mut dyn FnMut(Range<u64>)) -> io::Result<()> {
+    fn read(&self, touched: Touched, range: Range<u64>, found: &mut dyn FnMut(Range<u64>)) -> io::Result<()> {
         let mut bytes = [0; 8 * BATCH];
         let mut run: Option<Range<u64>> = None;
         let mut at = range.start;
@@ -121,10 +139,15 @@ impl Pagemap {
             self.file.read_exact_at(&mut bytes[..8 * pages], at / FRAME_SIZE * 8)?;
             for entry in bytes[..8 * pages].chunks_exact(8) {
                 let entry = entry.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
-                let own = entry & (ENTRY_PRESENT | ENTRY_SWAPPED) != 0 && entry & ENTRY_FILE == 0;
+                let counts = match touched {
+                    Touched::Read => entry & ENTRY_PRESENT != 0 && entry & ENTRY_FILE != 0,
+                    Touched::Written => {
+                        entry & (ENTRY_PRESENT | ENTRY_SWAPPED) != 0 && entry & ENTRY_FILE == 0
+                    }
+                };
                 match &mut run {
-                    Some(run) if own => run.end = at + FRAME_SIZE,
-                    None if own => run = Some(at..at + FRAME_SIZE),
+                    Some(run) if counts => run.end = at + FRAME_SIZE,
+                    None if counts => run = Some(at..at + FRAME_SIZE),
                     _ => run.take().into_iter().for_each(&mut *found),
                 }
                 at += FRAME_SIZE;
@@ -156,14 +179,21 @@ mod tests {
         // Only read: it stays the file's.
         assert_eq!(memory.load(100 * FRAME_SIZE), u64::from_ne_bytes([7; 8]));
         let pagemap = Pagemap::open().expect("a page map");
-        let range = base..base + memory.size();
-        let mut read = Vec::new();
-        pagemap.read(range.clone(), &mut |run| read.push(run)).expect("a look");
-        assert_eq!(read, expected);
-        let mut scanned = Vec::new();
-        match pagemap.scan(range, &mut |run| scanned.push(run)) {
-            Ok(()) => assert_eq!(scanned, expected),
-            Err(error) => eprintln!("skipped: this kernel has no PAGEMAP_SCAN: {error}"),
+        let whole = base..base + memory.size();
+        let read_at = base + 100 * FRAME_SIZE;
+        for touched in [Touched::Written, Touched::Read] {
+            let mut read = Vec::new();
+            pagemap.read(touched, whole.clone(), &mut |run| read.push(run)).expect("a look");
+            match touched {
+                Touched::Written => assert_eq!(read, expected),
+                // The kernel brings in more around what is read.
+                Touched::Read => assert!(read.iter().any(|run| run.contains(&read_at)), "{read:x?}"),
+            }
+            let mut scanned = Vec::new();
+            match pagemap.scan(touched, whole.clone(), &mut |run| scanned.push(run)) {
+                Ok(()) => assert_eq!(scanned, read),
+                Err(error) => eprintln!("skipped: this kernel has no PAGEMAP_SCAN: {error}"),
+            }
         }
     }
 }

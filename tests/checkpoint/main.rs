@@ -393,14 +393,14 @@ fn what_does_not_fit_is_refused_with_the_reason() {
         counters: Default::default(),
     };
     let refused = |outcome: Result<Guest, RestoreError>| outcome.err().expect("a refusal").to_string();
-    let reason = refused(Guest::restore(state(), &small, with(mounts(), streams.descriptors())));
+    let reason = refused(Guest::restore(state(), &small, None, with(mounts(), streams.descriptors())));
     assert!(reason.contains("bytes of RAM"), "{reason}");
     let memory = image.image(MEMORY);
-    let reason = refused(Guest::restore(state(), &memory, with(mounts(), Vec::new())));
+    let reason = refused(Guest::restore(state(), &memory, None, with(mounts(), Vec::new())));
     assert!(reason.contains("descriptor 0"), "{reason}");
     let empty = tempfile::tempdir().expect("a directory");
     let elsewhere = vec![Mount { source: empty.path().into(), target: "/".into(), read_only: true }];
-    let reason = refused(Guest::restore(state(), &memory, with(elsewhere, streams.descriptors())));
+    let reason = refused(Guest::restore(state(), &memory, None, with(elsewhere, streams.descriptors())));
     assert!(reason.contains("cannot be opened"), "{reason}");
 }
 

@@ -122,7 +122,7 @@ impl Image {
             trace: false,
             counters: Default::default(),
         };
-        Guest::restore(state, &image, surroundings)
+        Guest::restore(state, &image, None, surroundings)
     }
 
     pub fn image(&self, bytes: u64) -> vmm::Image {

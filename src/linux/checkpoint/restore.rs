@@ -19,7 +19,9 @@ use super::super::time::Clock;
 use super::super::tmpfs::Caller;
 use super::super::vdso;
 use super::{Finder, State, unpack};
-use crate::vmm::{Cpu, CpuMismatch, Frames, Hypervisor, Image, Reference, ResetFigures, Vm, VmmError, reset};
+use crate::vmm::{
+    Cpu, CpuMismatch, Frames, Hypervisor, Image, Reference, ResetFigures, Vm, VmmError, WorkingSet, reset,
+};
 
 /// What a restored program finds outside of itself.
 pub struct Surroundings {
@@ -90,8 +92,14 @@ impl RestoreError {
 }
 
 impl Guest {
-    /// Makes the program of `state` go on in a new microVM, whose RAM is a copy of `image`: the RAM as it was then.
-    pub fn restore(state: State, image: &Image, surroundings: Surroundings) -> Result<Guest, RestoreError> {
+    /// Makes the program of `state` go on in a new microVM, whose RAM is a copy of `image`: the RAM as it was then. The pages of
+    /// `ahead` are brought in before it runs.
+    pub fn restore(
+        state: State,
+        image: &Image,
+        ahead: Option<&WorkingSet>,
+        surroundings: Surroundings,
+    ) -> Result<Guest, RestoreError> {
         let hypervisor = Hypervisor::get()?;
         state.cpu.check(&Cpu::of_host(hypervisor))?;
         if image.bytes() != state.memory {
@@ -99,7 +107,11 @@ impl Guest {
         }
         let frames = Frames::restore(state.frames(), image.bytes());
         let frames = frames.ok_or(RestoreError::Damaged("the frames in use"))?;
-        Guest::resume_in(Vm::of_image(image)?, state, frames, surroundings)
+        let vm = Vm::of_image(image)?;
+        if let Some(ahead) = ahead {
+            vm.memory().populate(ahead);
+        }
+        Guest::resume_in(vm, state, frames, surroundings)
     }
 
     /// Ends the program, and makes that of `state` go on in the same microVM. `original` is the RAM as it was then; the microVM began as a
@@ -120,6 +132,14 @@ impl Guest {
         let before = kernel.mm().frames().clone();
         let (frames, figures) = reset(vm.memory(), original, state.frames(), &before)?;
         Ok((Guest::resume_in(vm, state, frames, surroundings)?, figures))
+    }
+
+    /// The pages that the program has touched since it was restored.
+    ///
+    /// # Errors
+    /// The operating system refuses the look.
+    pub fn working_set(&self) -> Result<WorkingSet, VmmError> {
+        self.kernel().memory().working_set()
     }
 
     /// Makes the program of `state` go on in `vm`, whose RAM is as it was then; `frames` says what of it is in use.
