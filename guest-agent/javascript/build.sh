@@ -10,7 +10,7 @@ for file in *.js *.json; do
     # By renaming: agents that start meanwhile read the old file or the new one.
     cmp -s "$file" "$out/$file" || { cp "$file" "$out/$file.new" && mv "$out/$file.new" "$out/$file"; }
 done
-if ! cmp -s reseed.c "$out/reseed.c"; then
+if ! cmp -s reseed.c "$out/reseed.c" || [[ ! -e $out/reseed.node ]]; then
     cc -O2 -Wall -Wextra -Werror -fPIC -fvisibility=hidden -shared -s -o "$out/reseed.node.new" reseed.c
     mv "$out/reseed.node.new" "$out/reseed.node"
     cp reseed.c "$out/reseed.c"

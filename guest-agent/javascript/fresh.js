@@ -108,7 +108,7 @@ function watchCaches() {
   wrap(Object.getPrototypeOf(crypto.webcrypto), 'randomUUID');
 }
 
-/** Seeds everything with `entropy`, 64 hexadecimal digits that no other clone has. In the main thread. */
+/** Makes this program one of its own: seeds everything with `entropy`, 64 hexadecimal digits that no other clone has. In the main thread. */
 function reseed(entropy) {
   const bytes = Uint8Array.from({ length: 4 * ENTROPY_WORDS }, (_, i) => Number.parseInt(entropy.slice(2 * i, 2 * i + 2), 16));
   shared.set(new Int32Array(bytes.buffer), ENTROPY);
@@ -117,6 +117,14 @@ function reseed(entropy) {
   // Without it nothing was made ahead.
   if (process.moduleLoadList.includes('NativeModule internal/crypto/random')) {
     dropCaches(require('crypto'));
+  }
+  dropConnections();
+}
+
+/** Lets go of the connections that are kept for later requests: after a restore they are cut. */
+function dropConnections() {
+  for (const name of ['http', 'https'].filter((name) => process.moduleLoadList.includes(`NativeModule ${name}`))) {
+    require(name).globalAgent.destroy();
   }
 }
 
