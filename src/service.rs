@@ -329,6 +329,7 @@ async fn sweep(service: std::sync::Weak<Service>) {
     loop {
         ticks.tick().await;
         let Some(service) = service.upgrade() else { return };
+        service.vms.sweep();
         for registered in service.all() {
             registered.pool.sweep();
         }

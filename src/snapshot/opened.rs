@@ -64,13 +64,18 @@ impl Snapshot {
         guest: &Guest,
         surroundings: Surroundings,
     ) -> Result<(Guest, ResetFigures), RestoreError> {
+        self.note_working_set(guest);
+        guest.reset(self.decode()?, self.image.reference()?, surroundings)
+    }
+
+    /// Remembers what `guest`, which went on from this snapshot, has touched: for those that follow it is brought in ahead.
+    pub fn note_working_set(&self, guest: &Guest) {
         if self.working_set.get().is_none()
             && let Ok(set) = guest.working_set()
         {
             // Another may have been quicker: theirs is as good.
             let _ = self.working_set.set(set);
         }
-        guest.reset(self.decode()?, self.image.reference()?, surroundings)
     }
 
     fn decode(&self) -> Result<State, RestoreError> {

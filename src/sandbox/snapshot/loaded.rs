@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -28,9 +29,34 @@ pub struct Loaded {
     pub(super) upon: Option<Arc<Snapshot>>,
     /// That it is lent to one request.
     pub(super) loan: Option<Loan<Loaded>>,
+    /// How long it took to be made, until its first answer is counted with it.
+    pub(super) made_in: Option<Duration>,
+    /// When the invocation under way began.
+    pub(super) began: Option<Instant>,
 }
 
 impl Loaded {
+    /// One that is no copy of the function's snapshot; `upon` is the template that it began as, if it did.
+    pub(super) fn new(
+        channel: Channel,
+        machine: Machine,
+        start: Start,
+        starter: Arc<Inner>,
+        upon: Option<Arc<Snapshot>>,
+    ) -> Loaded {
+        Loaded {
+            channel,
+            machine,
+            start,
+            starter,
+            snapshot: None,
+            upon,
+            loan: None,
+            made_in: None,
+            began: None,
+        }
+    }
+
     /// Has the agent load the function.
     ///
     /// # Errors
@@ -70,6 +96,14 @@ impl Sandbox for Loaded {
         self.start
     }
 
+    fn busy(&mut self, busy: bool) {
+        if busy {
+            self.began = Some(Instant::now());
+        } else if let (Some(began), Some(made_in)) = (self.began.take(), self.made_in.take()) {
+            self.starter.costs.note(self.start, made_in + began.elapsed());
+        }
+    }
+
     fn is_rest_due(&self) -> bool {
         self.starter.slot.is_due()
     }
@@ -84,6 +118,10 @@ impl Sandbox for Loaded {
         else {
             return;
         };
+        if !self.starter.costs.prefers_reset() {
+            drop(loan);
+            return self.starter.replenish();
+        }
         let Some(place) = loan.end() else { return };
         let (machine, starter) = (self.machine, self.starter);
         runtime.spawn(async move {

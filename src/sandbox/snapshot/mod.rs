@@ -6,6 +6,7 @@
 //! | `starter.rs` | starting a function's sandboxes: cold, from a template, from its snapshot, put back; and the making of it |
 //! | `loaded.rs` | one of them |
 //! | `spares.rs` | copies that were made ahead |
+//! | `costs.rs` | whether a microVM is put back or replaced by a new one |
 //! | `template.rs` | snapshots of agents without a function, and copies of them that wait for one |
 //! | `boot.rs` | starting an agent |
 //! | `slot.rs`, `svmid.rs` | whether there is a snapshot and who makes it; its number |
@@ -17,6 +18,7 @@
 //! and what `/warmup` had it do, is in all of them; a `cached: false` invocation gets a copy that has done nothing since.
 
 mod boot;
+mod costs;
 mod loaded;
 mod machine;
 mod output;
@@ -37,6 +39,7 @@ pub use self::starter::SnapshotStarter;
 pub use self::svmid::svmid;
 use self::template::Template;
 use super::Error;
+use super::memory::is_scarce;
 use crate::agent::{Agent, Runtime, Runtimes};
 use crate::config::{Config, NetworkPolicy};
 use crate::function::Function;
@@ -95,6 +98,13 @@ impl MicroVms {
                 "'snapshot' sandboxes need KVM, which this host does not give: {reason}; use isolate or process"
             ))
         })
+    }
+
+    /// Lets go what is only kept ready, where memory is scarce. Called now and then.
+    pub fn sweep(&self) {
+        if is_scarce() {
+            lock(&self.templates).values().for_each(|template| template.let_go());
+        }
     }
 
     /// A starter of the function's sandboxes, with its snapshot if there is one that will do.

@@ -15,6 +15,7 @@ use super::super::{
     Error, Sandbox, SnapshotFigures, SnapshotStatus, Snapshots, Start, Starter, VERDICT_TIME,
 };
 use super::boot::hello;
+use super::costs::Costs;
 use super::loaded::Loaded;
 use super::machine::{self, Machine};
 use super::output::Output;
@@ -51,6 +52,7 @@ pub(super) struct Inner {
     spares: Arc<Spares<Loaded>>,
     /// Microseconds that the snapshot took; 0 where this Hydra made none.
     made_us: AtomicU64,
+    pub(super) costs: Costs,
     /// What all of its microVMs did.
     counters: Arc<Counters>,
 }
@@ -107,6 +109,7 @@ impl SnapshotStarter {
             slot: Slot::new(found),
             spares,
             made_us: AtomicU64::new(0),
+            costs: Costs::default(),
             counters: Arc::default(),
         })))
     }
@@ -205,7 +208,7 @@ impl Inner {
     }
 
     /// Makes copies ahead, in the background, as many as are wanted.
-    fn replenish(self: &Arc<Self>) {
+    pub(super) fn replenish(self: &Arc<Self>) {
         let (Some(snapshot), _) = self.slot.look() else { return };
         while let Some(place) = self.spares.claim() {
             tokio::spawn(self.clone().make_spare(snapshot.clone(), place));
@@ -237,16 +240,17 @@ impl Inner {
     ) -> Result<Loaded, Error> {
         let (ours, theirs) = machine::channel().map_err(start_error)?;
         let (starter, of) = (self.clone(), snapshot.clone());
-        let machine = blocking(move || {
+        let (machine, time) = blocking(move || {
             let remains = machine.end();
             let begun = Instant::now();
             let (guest, figures) = of.reset(&remains, starter.surroundings(theirs)?).map_err(start_error)?;
-            starter.counters.reset_in(begun.elapsed());
+            let time = begun.elapsed();
+            starter.counters.reset_in(time);
             tracing::trace!(function = starter.name(), ?figures, "put back");
-            Machine::new(guest, starter.name()).map_err(start_error)
+            Machine::new(guest, starter.name()).map(|machine| (machine, time)).map_err(start_error)
         })
         .await??;
-        let mut copy = self.copy(ours, machine, snapshot, Start::Reset);
+        let mut copy = self.copy(ours, machine, snapshot, Start::Reset, time);
         copy.channel.tell_restored().await.map_err(start_error)?;
         Ok(copy)
     }
@@ -257,10 +261,21 @@ impl Inner {
         machine: Machine,
         snapshot: Arc<Snapshot>,
         start: Start,
+        made_in: Duration,
     ) -> Loaded {
         let channel = Channel::restored(stream, LogSink::new(self.name()), self.vms.max_result);
         let upon = snapshot.parent().cloned();
-        Loaded { channel, machine, start, starter: self.clone(), snapshot: Some(snapshot), upon, loan: None }
+        Loaded {
+            channel,
+            machine,
+            start,
+            starter: self.clone(),
+            snapshot: Some(snapshot),
+            upon,
+            loan: None,
+            made_in: Some(made_in),
+            began: None,
+        }
     }
 
     /// Whether new sandboxes are copies of this snapshot.
@@ -301,7 +316,7 @@ impl Inner {
         let (guest, channel) = copy.take_up(&function.code.root, self.name())?;
         let machine = Machine::new(guest, self.name()).map_err(start_error)?;
         let (start, starter, upon) = (Start::Template, self.clone(), Some(snapshot));
-        let loaded = Loaded { channel, machine, start, starter, snapshot: None, upon, loan: None };
+        let loaded = Loaded::new(channel, machine, start, starter, upon);
         self.load(loaded, Ok(())).await.map(Some)
     }
 
@@ -312,7 +327,7 @@ impl Inner {
         let machine = blocking(move || starter.boot(theirs)).await??;
         let channel = Channel::new(ours, LogSink::new(self.function.spec.name.as_str()));
         let (start, starter) = (Start::Cold, self.clone());
-        let mut loaded = Loaded { channel, machine, start, starter, snapshot: None, upon: None, loan: None };
+        let mut loaded = Loaded::new(channel, machine, start, starter, None);
         let ready = hello(&mut loaded.channel, self.function.agent()).await;
         self.load(loaded, ready).await
     }
@@ -340,8 +355,8 @@ impl Inner {
     async fn restore(self: &Arc<Self>, snapshot: Arc<Snapshot>) -> Result<Loaded, NotRestored> {
         let (ours, theirs) = machine::channel().map_err(start_error)?;
         let (starter, of) = (self.clone(), snapshot.clone());
-        let machine = blocking(move || starter.wake(&of, theirs)).await??;
-        Ok(self.copy(ours, machine, snapshot, Start::Restore))
+        let (machine, time) = blocking(move || starter.wake(&of, theirs)).await??;
+        Ok(self.copy(ours, machine, snapshot, Start::Restore, time))
     }
 
     /// Makes the microVM in which the agent starts. Works for milliseconds in the host.
@@ -352,11 +367,13 @@ impl Inner {
     }
 
     /// Makes the microVM that goes on. Works for a millisecond in the host.
-    fn wake(&self, snapshot: &Snapshot, channel: OwnedFd) -> Result<Machine, NotRestored> {
+    fn wake(&self, snapshot: &Snapshot, channel: OwnedFd) -> Result<(Machine, Duration), NotRestored> {
         let begun = Instant::now();
         let guest = snapshot.restore(self.surroundings(channel)?)?;
-        self.counters.restored_in(begun.elapsed());
-        Ok(Machine::new(guest, &self.function.spec.name).map_err(start_error)?)
+        let time = begun.elapsed();
+        self.counters.restored_in(time);
+        let machine = Machine::new(guest, &self.function.spec.name).map_err(start_error)?;
+        Ok((machine, time))
     }
 
     /// What the program finds outside of itself, with this end of the channel to it.
@@ -373,6 +390,10 @@ impl Inner {
         making: Making<Snapshot>,
     ) {
         let name = &self.function.spec.name;
+        if let Some(upon) = upon {
+            // What this function touched of the template, others will.
+            upon.note_working_set(guest);
+        }
         settle(guest);
         let begun = Instant::now();
         let kept = self.keep(guest, upon);

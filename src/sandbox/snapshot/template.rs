@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::Error;
 use super::boot::{hello, make_ready};
@@ -135,6 +136,11 @@ impl Template {
     pub fn discard(&self, useless: &Arc<Snapshot>) {
         self.slot.discard(useless);
         self.spares.retain(|spare| !Arc::ptr_eq(&spare.snapshot, useless));
+    }
+
+    /// Lets go the copies that wait, which are made anew when one is asked for.
+    pub fn let_go(&self) {
+        self.spares.sweep(Duration::MAX, true);
     }
 
     /// Finds or makes the snapshot in the background, if there is none.
