@@ -7,12 +7,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 mkdir -p "$out"
 
 for file in *.js *.json; do
-    # By renaming: agents that start meanwhile read the old file or the new one.
-    cmp -s "$file" "$out/$file" || { cp "$file" "$out/$file.new" && mv "$out/$file.new" "$out/$file"; }
+    # By renaming: agents that start meanwhile read the old file or the new one. Others may be installing there too.
+    cmp -s "$file" "$out/$file" || { cp "$file" "$out/$file.$$" && mv "$out/$file.$$" "$out/$file"; }
 done
 if ! cmp -s reseed.c "$out/reseed.c" || [[ ! -e $out/reseed.node ]]; then
-    cc -O2 -Wall -Wextra -Werror -fPIC -fvisibility=hidden -shared -s -o "$out/reseed.node.new" reseed.c
-    mv "$out/reseed.node.new" "$out/reseed.node"
+    cc -O2 -Wall -Wextra -Werror -fPIC -fvisibility=hidden -shared -s -o "$out/reseed.node.$$" reseed.c
+    mv "$out/reseed.node.$$" "$out/reseed.node"
     cp reseed.c "$out/reseed.c"
 fi
 for file in "$out"/*.js; do

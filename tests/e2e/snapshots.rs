@@ -81,7 +81,7 @@ pub async fn register(
 /// Another server in the same folder, after the first was stopped or killed.
 async fn restarted(world: World, options: hydra_harness::ServerOptions) -> World {
     let World { server, code, .. } = world;
-    drop(server);
+    server.kill().await.expect("the first is gone");
     let server = Server::start(options).await.expect("Hydra starts");
     let client = hydra_harness::Client::new(server.base());
     World { server, code, client }

@@ -143,6 +143,14 @@ impl Server {
         }
         Ok(self.log())
     }
+
+    /// Kills it, unless it has ended already, and waits until it is gone: what it had locked is free then.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub async fn kill(mut self) -> Result<(), ServerError> {
+        self.child.kill().await.map_err(ServerError::Wait)
+    }
 }
 
 fn free_port() -> io::Result<u16> {
