@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the Java agent: OUT/hydra-agent.jar, and OUT/hydra-agent.jsa, a class-data archive with the JDK's and the agent's classes,
-# which makes its start faster; and OUT/flags.json, the JVM's flags.
+# which makes its start faster; OUT/rehearsal.jar, a function that Hydra tries templates with; and OUT/flags.json, the JVM's flags.
 # Does nothing if nothing changed. The archive is valid only for this very jar, at this path, with this JDK: to install the agent
 # elsewhere, run this there.
 set -euo pipefail
@@ -19,7 +19,7 @@ cmp -s flags.json "$out/flags.json" || cp flags.json "$out/flags.json"
 inputs() { java -version 2>&1; cat build.sh src/hydra/agent/*.java src/org/crac/*.java training/*.java; }
 # The archive names the jar's path and time, so both are part of what it depends on.
 stamp() { { inputs; stat -c '%n %Y' "$out/hydra-agent.jar"; } | sha256sum; }
-if [[ -f $out/hydra-agent.jar && -f $out/hydra-agent.jsa && $(cat "$out/hydra-agent.stamp" 2>/dev/null) == "$(stamp)" ]]; then
+if [[ -f $out/rehearsal.jar && -f $out/hydra-agent.jar && -f $out/hydra-agent.jsa && $(cat "$out/hydra-agent.stamp" 2>/dev/null) == "$(stamp)" ]]; then
     exit 0
 fi
 
@@ -38,7 +38,11 @@ jar --create --date=$date --file "$work/hydra-agent.jar" -C "$work/agent" .
 javac --release 17 -d "$work/hello" training/Hello.java
 jar --create --date=$date --main-class Hello --file "$work/hello.jar" -C "$work/hello" .
 
+javac --release 17 -d "$work/rehearsal" training/Rehearsal.java
+jar --create --date=$date --file "$work/rehearsal.jar" -C "$work/rehearsal" .
+
 rm -f "$out/hydra-agent.stamp" "$out/hydra-agent.jsa"
+mv "$work/rehearsal.jar" "$out/rehearsal.jar"
 mv "$work/hydra-agent.jar" "$out/hydra-agent.jar"
 # A static archive, not a dynamic one on top of the JDK's: 3 MB less private memory in every process.
 # G1, whatever the processes use: only with it JDK 17 archives heap objects.

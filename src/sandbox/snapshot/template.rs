@@ -4,25 +4,28 @@
 //! invocation that comes before it is there waits for it rather than starting cold: it is under way already, a cold start at its side
 //! would slow both down, and a function that begins in a copy has a snapshot that shares nearly all of its pages with the others.
 //!
-//! One copy of each waits ready made, so that the first invocation of a function has but to load it.
+//! One copy of each waits ready made, so that the first invocation of a function has but to load it. Before, it has rehearsed: it has loaded and run
+//! a function of the agent's own, and was put back in place since. So KVM has translations of the pages that this takes, which a copy that has
+//! never run pays for one by one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::Error;
+use super::super::{Error, LOAD_TIME};
 use super::boot::{hello, make_ready};
 use super::machine;
 use super::output::{Output, Unnamed};
+use super::root::AGENT;
 use super::slot::{Making, Slot};
 use super::spares::Spares;
 use super::starter::{NotRestored, settle};
 use super::svmid::template_svmid;
 use super::{MicroVms, blocking, lock, start_error};
-use crate::agent::{Agent, Channel, LogSink};
-use crate::jail::view::CODE;
-use crate::linux::Guest;
+use crate::agent::{Agent, Channel, ChannelError, Load, LogSink, Outcome};
+use crate::jail::view::{CODE, TMP};
+use crate::linux::{Guest, Surroundings};
 use crate::snapshot::{Expected, Snapshot};
 
 /// What a template's manifest has in the place of a function's name. No function can have it.
@@ -217,7 +220,7 @@ impl Template {
         while let Some(place) = self.spares.claim() {
             let (template, vms, snapshot) = (self.clone(), vms.clone(), snapshot.clone());
             tokio::spawn(async move {
-                match template.restore(vms, snapshot).await {
+                match template.rehearsed(vms, snapshot).await {
                     Ok(copy) => place.fill(copy),
                     Err(error) => {
                         tracing::debug!(language = %template.agent, %error, "no copy of the template was made ahead");
@@ -227,21 +230,86 @@ impl Template {
         }
     }
 
+    /// A copy that has rehearsed, where the agent has a function for that.
+    async fn rehearsed(
+        self: &Arc<Self>,
+        vms: Arc<MicroVms>,
+        snapshot: Arc<Snapshot>,
+    ) -> Result<Waiting, NotRestored> {
+        let mut copy = self.restore(vms.clone(), snapshot).await?;
+        let folder = &vms.runtime(self.agent)?.folder;
+        let Some((file, entry_point)) = rehearsal(self.agent).filter(|(file, _)| folder.join(file).is_file())
+        else {
+            return Ok(copy);
+        };
+        let code = Path::new(AGENT).join(file);
+        let load = Load {
+            name: self.agent.name(),
+            code: &code,
+            entry_point: Some(entry_point),
+            tmp_dir: Path::new(TMP),
+            max_result: 1 << 10,
+        };
+        let channel = &mut copy.channel;
+        let rehearse = async {
+            if channel.load(&load).await?.is_err() {
+                return Ok::<_, ChannelError>(false);
+            }
+            channel.invoke(b"{}").await?;
+            Ok(matches!(channel.answer().await?, Outcome::Returned(_)))
+        };
+        if let Ok(Ok(true)) = tokio::time::timeout(LOAD_TIME, rehearse).await {
+            return self.put_back(vms, copy).await;
+        }
+        tracing::debug!(language = %self.agent, "a copy of the template could not rehearse");
+        self.restore(vms, copy.snapshot).await
+    }
+
+    /// Makes a copy that has rehearsed wait as it did before.
+    async fn put_back(
+        self: &Arc<Self>,
+        vms: Arc<MicroVms>,
+        Waiting { snapshot, guest, .. }: Waiting,
+    ) -> Result<Waiting, NotRestored> {
+        let of = snapshot.clone();
+        self.waiting(vms, snapshot, move |outside| Ok(of.reset(&guest, outside)?.0)).await
+    }
+
+    /// A copy that has never run.
     async fn restore(
         self: &Arc<Self>,
         vms: Arc<MicroVms>,
         snapshot: Arc<Snapshot>,
     ) -> Result<Waiting, NotRestored> {
+        let of = snapshot.clone();
+        self.waiting(vms, snapshot, move |outside| Ok(of.restore(outside)?)).await
+    }
+
+    /// A copy whose guest is made by `make` from what it is to find outside of itself.
+    async fn waiting(
+        self: &Arc<Self>,
+        vms: Arc<MicroVms>,
+        snapshot: Arc<Snapshot>,
+        make: impl FnOnce(Surroundings) -> Result<Guest, NotRestored> + Send + 'static,
+    ) -> Result<Waiting, NotRestored> {
         let (stream, theirs) = machine::channel().map_err(start_error)?;
         let (sending, output) = Unnamed::new().map_err(start_error)?;
-        let (agent, of) = (self.agent, snapshot.clone());
-        let guest = blocking(move || {
-            let outside = vms.surroundings(agent, None, &sending, theirs, Arc::default())?;
-            Ok::<_, NotRestored>(of.restore(outside)?)
-        })
-        .await??;
+        let agent = self.agent;
+        let guest =
+            blocking(move || make(vms.surroundings(agent, None, &sending, theirs, Arc::default())?))
+                .await??;
         let mut channel = Channel::restored(stream, LogSink::new(self.agent.name()), 0);
         channel.tell_restored().await.map_err(start_error)?;
         Ok(Waiting { snapshot, guest, channel, output })
+    }
+}
+
+/// The function in the agent's folder that copies rehearse with: its file and entry point.
+fn rehearsal(agent: Agent) -> Option<(&'static str, &'static str)> {
+    match agent {
+        Agent::Python => Some(("rehearsal.py", "rehearsal.main")),
+        Agent::JavaScript => Some(("rehearsal.js", "rehearsal.main")),
+        Agent::Java => Some(("rehearsal.jar", "Rehearsal")),
+        Agent::Native => None,
     }
 }

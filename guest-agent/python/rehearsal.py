@@ -1,0 +1,5 @@
+"""What a copy of the template loads and runs once, before it is put back and waits for a function."""
+
+
+def main(args):
+    return dict(args)
