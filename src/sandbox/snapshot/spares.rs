@@ -82,6 +82,16 @@ impl<C> Spares<C> {
         state.target = state.target.max(1.min(self.most));
     }
 
+    /// A copy that waits, if there is one: for those to whom one that is being made would come later than their own.
+    pub fn take_ready(&self) -> Option<C> {
+        let mut state = self.lock();
+        let ready = state.ready.pop();
+        if ready.is_none() {
+            state.target = (state.target + 1).min(self.most);
+        }
+        ready.map(|(copy, _)| copy)
+    }
+
     /// The right to make one more, if there should be.
     pub fn claim(self: &Arc<Self>) -> Option<Place<C>> {
         let mut state = self.lock();
@@ -204,7 +214,7 @@ mod tests {
         // One that is being made is waited for, by one request only.
         let mut waiting = Box::pin(spares.take());
         assert!((&mut waiting).now_or_never().is_none());
-        assert_eq!(spares.take().now_or_never(), Some(None));
+        assert_eq!(spares.take_ready(), None);
         let second = spares.claim().expect("two are wanted now");
         assert!(spares.claim().is_none(), "no more than two");
         place.fill(1);

@@ -315,9 +315,13 @@ impl Inner {
         };
         let (guest, channel) = copy.take_up(&function.code.root, self.name())?;
         let machine = Machine::new(guest, self.name()).map_err(start_error)?;
+        let of = snapshot.clone();
         let (start, starter, upon) = (Start::Template, self.clone(), Some(snapshot));
         let loaded = Loaded::new(channel, machine, start, starter, upon);
-        self.load(loaded, Ok(())).await.map(Some)
+        let loaded = self.load(loaded, Ok(())).await;
+        // Not before: both would be in each other's way.
+        template.replenish(&self.vms, &of);
+        loaded.map(Some)
     }
 
     /// Starts the agent in a new microVM and has it load the function.

@@ -115,7 +115,7 @@ impl Template {
         self.slot.get().await
     }
 
-    /// A copy of the template: the one that waits, or a new one.
+    /// A copy of the template: the one that waits, or a new one. Once its function is there, the next is to be [made](Template::replenish).
     ///
     /// # Errors
     /// The snapshot or the host does not do.
@@ -124,8 +124,8 @@ impl Template {
         vms: &Arc<MicroVms>,
         snapshot: &Arc<Snapshot>,
     ) -> Result<Waiting, NotRestored> {
-        let spare = self.spares.take().await;
-        self.replenish(vms, snapshot);
+        // One that is being made would have to rehearse first.
+        let spare = self.spares.take_ready();
         if let Some(mut spare) = spare
             && Arc::ptr_eq(&spare.snapshot, snapshot)
             && spare.channel.is_idle()
@@ -216,7 +216,7 @@ impl Template {
     }
 
     /// Makes a copy that waits, in the background, unless there is one.
-    fn replenish(self: &Arc<Self>, vms: &Arc<MicroVms>, snapshot: &Arc<Snapshot>) {
+    pub fn replenish(self: &Arc<Self>, vms: &Arc<MicroVms>, snapshot: &Arc<Snapshot>) {
         while let Some(place) = self.spares.claim() {
             let (template, vms, snapshot) = (self.clone(), vms.clone(), snapshot.clone());
             tokio::spawn(async move {
