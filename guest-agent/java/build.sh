@@ -8,7 +8,6 @@ set -euo pipefail
 out=$(realpath -m "${1:?usage: build.sh OUT}")
 cd "$(dirname "${BASH_SOURCE[0]}")"
 mkdir -p "$out"
-cmp -s flags.json "$out/flags.json" || cp flags.json "$out/flags.json"
 
 # Variables such as JAVA_TOOL_OPTIONS would change what is built.
 unset JAVA_TOOL_OPTIONS _JAVA_OPTIONS JDK_JAVA_OPTIONS

@@ -223,12 +223,7 @@ impl Inner {
         };
         match made.await {
             Ok(copy) => place.fill(copy),
-            Err(NotRestored::Useless(error)) => {
-                tracing::debug!(function = self.name(), %error, "no copy was made ahead");
-            }
-            Err(NotRestored::Host(error)) => {
-                tracing::debug!(function = self.name(), %error, "no copy was made ahead");
-            }
+            Err(error) => tracing::debug!(function = self.name(), %error, "no copy was made ahead"),
         }
     }
 
