@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::linux::counters::{Counters, Counts};
 use crate::linux::identity::Identity;
 use crate::linux::net::Policy;
 use crate::linux::{Config, ExitStatus, Guest, Mount, Source, StartError};
@@ -33,6 +35,9 @@ pub struct Exec {
     /// Print system calls to standard error.
     #[arg(long)]
     trace: bool,
+    /// Print to standard error, at the end, what the program made the machine do, and how long that took.
+    #[arg(long)]
+    counts: bool,
     /// The program and its arguments.
     #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM ARGS")]
     command: Vec<OsString>,
@@ -131,6 +136,7 @@ impl Exec {
             Ok(dir) if self.root == Path::new("/") => dir,
             _ => "/".into(),
         };
+        let counters = Arc::new(Counters::default());
         let config = Config {
             memory: self.memory << 20,
             mounts,
@@ -147,10 +153,13 @@ impl Exec {
                 Network::Open => Policy::Open,
             },
             trace: self.trace,
-            counters: Default::default(),
+            counters: counters.clone(),
         };
         let guest = Guest::start(config)?;
         let status = guest.wait()?;
+        if self.counts {
+            print_counts(&counters.read());
+        }
         if guest.ran_out_of_memory() {
             eprintln!("hydra: the program needed more than its {} MiB of memory and was killed", self.memory);
         }
@@ -187,6 +196,16 @@ impl Exec {
                 rustix::fs::access(&on_host, rustix::fs::Access::EXEC_OK).is_ok() && on_host.is_file()
             })
             .ok_or(ExecError::NotFound(given))
+    }
+}
+
+/// Writes to standard error what is not zero: times in milliseconds.
+fn print_counts(counts: &Counts) {
+    for (name, sum) in counts.each().filter(|(_, sum)| *sum > 0) {
+        match name.strip_suffix("_ns") {
+            Some(name) => eprintln!("{:>14.3} ms  {name}", sum as f64 / 1e6),
+            None => eprintln!("{sum:>10}         {name}"),
+        }
     }
 }
 

@@ -22,7 +22,8 @@ impl Frame {
 }
 
 /// A bitmap allocator over guest RAM. Frames are given out in runs where possible, because a run is flushed, copied and
-/// given back by one operation.
+/// given back by one operation, and from the lowest free one on: those that were used before are there already, while the host has to
+/// find and clear memory for new ones.
 #[derive(Clone, Debug)]
 pub struct Frames {
     used: Vec<u64>,
@@ -30,7 +31,8 @@ pub struct Frames {
     dirty: Vec<u64>,
     free: usize,
     total: usize,
-    next_word: usize,
+    /// For runs of 1, 2, 4, … frames: no word before this one has a free aligned run of so many.
+    lowest: [usize; RUN_SIZES],
     /// Frames that were given out at any time.
     touched: Vec<u64>,
     /// Next of the frames kept for page tables, which end with the RAM.
@@ -40,6 +42,9 @@ pub struct Frames {
 /// One in so many frames is kept for page tables, in RAM of at least [`SPLIT`] frames.
 const TABLE_SHARE: usize = 64;
 const SPLIT: usize = 8192;
+
+/// How many sizes a run can be looked for in: the powers of two up to a word's bits.
+const RUN_SIZES: usize = PER_WORD.trailing_zeros() as usize + 1;
 
 impl Frames {
     /// All frames of `bytes` of RAM, less those below [`FIRST_FRAME`].
@@ -54,7 +59,7 @@ impl Frames {
             touched: zeros,
             free: data_end.saturating_sub(first),
             total,
-            next_word: first / PER_WORD,
+            lowest: [first / PER_WORD; RUN_SIZES],
             next_table: data_end,
         };
         for frame in (0..first.min(total)).chain(data_end..words * PER_WORD) {
@@ -109,23 +114,17 @@ impl Frames {
         Some(Frame((word * PER_WORD + bit) as u32))
     }
 
-    /// First frame of a free run of `len` frames, aligned to `len`, a power of two up to 64.
+    /// First frame of the lowest free run of `len` frames, aligned to `len`, a power of two up to 64.
     fn find(&mut self, len: usize) -> Option<usize> {
-        let words = self.used.len();
-        for step in 0..words {
-            let index = (self.next_word + step) % words;
-            let word = self.used[index];
-            if word == u64::MAX {
-                continue;
+        let lowest = &mut self.lowest[len.trailing_zeros() as usize];
+        while let Some(word) = self.used.get(*lowest) {
+            let free = |at: &usize| word & (mask(len) << at) == 0;
+            if *word != u64::MAX
+                && let Some(at) = (0..PER_WORD).step_by(len).find(free)
+            {
+                return Some(*lowest * PER_WORD + at);
             }
-            let mut at = 0;
-            while at < PER_WORD {
-                if word & (mask(len) << at) == 0 {
-                    self.next_word = index;
-                    return Some(index * PER_WORD + at);
-                }
-                at += len;
-            }
+            *lowest += 1;
         }
         None
     }
@@ -158,6 +157,13 @@ impl Frames {
         if self.used[word] >> bit & 1 == 1 {
             self.used[word] &= !(1 << bit);
             self.free += 1;
+            for (size, lowest) in self.lowest.iter_mut().enumerate() {
+                let len = 1 << size;
+                if self.used[word] & (mask(len) << (bit & !(len - 1))) != 0 {
+                    break;
+                }
+                *lowest = word.min(*lowest);
+            }
         }
     }
 }
@@ -192,6 +198,13 @@ impl Frames {
     fn bounds(total: usize) -> (usize, usize) {
         let data_end = if total < SPLIT { total } else { total - total / TABLE_SHARE };
         ((FIRST_FRAME / FRAME_SIZE) as usize, data_end)
+    }
+
+    /// Guest-physical bytes of the frames that are not kept for page tables, of so many bytes of RAM; empty if there are none.
+    pub(super) fn for_data(bytes: u64) -> Range<u64> {
+        let (first, end) = Frames::bounds(usize::try_from(bytes / FRAME_SIZE).unwrap_or(0));
+        let first = first.min(end);
+        first as u64 * FRAME_SIZE..end as u64 * FRAME_SIZE
     }
 
     /// What a checkpoint keeps.
@@ -289,6 +302,22 @@ mod tests {
         }
         assert_eq!((seen.len(), frames.free()), (100, 0));
         assert!(u64::from(*seen.first().expect("100 frames")) * FRAME_SIZE >= FIRST_FRAME);
+    }
+
+    #[test]
+    fn frames_that_were_given_back_come_before_new_ones() {
+        let mut frames = Frames::new(FIRST_FRAME + 1000 * FRAME_SIZE);
+        let first = frames.allocate(64).expect("frames");
+        let second = frames.allocate(64).expect("frames");
+        frames.release(first.0);
+        assert_eq!(frames.allocate(1), Some((first.0, 1)));
+        for i in 0..64 {
+            frames.release(Frame(first.0.0 + i));
+        }
+        // A run that is too short for what is asked does not hide a longer one behind it.
+        frames.release(Frame(second.0.0 + 3));
+        assert_eq!(frames.allocate(64), Some(first));
+        assert_eq!(frames.allocate(1), Some((Frame(second.0.0 + 3), 1)));
     }
 
     #[test]

@@ -84,7 +84,7 @@ impl Hypervisor {
 
     /// Runs `rdtsc` and one `syscall` in a tiny VM; looks in which ring it arrives, and whether the counter is the host's.
     fn probe(&self) -> Result<(Sort, Option<u32>), VmmError> {
-        let vm = Vm::with(self, super::GuestMemory::new(layout::FIRST_FRAME)?)?;
+        let vm = Vm::with(self, super::GuestMemory::reserve(layout::FIRST_FRAME)?)?;
         let mut vcpu = Vcpu::create(self, &vm)?;
         vcpu.load(&super::ExtendedState { fs_base: 0, gs_base: 0, xsave: Xsave::initial(self.xsave) })?;
         // `rdtsc; syscall; hlt` in the page of the system-call entry, which ring 3 may execute.

@@ -8,6 +8,7 @@ use vm_memory::mmap::MmapRegion;
 use vm_memory::{Bytes, FileOffset, VolatileMemory, VolatileSlice};
 
 use super::error::VmmError;
+use super::frames::Frames;
 use super::image::Layer;
 
 /// The RAM of one VM, mapped into this process. All access is bounds-checked and volatile: guest threads may change any
@@ -22,12 +23,15 @@ pub struct GuestMemory {
 
 impl GuestMemory {
     /// Makes `bytes` of zeroed RAM for a program that starts. Nothing is resident until it is touched, then a large page at once where the
-    /// host has them: a start touches thousands of pages.
+    /// host has them and the program's own pages lie: a start touches thousands of those, but few of ring 0's and of page tables.
     pub fn new(bytes: u64) -> Result<GuestMemory, VmmError> {
         let memory = GuestMemory::reserve(bytes)?;
-        let start = memory.region.as_ptr().cast();
-        // SAFETY: advice about our own mapping, which stays as it is. A host without large pages refuses it, which costs time alone.
-        unsafe { libc::madvise(start, memory.region.size(), libc::MADV_HUGEPAGE) };
+        let pages = Frames::for_data(bytes);
+        if let Some(slice) = memory.slice(pages.start, (pages.end - pages.start) as usize) {
+            let start = slice.ptr_guard_mut().as_ptr().cast();
+            // SAFETY: advice about our own mapping, which stays as it is. A host without large pages refuses it, which costs time alone.
+            unsafe { libc::madvise(start, slice.len(), libc::MADV_HUGEPAGE) };
+        }
         Ok(memory)
     }
 
