@@ -15,11 +15,22 @@ class EntryPointError extends Error {
   }
 }
 
+/** Files of the CommonJS modules that are not the last function's. */
+let others = new Set();
+
+/** Forgets the CommonJS modules that the last function has loaded; Node cannot forget others. */
+function unloadFunction() {
+  for (const file of Object.keys(require.cache).filter((file) => !others.has(file))) {
+    delete require.cache[file];
+  }
+}
+
 /**
  * The function that `entryPoint` (`module.export`, or null for the default) names in `code`, a file or a directory, and its hooks for
  * when a checkpoint is taken and for when it goes on from that, or null.
  */
 async function loadFunction(code, entryPoint) {
+  others = new Set(Object.keys(require.cache));
   const isDirectory = fs.statSync(code).isDirectory();
   const root = fs.realpathSync(code);
   const { file, exportPath } = isDirectory
@@ -132,4 +143,4 @@ function member(value, names) {
   return typeof value === 'function' ? value.bind(owner) : value;
 }
 
-module.exports = { loadFunction };
+module.exports = { loadFunction, unloadFunction };

@@ -62,7 +62,12 @@ class Session {
     this.#tmpDir = tmpDir;
     this.#maxResult = Math.min(maxResult ?? MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES);
     try {
-      const { call, ...hooks } = await require('./loader.js').loadFunction(code, entryPoint ?? null);
+      const { loadFunction, unloadFunction } = require('./loader.js');
+      if (this.#function !== null) {
+        this.#function = null;
+        unloadFunction();
+      }
+      const { call, ...hooks } = await loadFunction(code, entryPoint ?? null);
       this.#function = call;
       this.#hooks = hooks;
     } catch (error) {

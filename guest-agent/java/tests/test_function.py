@@ -56,6 +56,15 @@ class Functions:
         self.assertEqual(channel.invoke("[ 1 ]")[1], "[ 1 ]")
         self.assertEqual(channel.invoke("grüße, {")[1], "grüße, {")
 
+    def test_a_later_function_takes_the_place_of_the_first(self):
+        channel = self.loaded("count")
+        self.assertEqual([channel.invoke("{}")[1] for _ in range(2)], ["1", "2"])
+        # Its classes are loaded anew, with what they hold.
+        self.assertEqual(channel.load(f"{BUILD}/functions.jar", "Functions.count")[0], LOADED)
+        self.assertEqual(channel.invoke("{}")[1], "1")
+        self.assertEqual(channel.load(f"{BUILD}/functions.jar", "Functions.echo", tmp="/tmp/own")[0], LOADED)
+        self.assertEqual(channel.invoke("{}")[1], '{"tmpDir":"/tmp/own"}')
+
     def test_arguments_that_a_map_cannot_hold_are_raised(self):
         channel = self.loaded("echo")
         for text, message in [("[1]", "an array"), ("{x", "not JSON"), ("[" * 600 + "]" * 600, "deeper than 512")]:

@@ -2,6 +2,7 @@
 'use strict';
 
 const assert = require('node:assert');
+const fs = require('node:fs');
 const { after, test } = require('node:test');
 const { file, tree, removeAll } = require('./code.js');
 const { startFunction } = require('./driver.js');
@@ -56,6 +57,25 @@ const FOUND = [
     'index.js': 'exports.one = 1; const b = require("./b"); exports.main = (a) => a.n + b()', 'b.js': 'const i = require("./index"); module.exports = () => i.one',
   }), null],
 ];
+test('a later one takes the place of the first', async () => {
+  const { peer, stop } = await startFunction();
+  try {
+    for (const value of [1, 2]) {
+      const code = tree({ 'index.js': 'exports.main = (a) => a.n + require("./b").value', 'b.js': `exports.value = ${value}` });
+      assert.strictEqual((await peer.load(code)).kind, 'LOADED');
+      assert.deepStrictEqual(await peer.invoke({ n: 1 }), { kind: 'RESULT', text: String(1 + value) });
+    }
+    // The same place with another content, too.
+    const code = file('exports.main = () => "old"');
+    assert.strictEqual((await peer.load(code)).kind, 'LOADED');
+    fs.writeFileSync(code, 'exports.main = () => "new"');
+    assert.strictEqual((await peer.load(code)).kind, 'LOADED');
+    assert.deepStrictEqual(await peer.invoke({}), { kind: 'RESULT', text: 'new' });
+  } finally {
+    stop();
+  }
+});
+
 for (const [name, code, entryPoint] of FOUND) {
   test(`finds ${name}`, async () => {
     const { kind, answer } = await load(code(), entryPoint);

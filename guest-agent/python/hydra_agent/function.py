@@ -6,7 +6,7 @@ from . import errors, jsontext
 from .channel import (
     CHECKPOINT, HELLO, INVOKE, LOAD, LOAD_FAILED, LOADED, MAX_PAYLOAD, RAISED, READY, RESTORED, RESULT, Channel, ProtocolError,
 )
-from .loading import load
+from .loading import forget, load, remember
 from .output import redirect
 
 PROTOCOL = 1
@@ -39,8 +39,8 @@ def hello(**more):
 
 def serve(channel):
     order = read_order(channel)
-    if order is not None:
-        serve_order(channel, order)
+    while order is not None:
+        order = serve_order(channel, order)
 
 
 def read_order(channel):
@@ -66,12 +66,13 @@ def read_order(channel):
 
 
 def serve_order(channel, order, let_through=None):
-    """Loads what `order` says and serves it until the channel ends.
+    """Loads what `order` says and serves it until the channel ends, or another is to be loaded in its place, whose order is returned.
 
     An error of loading for which `let_through` is true is raised, not reported.
     """
     order = jsontext.parse(order.decode())
     flush = redirect(channel)
+    before = remember()
     try:
         function, module = load(order["code"], order["entryPoint"])
     except BaseException as error:
@@ -79,7 +80,7 @@ def serve_order(channel, order, let_through=None):
             raise
         flush()
         channel.send(LOAD_FAILED, errors.report(error))
-        return
+        return None
     flush()
     channel.send(LOADED)
 
@@ -93,7 +94,7 @@ def serve_order(channel, order, let_through=None):
     while True:
         frame = receive()
         if frame is None:
-            return
+            return None
         kind, payload = frame
         if kind == RESTORED:
             reseed(jsontext.parse(payload.decode())["entropy"])
@@ -108,6 +109,9 @@ def serve_order(channel, order, let_through=None):
                 make_small()
                 send(READY)
             continue
+        if kind == LOAD:
+            forget(before)
+            return bytes(payload)
         if kind != INVOKE:
             raise ProtocolError(f"a frame of kind {kind:#x} came instead of INVOKE")
         try:

@@ -18,7 +18,8 @@ def main(descriptor, order, isolated):
     sys.argv = [""]
     channel = Channel(descriptor)
     try:
-        function.serve_order(channel, order, _cannot_be_isolated if isolated else None)
+        while order is not None:
+            order = function.serve_order(channel, order, _cannot_be_isolated if isolated else None)
     except NeedsLegacyInterpreter:
         raise
     except OSError:

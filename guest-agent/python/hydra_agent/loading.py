@@ -40,6 +40,21 @@ def load(code, entry_point):
     )
 
 
+def remember():
+    """What is imported now, and from where; for `forget`."""
+    return set(sys.modules), sys.path[:]
+
+
+def forget(remembered):
+    """Forgets the function's own modules that were imported since; those of the language stay."""
+    modules, path = remembered
+    added = tuple(f"{directory}/" for directory in sys.path if directory not in path)
+    sys.path[:] = path
+    for name in [name for name in sys.modules if name not in modules and name.partition(".")[0] != __package__]:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(added):
+            del sys.modules[name]
+
+
 def _locate(code):
     """The directory to import from, and the module that is meant if none is named."""
     if code.endswith(".py"):

@@ -54,6 +54,18 @@ class Loading(Case):
         self.write("main.py", "import helper\ndef main(args): return helper.value")
         self.loads(self.directory, None, "helped")
 
+    def test_a_later_one_takes_the_place_of_the_first(self):
+        connection = self.agent.open()
+        for value in ("first", "second"):
+            self.write(f"{value}/helper.py", f"import json\nvalue = {value!r}")
+            code = self.write(f"{value}/main.py", """
+                import helper, sys
+                def main(args): return [helper.value, "json" in sys.modules, sum("/helper" in str(m) for m in sys.modules.values())]
+            """)
+            self.assertEqual(connection.load(code), (LOADED, None))
+            kind, result = connection.invoke("{}")
+            self.assertEqual((kind, json.loads(result)), (RESULT, [value, True, 1]))
+
     def test_an_entry_point_in_a_package(self):
         self.write("app/__init__.py", "")
         self.write("app/web/__init__.py", "")

@@ -4,9 +4,11 @@
 //! invocation that comes before it is there waits for it rather than starting cold: it is under way already, a cold start at its side
 //! would slow both down, and a function that begins in a copy has a snapshot that shares nearly all of its pages with the others.
 //!
-//! One copy of each waits ready made, so that the first invocation of a function has but to load it. Before, it has rehearsed: it has loaded and run
-//! a function of the agent's own, and was put back in place since. So KVM has translations of the pages that this takes, which a copy that has
-//! never run pays for one by one.
+//! Before it is taken the agent *rehearses*: it loads and runs a function of its own, so that what is slow for the first time (a JVM's first
+//! string put together takes 40 ms) is done for all that will ever be loaded.
+//!
+//! One copy of each waits ready made, so that the first invocation of a function has but to load it. It has rehearsed once more, and was put back in
+//! place since. So KVM has translations of the pages that this takes, which a copy that has never run pays for one by one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,6 +32,9 @@ use crate::snapshot::{Expected, Snapshot};
 
 /// What a template's manifest has in the place of a function's name. No function can have it.
 pub const NAME: &str = "(template)";
+
+/// How often an agent rehearses before its template is taken: until compilers have seen to what loading a function takes.
+const REHEARSALS: u32 = 3;
 
 /// Copies of each template that wait at most.
 const SPARES: usize = 1;
@@ -193,6 +198,11 @@ impl Template {
         .await??;
         let mut channel = Channel::new(ours, LogSink::new(self.agent.name()));
         hello(&mut channel, self.agent).await?;
+        for _ in 0..REHEARSALS {
+            if !self.rehearse(vms, &mut channel).await? {
+                break;
+            }
+        }
         make_ready(&mut channel).await.map_err(start_error)?;
         let (store, expected) = (vms.store()?, self.expected.clone());
         let snapshot = blocking(move || {
@@ -237,10 +247,18 @@ impl Template {
         snapshot: Arc<Snapshot>,
     ) -> Result<Waiting, NotRestored> {
         let mut copy = self.restore(vms.clone(), snapshot).await?;
+        if self.rehearse(&vms, &mut copy.channel).await? { self.put_back(vms, copy).await } else { Ok(copy) }
+    }
+
+    /// Has an agent load and run the function that it has for that; false if it has none.
+    ///
+    /// # Errors
+    /// It has one, and that fails.
+    async fn rehearse(&self, vms: &MicroVms, channel: &mut Channel) -> Result<bool, Error> {
         let folder = &vms.runtime(self.agent)?.folder;
         let Some((file, entry_point)) = rehearsal(self.agent).filter(|(file, _)| folder.join(file).is_file())
         else {
-            return Ok(copy);
+            return Ok(false);
         };
         let code = Path::new(AGENT).join(file);
         let load = Load {
@@ -250,19 +268,20 @@ impl Template {
             tmp_dir: Path::new(TMP),
             max_result: 1 << 10,
         };
-        let channel = &mut copy.channel;
-        let rehearse = async {
-            if channel.load(&load).await?.is_err() {
-                return Ok::<_, ChannelError>(false);
+        let work = async {
+            if let Err(failure) = channel.load(&load).await? {
+                return Ok(Outcome::Raised(failure));
             }
             channel.invoke(b"{}").await?;
-            Ok(matches!(channel.answer().await?, Outcome::Returned(_)))
+            channel.answer().await
         };
-        if let Ok(Ok(true)) = tokio::time::timeout(LOAD_TIME, rehearse).await {
-            return self.put_back(vms, copy).await;
+        let failed = |why: String| Error::Start(format!("the {} agent's rehearsal: {why}", self.agent));
+        match tokio::time::timeout(LOAD_TIME, work).await {
+            Ok(Ok(Outcome::Returned(_))) => Ok(true),
+            Ok(Ok(Outcome::Raised(failure))) => Err(failed(failure.to_string())),
+            Ok(Err::<_, ChannelError>(error)) => Err(failed(error.to_string())),
+            Err(_) => Err(failed("it took too long".into())),
         }
-        tracing::debug!(language = %self.agent, "a copy of the template could not rehearse");
-        self.restore(vms, copy.snapshot).await
     }
 
     /// Makes a copy that has rehearsed wait as it did before.

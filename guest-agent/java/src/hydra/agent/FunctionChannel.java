@@ -32,17 +32,22 @@ final class FunctionChannel {
                     checkpoint();
                 } else if (kind == Frame.RESTORED) {
                     restored();
-                } else if (kind == Frame.LOAD && function == null) {
+                } else if (kind == Frame.LOAD) {
                     load(ownProcess);
                 } else {
                     throw new ProtocolException("received a frame of kind 0x" + Integer.toHexString(kind)
-                            + (function == null ? " before a function was loaded" : " where only INVOKE is right"));
+                            + (function == null ? " before a function was loaded" : ", which is not for agents"));
                 }
             }
         } finally {
-            if (function != null) {
-                function.close();
-            }
+            unload();
+        }
+    }
+
+    private void unload() {
+        if (function != null) {
+            function.close();
+            function = null;
         }
     }
 
@@ -86,6 +91,7 @@ final class FunctionChannel {
         if (!(request.get("code") instanceof String && request.get("tmpDir") instanceof String tmpDir)) {
             throw new ProtocolException("received a LOAD without code or tmpDir");
         }
+        unload();
         if (ownProcess) {
             System.setProperty("java.io.tmpdir", tmpDir);
         }
