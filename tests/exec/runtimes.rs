@@ -1,6 +1,7 @@
 //! Node and the JVM: programs that lean on what these ask of Linux (threads, signals, compiled code, sockets, files, limits).
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::{can_run, installed, same_with};
@@ -26,6 +27,48 @@ node! {
     node_library: "library.mjs";
     node_network: "network.mjs";
     node_workers: "workers.mjs";
+}
+
+/// Installs the packages of `tests/guests/javascript/packages`, unless that was done since the list was changed; `None` if they cannot be had.
+fn packages() -> Option<PathBuf> {
+    let lists = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/javascript/packages");
+    let lock = fs::read(lists.join("package-lock.json")).expect("the list");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages");
+    if fs::read(folder.join("package-lock.json")).is_ok_and(|installed| installed == lock) {
+        return Some(folder);
+    }
+    let new = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    fs::copy(lists.join("package.json"), new.path().join("package.json")).expect("a copy");
+    fs::write(new.path().join("package-lock.json"), lock).expect("a copy");
+    let mut npm = Command::new(installed("npm")?);
+    npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"])
+        .current_dir(new.path());
+    if !npm.status().is_ok_and(|status| status.success()) {
+        let required = std::env::var_os("HYDRA_REQUIRE_ALL").is_some_and(|value| value == "1");
+        assert!(!required, "the packages cannot be installed");
+        return None;
+    }
+    // What an earlier list left.
+    let _ = fs::remove_dir_all(&folder);
+    fs::rename(new.keep(), &folder).expect("the packages are put in their place");
+    Some(folder)
+}
+
+/// lodash, mustache, sharp and uuid.
+#[test]
+fn node_packages() {
+    let Some(node) = installed("node") else {
+        return eprintln!("node_packages skipped: node is not installed");
+    };
+    if !can_run("node_packages") {
+        return;
+    }
+    let Some(folder) = packages() else {
+        return eprintln!("node_packages skipped: npm cannot install the packages");
+    };
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guests/javascript/packages.mjs");
+    let folder = folder.to_str().expect("UTF-8");
+    same_with(&["--memory", "2048"], "packages.mjs", &node, &[program, folder]);
 }
 
 /// Compiles a class of `tests/guests/java` and runs it natively and in the guest with this collector.
