@@ -4,23 +4,33 @@ import java.security.NoSuchAlgorithmException;
 import java.util.HashMap;
 import java.util.Map;
 
-/** The Java programs of {@code hydra bench exec}: Programs NAME FOLDER runs one and prints its seconds and its result. */
+/** The Java programs of {@code hydra bench exec}: Programs NAME FOLDER TIMES runs one so many times, and prints the last one's
+ * seconds and result. */
 public final class Programs {
     private Programs() {}
 
     public static void main(String[] arguments) {
-        long start = System.nanoTime();
-        long result = switch (arguments[0]) {
+        int times = arguments.length < 3 ? 1 : Integer.parseInt(arguments[2]);
+        double seconds = 0;
+        long result = 0;
+        for (int i = 0; i < times; i++) {
+            long start = System.nanoTime();
+            result = run(arguments[0]);
+            seconds = (System.nanoTime() - start) / 1e9;
+        }
+        System.out.println("{\"seconds\": " + seconds + ", \"result\": \"" + result + "\"}");
+    }
+
+    private static long run(String name) {
+        return switch (name) {
             case "nothing" -> 0;
             case "sieve" -> sieve();
             case "objects" -> objects();
             case "nbody" -> nbody();
             case "sha256" -> sha256();
             case "threads" -> threads();
-            default -> throw new IllegalArgumentException(arguments[0]);
+            default -> throw new IllegalArgumentException(name);
         };
-        double seconds = (System.nanoTime() - start) / 1e9;
-        System.out.println("{\"seconds\": " + seconds + ", \"result\": \"" + result + "\"}");
     }
 
     private static long sieve() {

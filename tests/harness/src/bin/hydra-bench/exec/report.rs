@@ -15,18 +15,12 @@ pub fn text(all: &[Findings], machine: &Machine, load_after: f64) -> String {
         let [native, guest] = found.medians().map(|seconds| format!("{:.1}", seconds * 1e3));
         let ratio = found.ratio();
         let (low, high) = quartiles(found.ratios());
-        let goal = found.program.goal();
         let spread = format!("{low:.2} – {high:.2}");
-        let reached = if ratio <= goal { "reached" } else { "MISSED" };
-        table.row([
-            found.program.name,
-            &native,
-            &guest,
-            &format!("{ratio:.2}"),
-            &spread,
-            &format!("{goal:.2}"),
-            reached,
-        ]);
+        let (goal, reached) = match found.program.goal() {
+            Some(goal) => (format!("{goal:.2}"), if ratio <= goal { "reached" } else { "MISSED" }),
+            None => ("–".into(), ""),
+        };
+        table.row([found.program.name, &native, &guest, &format!("{ratio:.2}"), &spread, &goal, reached]);
     }
     format!(
         "{} CPUs, {}, Linux {}; load average {:.2} before, {load_after:.2} after (the bench's own work is in the latter)\n\
