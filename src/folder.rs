@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use tempfile::TempDir;
 
 /// Why a folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +102,34 @@ pub(crate) fn lock(folder: &Path) -> Result<Flock<File>, FolderError> {
             Err(FolderError::InUse { path: folder.into(), pid })
         }
         Err((_, errno)) => Err(FolderError::io("lock", &path)(errno.into())),
+    }
+}
+
+/// A new folder among half-written ones. What lies there by its name when this value ends is removed.
+#[derive(Debug)]
+pub(crate) struct Staged(PathBuf);
+
+impl Staged {
+    /// A new folder in `partial`, which is on the file system where its content is to go.
+    pub(crate) fn new(partial: &Path) -> io::Result<Staged> {
+        Ok(Staged(TempDir::new_in(partial)?.keep()))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Removes it now, and says if that fails.
+    pub(crate) fn remove(self) -> io::Result<()> {
+        remove_tree(&self.0)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if let Err(error) = remove_tree(&self.0) {
+            tracing::warn!(folder = %self.0.display(), %error, "cannot remove what is not used any more; the next start does");
+        }
     }
 }
 

@@ -35,6 +35,11 @@ macro_rules! counters {
             pub fn read(&self) -> Counts {
                 Counts { $($name: self.$name.load(Ordering::Relaxed),)* }
             }
+
+            /// Adds what others counted.
+            pub fn add(&self, counts: &Counts) {
+                $(self.$name.fetch_add(counts.$name, Ordering::Relaxed);)*
+            }
         }
 
         impl Counts {

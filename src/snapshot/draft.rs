@@ -15,8 +15,8 @@ use super::manifest::{MemoryFile, Parent, StateFile};
 use super::opened::Snapshot;
 use super::page_runs::PageRuns;
 use super::shelf::Files;
-use super::staged::Staged;
 use super::store::Inner;
+use crate::folder::Staged;
 use crate::vmm::GuestMemory;
 
 /// A snapshot that is copied and not yet in its place. The program may go on: [`Draft::commit`] does the rest. Dropping it removes

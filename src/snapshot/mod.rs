@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `store.rs` | the store, for the one Hydra that has its lock |
 //! | `shelf.rs` | what lies where; looking and removing without the lock |
-//! | `draft.rs`, `copy.rs`, `staged.rs` | writing |
+//! | `draft.rs`, `copy.rs` | writing |
 //! | `opened.rs` | a snapshot ready to be restored |
 //! | `manifest.rs`, `page_runs.rs`, `checksum.rs` | the format |
 //! | `expected.rs` | what a snapshot must be of |
@@ -38,7 +38,6 @@ mod manifest;
 mod opened;
 mod page_runs;
 mod shelf;
-mod staged;
 mod store;
 
 pub use checksum::Checksum;

@@ -23,8 +23,7 @@ use rustix::io::Errno;
 use super::checksum::Checksum;
 use super::error::{Part, Reason, Refusal};
 use super::manifest::{MOST_BYTES, Manifest};
-use super::staged::Staged;
-use crate::folder::{self, FolderError};
+use crate::folder::{self, FolderError, Staged};
 
 /// The snapshots in one folder.
 #[derive(Debug)]

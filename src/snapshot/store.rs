@@ -17,8 +17,7 @@ use super::expected::Expected;
 use super::manifest::Manifest;
 use super::opened::Snapshot;
 use super::shelf::{Files, Shelf};
-use super::staged::Staged;
-use crate::folder::{self, FolderError};
+use crate::folder::{self, FolderError, Staged};
 use crate::linux::Checkpoint;
 use crate::vmm::{Cpu, GuestMemory};
 

@@ -1,4 +1,5 @@
 //! The code store: downloads the code behind a URL once, keeps it by its digest, and hands out folders that hold it.
+mod content;
 mod download;
 mod entry_path;
 mod error;
@@ -7,10 +8,10 @@ mod index;
 mod limits;
 mod name;
 mod shelf;
-mod staged;
 pub mod unpack;
 
 pub use crate::folder::FolderError as StoreError;
+use crate::folder::Staged;
 pub use error::CodeError;
 pub use form::Form;
 pub use limits::Limits;
@@ -24,7 +25,6 @@ use index::Source;
 use name::FileName;
 use reqwest::Url;
 use shelf::{Lease, Shelf};
-use staged::Staged;
 use std::{
     collections::HashMap,
     io,
@@ -168,8 +168,7 @@ impl Inner {
             Some(lease) => lease,
             None => {
                 let staged = Staged::new(&self.shelf.partial()).map_err(failed("making a folder"))?;
-                let bytes = staged
-                    .fill(download, &source, &self.limits)
+                let bytes = content::fill(staged.path(), download, &source, &self.limits)
                     .map_err(|error| CodeError::unpacking(&shown(url), error))?;
                 self.shelf
                     .place(&source.digest, &variant, staged, bytes)

@@ -12,9 +12,8 @@
 use super::{
     StoreError,
     index::{Index, Source},
-    staged::Staged,
 };
-use crate::folder::{self, remove_tree};
+use crate::folder::{self, Staged, remove_tree};
 use nix::fcntl::Flock;
 use std::{
     collections::{BTreeMap, HashMap},

@@ -10,6 +10,7 @@
 //! | `template.rs` | snapshots of agents without a function, and copies of them that wait for one |
 //! | `boot.rs` | starting an agent |
 //! | `slot.rs`, `svmid.rs` | whether there is a snapshot and who makes it; its number |
+//! | `tally.rs` | what all of a function's microVMs did, counted |
 //! | `machine.rs` | a microVM from its start to its end |
 //! | `root.rs`, `output.rs` | what its program sees of files; where it prints to |
 //!
@@ -27,6 +28,7 @@ mod slot;
 mod spares;
 mod starter;
 mod svmid;
+mod tally;
 mod template;
 
 use std::collections::HashMap;

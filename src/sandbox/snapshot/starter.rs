@@ -21,11 +21,11 @@ use super::machine::{self, Machine};
 use super::output::Output;
 use super::slot::{Making, Slot};
 use super::spares::{Place, Spares};
+use super::tally::Tally;
 use super::{MicroVms, blocking, start_error, svmid};
 use crate::agent::{Channel, LogSink};
 use crate::function::Function;
 use crate::jail::view::CODE;
-use crate::linux::counters::Counters;
 use crate::linux::{Guest, RestoreError, Surroundings};
 use crate::snapshot::{Expected, Snapshot};
 
@@ -54,7 +54,7 @@ pub(super) struct Inner {
     made_us: AtomicU64,
     pub(super) costs: Costs,
     /// What all of its microVMs did.
-    counters: Arc<Counters>,
+    counters: Tally,
 }
 
 /// Why a microVM was not made from a snapshot.
@@ -110,7 +110,7 @@ impl SnapshotStarter {
             spares,
             made_us: AtomicU64::new(0),
             costs: Costs::default(),
-            counters: Arc::default(),
+            counters: Tally::default(),
         })))
     }
 }
@@ -240,7 +240,7 @@ impl Inner {
             let begun = Instant::now();
             let (guest, figures) = of.reset(&remains, starter.surroundings(theirs)?).map_err(start_error)?;
             let time = begun.elapsed();
-            starter.counters.reset_in(time);
+            starter.counters.own().reset_in(time);
             tracing::trace!(function = starter.name(), ?figures, "put back");
             Machine::new(guest, starter.name()).map(|machine| (machine, time)).map_err(start_error)
         })
@@ -308,7 +308,8 @@ impl Inner {
             }
             Err(NotRestored::Host(error)) => return Err(error),
         };
-        let (guest, channel) = copy.take_up(&function.code.root, self.name())?;
+        let (guest, channel, counters) = copy.take_up(&function.code.root, self.name())?;
+        self.counters.adopt(counters);
         let machine = Machine::new(guest, self.name()).map_err(start_error)?;
         let of = snapshot.clone();
         let (start, starter, upon) = (Start::Template, self.clone(), Some(snapshot));
@@ -370,14 +371,14 @@ impl Inner {
         let begun = Instant::now();
         let guest = snapshot.restore(self.surroundings(channel)?)?;
         let time = begun.elapsed();
-        self.counters.restored_in(time);
+        self.counters.own().restored_in(time);
         let machine = Machine::new(guest, &self.function.spec.name).map_err(start_error)?;
         Ok((machine, time))
     }
 
     /// What the program finds outside of itself, with this end of the channel to it.
     fn surroundings(&self, channel: OwnedFd) -> Result<Surroundings, Error> {
-        let (function, counters) = (&self.function, self.counters.clone());
+        let (function, counters) = (&self.function, self.counters.own().clone());
         self.vms.surroundings(function.agent(), Some(&function.code.root), &self.output, channel, counters)
     }
 

@@ -27,6 +27,7 @@ use super::svmid::template_svmid;
 use super::{MicroVms, blocking, lock, start_error};
 use crate::agent::{Agent, Channel, ChannelError, Load, LogSink, Outcome};
 use crate::jail::view::{CODE, TMP};
+use crate::linux::counters::Counters;
 use crate::linux::{Guest, Surroundings};
 use crate::snapshot::{Expected, Snapshot};
 
@@ -56,17 +57,18 @@ pub struct Waiting {
     guest: Guest,
     channel: Channel,
     output: Unnamed,
+    counters: Arc<Counters>,
 }
 
 impl Waiting {
-    /// Gives the agent the code in the host's folder `code`, and what it prints to the log of `function`.
+    /// Gives the agent the code in the host's folder `code`, and what it prints to the log of `function`; returns what it counts in, too.
     ///
     /// # Errors
     /// The code cannot be opened.
-    pub fn take_up(self, code: &Path, function: &str) -> Result<(Guest, Channel), Error> {
+    pub fn take_up(self, code: &Path, function: &str) -> Result<(Guest, Channel, Arc<Counters>), Error> {
         self.guest.mount(code, Path::new(CODE)).map_err(start_error)?;
         self.output.forward(function);
-        Ok((self.guest, self.channel))
+        Ok((self.guest, self.channel, self.counters))
     }
 }
 
@@ -313,13 +315,13 @@ impl Template {
     ) -> Result<Waiting, NotRestored> {
         let (stream, theirs) = machine::channel().map_err(start_error)?;
         let (sending, output) = Unnamed::new().map_err(start_error)?;
-        let agent = self.agent;
+        let (agent, counters) = (self.agent, Arc::<Counters>::default());
+        let counting = counters.clone();
         let guest =
-            blocking(move || make(vms.surroundings(agent, None, &sending, theirs, Arc::default())?))
-                .await??;
+            blocking(move || make(vms.surroundings(agent, None, &sending, theirs, counting)?)).await??;
         let mut channel = Channel::restored(stream, LogSink::new(self.agent.name()), 0);
         channel.tell_restored().await.map_err(start_error)?;
-        Ok(Waiting { snapshot, guest, channel, output })
+        Ok(Waiting { snapshot, guest, channel, output, counters })
     }
 }
 

@@ -80,48 +80,17 @@ impl StateHolder for Vcpu {
     }
 }
 
-pub(super) fn to_kvm(r: &UserRegs) -> kvm_regs {
-    kvm_regs {
-        rax: r.rax,
-        rbx: r.rbx,
-        rcx: r.rcx,
-        rdx: r.rdx,
-        rsi: r.rsi,
-        rdi: r.rdi,
-        rsp: r.rsp,
-        rbp: r.rbp,
-        r8: r.r8,
-        r9: r.r9,
-        r10: r.r10,
-        r11: r.r11,
-        r12: r.r12,
-        r13: r.r13,
-        r14: r.r14,
-        r15: r.r15,
-        rip: r.rip,
-        rflags: r.rflags,
-    }
+/// The registers that both have, by the names that both give them.
+macro_rules! same_registers {
+    ($($name:ident)*) => {
+        pub(super) fn to_kvm(user: &UserRegs) -> kvm_regs {
+            kvm_regs { $($name: user.$name,)* }
+        }
+
+        pub(super) fn from_kvm(regs: &kvm_regs) -> UserRegs {
+            UserRegs { $($name: regs.$name,)* }
+        }
+    };
 }
 
-pub(super) fn from_kvm(r: &kvm_regs) -> UserRegs {
-    UserRegs {
-        rax: r.rax,
-        rbx: r.rbx,
-        rcx: r.rcx,
-        rdx: r.rdx,
-        rsi: r.rsi,
-        rdi: r.rdi,
-        rsp: r.rsp,
-        rbp: r.rbp,
-        r8: r.r8,
-        r9: r.r9,
-        r10: r.r10,
-        r11: r.r11,
-        r12: r.r12,
-        r13: r.r13,
-        r14: r.r14,
-        r15: r.r15,
-        rip: r.rip,
-        rflags: r.rflags,
-    }
-}
+same_registers!(rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 rip rflags);
