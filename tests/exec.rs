@@ -188,7 +188,12 @@ fn installed_programs_do_what_they_do_natively() {
     ];
     if let Some(openssl) = installed("openssl") {
         let args = ["speed", "-seconds", "1", "sha256"];
-        same_but_for(without_figures, &[], "openssl speed", &openssl, &args);
+        // Hardware KVM does not give a guest all features of the CPU.
+        let essence = |output: &str| {
+            let lines = output.lines().filter(|line| !line.starts_with("CPUINFO"));
+            without_figures(&lines.collect::<Vec<_>>().join("\n"))
+        };
+        same_but_for(essence, &[], "openssl speed", &openssl, &args);
     }
     for (program, args) in table {
         match installed(program) {
