@@ -77,7 +77,12 @@ async fn only_what_had_begun_in_a_killed_host_is_lost() {
         let waiting = tokio::spawn(async move { client.invoke(&of, &sleep(1).to_string()).await.unwrap() });
         until("a request to wait", async || world.sandboxes(&one, "waiting").await == 1).await;
 
-        homes(&world, &cell).iter().for_each(Process::kill);
+        // Stopped before the first is killed: none of them is to begin with the request that waits, and be killed at that.
+        let victims = homes(&world, &cell);
+        for victim in &victims {
+            victim.stop().await;
+        }
+        victims.iter().for_each(Process::kill);
         for invocation in running {
             expect_error(&invocation.await.unwrap(), 502, "died", "ended before it answered");
         }
