@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the Java agent: OUT/hydra-agent.jar, and OUT/hydra-agent.jsa, a class-data archive with the JDK's and the agent's classes,
-# which makes its start faster; OUT/rehearsal.jar, a function that Hydra tries templates with; and OUT/flags.json, the JVM's flags.
+# which makes its start faster; OUT/rehearsal.jar, the function that it rehearses with; and OUT/flags.json, the JVM's flags.
 # Does nothing if nothing changed. The archive is valid only for this very jar, at this path, with this JDK: to install the agent
 # elsewhere, run this there.
 set -euo pipefail

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::counters::Counters;
 use super::identity::Identity;
@@ -19,6 +20,12 @@ use super::time::Clock;
 use super::timer::Timers;
 use super::tmpfs::Caller;
 use crate::vmm::{ExtendedState, GuestMemory, Hypervisor, UserRegs, Vm, VmmError, Xsave};
+
+/// So many looks in a row find all threads waiting where a program is at rest; a thread that waits for a moment goes on between two.
+const QUIET_LOOKS: u32 = 4;
+
+/// The time between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What to run, and in what.
 pub struct Config {
@@ -159,9 +166,14 @@ impl Guest {
         self.kernel.namespace.add(source, target, true)
     }
 
-    /// Whether all threads of the program wait for something just now.
-    pub fn is_quiet(&self) -> bool {
-        self.kernel.sched.is_quiet()
+    /// Waits, at most for `patience`, until all threads of the program wait for something: it has nothing more to do by itself.
+    pub fn settle(&self, patience: Duration) {
+        let end = Instant::now() + patience;
+        let mut quiet = 0;
+        while quiet < QUIET_LOOKS && Instant::now() < end {
+            quiet = if self.kernel.sched.is_quiet() { quiet + 1 } else { 0 };
+            std::thread::sleep(LOOK_INTERVAL);
+        }
     }
 
     /// Ends the program as `SIGKILL` would.

@@ -158,12 +158,8 @@ fn image() -> Image {
         assert!(!streams.text().contains("Error"), "{}", streams.text());
         std::thread::yield_now();
     }
-    // It has yet to come from there to the wait for its orders. A thread may wait for another for a moment: so more than one look.
-    let mut quiet = 0;
-    while quiet < 4 {
-        quiet = if guest.is_quiet() { quiet + 1 } else { 0 };
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    // It has yet to come from there to the wait for its orders.
+    guest.settle(Duration::from_secs(120));
     let checkpoint = guest.checkpoint().expect("a checkpoint");
     let image = Image::of(&checkpoint);
     guest.kill();

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{can_run, installed, same_with};
+use crate::{can_run, installed, is_all_required, same_with};
 
 macro_rules! node {
     ($($test:ident: $file:literal;)*) => {$(
@@ -44,8 +44,7 @@ fn packages() -> Option<PathBuf> {
     npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"])
         .current_dir(new.path());
     if !npm.status().is_ok_and(|status| status.success()) {
-        let required = std::env::var_os("HYDRA_REQUIRE_ALL").is_some_and(|value| value == "1");
-        assert!(!required, "the packages cannot be installed");
+        assert!(!is_all_required(), "the packages cannot be installed");
         return None;
     }
     // What an earlier list left.

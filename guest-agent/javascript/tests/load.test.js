@@ -57,6 +57,7 @@ const FOUND = [
     'index.js': 'exports.one = 1; const b = require("./b"); exports.main = (a) => a.n + b()', 'b.js': 'const i = require("./index"); module.exports = () => i.one',
   }), null],
 ];
+
 test('a later one takes the place of the first', async () => {
   const { peer, stop } = await startFunction();
   try {

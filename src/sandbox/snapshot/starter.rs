@@ -29,14 +29,9 @@ use crate::jail::view::CODE;
 use crate::linux::{Guest, RestoreError, Surroundings};
 use crate::snapshot::{Expected, Snapshot};
 
-/// How long a program may go on by itself before it is checkpointed all the same.
-const SETTLE_TIME: Duration = Duration::from_secs(1);
-
-/// So many looks in a row find all threads waiting where a program is at rest; a thread that waits for a moment goes on between two.
-const QUIET_LOOKS: u32 = 4;
-
-/// The time between two looks.
-const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+/// How long a program may go on by itself before it is checkpointed all the same: compilers that run beside the function finish what it was
+/// that they were at, one that goes on for ever is stopped in the middle of it.
+pub(super) const SETTLE_TIME: Duration = Duration::from_secs(1);
 
 /// Starts one function's microVMs.
 pub struct SnapshotStarter(Arc<Inner>);
@@ -394,7 +389,7 @@ impl Inner {
             // What this function touched of the template, others will.
             upon.note_working_set(guest);
         }
-        settle(guest);
+        guest.settle(SETTLE_TIME);
         let begun = Instant::now();
         let kept = self.keep(guest, upon);
         match kept {
@@ -425,17 +420,6 @@ impl Inner {
         // The program goes on; the rest needs it no more.
         drop(checkpoint);
         draft.commit().map_err(|error| error.to_string())
-    }
-}
-
-/// Waits until the program has nothing more to do by itself: compilers that run beside the function have finished what it was that
-/// they were at. One that goes on for ever is stopped in the middle of it.
-pub(super) fn settle(guest: &Guest) {
-    let end = Instant::now() + SETTLE_TIME;
-    let mut quiet = 0;
-    while quiet < QUIET_LOOKS && Instant::now() < end {
-        quiet = if guest.is_quiet() { quiet + 1 } else { 0 };
-        std::thread::sleep(LOOK_INTERVAL);
     }
 }
 

@@ -22,7 +22,7 @@ use super::output::{Output, Unnamed};
 use super::root::AGENT;
 use super::slot::{Making, Slot};
 use super::spares::Spares;
-use super::starter::{NotRestored, settle};
+use super::starter::{NotRestored, SETTLE_TIME};
 use super::svmid::template_svmid;
 use super::{MicroVms, blocking, lock, start_error};
 use crate::agent::{Agent, Channel, ChannelError, Load, LogSink, Outcome};
@@ -208,7 +208,7 @@ impl Template {
         make_ready(&mut channel).await.map_err(start_error)?;
         let (store, expected) = (vms.store()?, self.expected.clone());
         let snapshot = blocking(move || {
-            settle(&guest);
+            guest.settle(SETTLE_TIME);
             let checkpoint = guest.checkpoint().map_err(start_error)?;
             let draft = store.write(&expected, None, &checkpoint).map_err(start_error)?;
             drop(checkpoint);

@@ -24,10 +24,8 @@ pub enum Language {
 enum Timed {
     /// All of it, from outside; the program does nothing.
     Start(&'static [&'static str]),
-    /// The work of this function, as the program itself says.
-    Work(&'static str),
-    /// The same when a compiler has seen to it: after two times before.
-    Compiled(&'static str),
+    /// The work of this function, as the program itself says: the last of so many times.
+    Work(&'static str, &'static str),
 }
 
 /// One program.
@@ -39,6 +37,10 @@ pub struct Program {
     /// See [`Program::goal`].
     goal: Option<f64>,
 }
+
+/// For the first time, and when a compiler has seen to it.
+const ONCE: &str = "1";
+const COMPILED: &str = "3";
 
 /// Where a program runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,19 +74,19 @@ const fn start(name: &'static str, language: Language, arguments: &'static [&'st
 /// Work that the program does in ring 3. Compilers and collectors that run beside the program make Node and the JVM lean more on the system.
 const fn compute(name: &'static str, language: Language, function: &'static str) -> Program {
     match language {
-        Language::Python => Program { name, language, timed: Timed::Work(function), goal: Some(1.03) },
-        _ => Program { name, language, timed: Timed::Compiled(function), goal: Some(1.05) },
+        Language::Python => Program { name, language, timed: Timed::Work(function, ONCE), goal: Some(1.03) },
+        _ => Program { name, language, timed: Timed::Work(function, COMPILED), goal: Some(1.05) },
     }
 }
 
 /// Work on memory that was never touched, which is so for the first time only.
 const fn fresh(name: &'static str, language: Language, function: &'static str) -> Program {
-    Program { timed: Timed::Work(function), ..compute(name, language, function) }
+    Program { timed: Timed::Work(function, ONCE), ..compute(name, language, function) }
 }
 
 /// Work that is mostly the system's: nobody's goal, but of interest.
 const fn system(name: &'static str, language: Language, function: &'static str) -> Program {
-    Program { name, language, timed: Timed::Work(function), goal: None }
+    Program { name, language, timed: Timed::Work(function, ONCE), goal: None }
 }
 
 /// All programs.
@@ -149,7 +151,7 @@ impl Program {
         }
         match self.timed {
             Timed::Start(_) => Ok(Outcome { seconds: elapsed, result: String::new() }),
-            Timed::Work(_) | Timed::Compiled(_) => Ok(serde_json::from_slice(&output.stdout)?),
+            Timed::Work(..) => Ok(serde_json::from_slice(&output.stdout)?),
         }
     }
 
@@ -166,13 +168,12 @@ impl Program {
         }
         match self.timed {
             Timed::Start(arguments) => command.extend(arguments.iter().map(OsString::from)),
-            Timed::Work(function) | Timed::Compiled(function) => {
+            Timed::Work(function, times) => {
                 command.push(match self.language {
                     Language::Python => places.sources.join("programs.py").into(),
                     Language::JavaScript => places.sources.join("programs.js").into(),
                     Language::Java => "Programs".into(),
                 });
-                let times = if matches!(self.timed, Timed::Compiled(_)) { "3" } else { "1" };
                 command.extend([function.into(), scratch.into(), times.into()]);
             }
         }
@@ -194,7 +195,7 @@ mod tests {
     fn every_function_is_in_its_source() {
         let sources = hydra_harness::paths::root().join("tests/bench/exec");
         for program in PROGRAMS {
-            let (Timed::Work(function) | Timed::Compiled(function)) = program.timed else { continue };
+            let Timed::Work(function, _) = program.timed else { continue };
             let file = match program.language {
                 Language::Python => "programs.py",
                 Language::JavaScript => "programs.js",
