@@ -13,6 +13,9 @@ use crate::world::{World, expect, skip, until};
 
 const CONNECTIONS: u32 = 32;
 const REQUESTS: u32 = 10_000;
+/// Connections that may be there now and not before, and last a while: one of the test's client, and one on which
+/// Hydra fetched the function.
+const KEPT_CONNECTIONS: usize = 2;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_requests_leave_nothing_behind() {
@@ -38,7 +41,7 @@ async fn ten_thousand_requests_leave_nothing_behind() {
                 let now = held(world.pid());
                 now.processes <= before.processes
                     && now.threads <= before.threads
-                    && now.descriptors <= before.descriptors
+                    && now.descriptors <= before.descriptors + KEPT_CONNECTIONS
             })
             .await;
         }

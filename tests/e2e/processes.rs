@@ -97,14 +97,23 @@ pub fn agents(hydra: u32, mode: &str) -> Vec<Process> {
     descendants(hydra).into_iter().filter(is_agent).collect()
 }
 
-/// What the tree of `ancestor` holds now.
+/// What the tree of `ancestor` holds now. The descriptors are without those of vCPUs: a microVM makes one more when
+/// one more of its threads runs at the same time, and keeps it as long as it lives. The VM itself is counted.
 pub fn held(ancestor: u32) -> Held {
     let mut tree: Vec<u32> = descendants(ancestor).iter().map(|process| process.pid).collect();
     tree.push(ancestor);
-    let count = |what: &str| -> usize {
-        tree.iter().map(|pid| fs::read_dir(format!("/proc/{pid}/{what}")).map_or(0, Iterator::count)).sum()
+    let entries = |what: &'static str| {
+        tree.iter().flat_map(move |pid| fs::read_dir(format!("/proc/{pid}/{what}"))).flatten().flatten()
     };
-    Held { processes: tree.len(), threads: count("task"), descriptors: count("fd") }
+    let is_vcpu = |descriptor: &fs::DirEntry| {
+        fs::read_link(descriptor.path())
+            .is_ok_and(|target| target.to_string_lossy().starts_with("anon_inode:kvm-vcpu"))
+    };
+    Held {
+        processes: tree.len(),
+        threads: entries("task").count(),
+        descriptors: entries("fd").filter(|descriptor| !is_vcpu(descriptor)).count(),
+    }
 }
 
 /// What is held once nothing changes any more: spare agents are started, ended ones reaped.
