@@ -1,11 +1,11 @@
 //! The network in which a program's host sockets are made.
 //!
 //! Under [`Policy::Loopback`] it is a network namespace of the program's own, made at its first socket (0.4 to 1 ms on the machine where
-//! this was measured; entering and leaving it take some microseconds). A worker enters it only to make a socket: a socket stays in the
-//! network where it was made, whichever thread uses it.
+//! this was measured). A thread is in it only to make a socket: a socket stays in the network where it was made, whichever thread uses it.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
+use std::thread;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
@@ -42,12 +42,11 @@ impl Network {
 
     /// The text of one of the host kernel's tables about the program's network, a file of `/proc/net`.
     pub fn table(&self, name: &'static str) -> Result<Vec<u8>, Errno> {
-        let path = format!("/proc/self/task/{}/net/{name}", rustix::thread::gettid().as_raw_nonzero());
-        self.within(|| Ok(std::fs::read(path)?))
+        self.within(|| Ok(std::fs::read(format!("/proc/thread-self/net/{name}"))?))
     }
 
     /// Runs `work` in the program's network; `EACCES` if it has none.
-    fn within<T>(&self, work: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    fn within<T: Send>(&self, work: impl FnOnce() -> Result<T, Errno> + Send) -> Result<T, Errno> {
         let own = match self.policy {
             Policy::Closed => return Err(Errno::EACCES),
             Policy::Open => return work(),
@@ -76,29 +75,26 @@ fn make() -> Result<OwnedFd, Errno> {
 
 /// The calling thread's network.
 fn current() -> Result<OwnedFd, Errno> {
-    let path = format!("/proc/self/task/{}/ns/net", rustix::thread::gettid().as_raw_nonzero());
-    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::fs::open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 fn enter(network: std::os::fd::BorrowedFd<'_>) -> Result<(), Errno> {
     Ok(rustix::thread::move_into_link_name_space(network, Some(LinkNameSpaceType::Network))?)
 }
 
-/// Runs `work` after `change` put the calling thread into another network, and puts it back.
-fn inside<T>(change: impl FnOnce() -> Result<(), Errno>, work: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
-    static HOST: OnceLock<OwnedFd> = OnceLock::new();
-    let host = match HOST.get() {
-        Some(host) => host,
-        None => {
-            let host = current()?;
-            HOST.get_or_init(|| host)
+/// Runs `work` on a thread of its own, after `change` put that into another network: where a thread cannot return from, it ends.
+fn inside<T: Send>(
+    change: impl FnOnce() -> Result<(), Errno> + Send,
+    work: impl FnOnce() -> Result<T, Errno> + Send,
+) -> Result<T, Errno> {
+    thread::scope(|scope| {
+        let moved = thread::Builder::new().name("network".into()).spawn_scoped(scope, || {
+            change()?;
+            work()
+        });
+        match moved?.join() {
+            Ok(outcome) => outcome,
+            Err(defect) => std::panic::resume_unwind(defect),
         }
-    };
-    change()?;
-    let outcome = work();
-    if let Err(errno) = enter(host.as_fd()) {
-        // The thread stays where less can be reached than before: it can serve no other program wrongly, as it serves only this one.
-        tracing::error!(errno = errno.name(), fd = host.as_raw_fd(), "a thread cannot return to the host's network");
-    }
-    outcome
+    })
 }
