@@ -22,6 +22,8 @@ struct Call {
     by: Option<String>,
     args: Option<String>,
     errno: Option<String>,
+    #[serde(default)]
+    own: bool,
     #[allow(dead_code)] // For people.
     note: Option<String>,
 }
@@ -88,9 +90,10 @@ fn generate() -> Result<(), Box<dyn std::error::Error>> {
             return Err(format!("number {} is given twice", call.n).into());
         }
         slots[call.n] = Some(format!(
-            "Some(Call {{ name: {:?}, args: &[{}], answer: {answer} }})",
+            "Some(Call {{ name: {:?}, args: &[{}], answer: {answer}, own: {} }})",
             call.name,
-            kinds.join(", ")
+            kinds.join(", "),
+            call.own
         ));
     }
     let mut code = format!("static CALLS: [Option<Call>; {}] = [\n", slots.len());

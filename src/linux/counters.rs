@@ -70,6 +70,10 @@ counters! {
     system_calls,
     /// Nanoseconds in which they were served.
     system_call_ns,
+    /// System calls, of those above, that were answered while the vCPU stayed in the guest.
+    exitless_calls,
+    /// Nanoseconds in which calls were served while the vCPU stayed in the guest; part of the time in there.
+    exitless_ns,
     /// Page faults of pages that were not in the guest's page tables.
     pages_filled,
     /// Page faults of pages that were there with fewer rights.

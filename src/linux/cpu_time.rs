@@ -1,4 +1,5 @@
-//! CPU time of the guest's threads: what their workers' host threads used while they ran them, in the guest and serving their calls.
+//! CPU time of the guest's threads: what their workers' host threads used while they ran them, in the guest, serving their calls, and
+//! waiting in the guest for a call that is served without an exit.
 
 use super::context::{Args, Ctx};
 use super::errno::{Errno, SysResult};

@@ -20,6 +20,7 @@ macro_rules! numbers {
                     Self::BLOCKED_NUMBER => "(blocked)",
                     Self::RESTART_NUMBER => "(restart)",
                     Self::INTERRUPTED_NUMBER => "(interrupted)",
+                    Self::ELSEWHERE_NUMBER => "(elsewhere)",
                     _ => "(unknown)",
                 }
             }
@@ -164,6 +165,7 @@ impl Errno {
     const RESTART_NUMBER: u16 = 512;
     const BLOCKED_NUMBER: u16 = 513;
     const INTERRUPTED_NUMBER: u16 = 514;
+    const ELSEWHERE_NUMBER: u16 = 515;
 
     /// Never seen by the guest: a signal arrived; begin the call again if its handler has `SA_RESTART` or none runs, else `EINTR`.
     pub const RESTART: Errno = Errno(Self::RESTART_NUMBER);
@@ -171,6 +173,8 @@ impl Errno {
     pub const INTERRUPTED: Errno = Errno(Self::INTERRUPTED_NUMBER);
     /// Never seen by the guest: the thread waits ([`super::Ctx::block`]); begin the call again when it is woken.
     pub const BLOCKED: Errno = Errno(Self::BLOCKED_NUMBER);
+    /// Never seen by the guest: this host thread may not wait for the host; nothing is done, the caller's own worker is to serve the call.
+    pub const ELSEWHERE: Errno = Errno(Self::ELSEWHERE_NUMBER);
 
     /// The value that `rax` gets.
     pub fn to_rax(self) -> u64 {

@@ -117,6 +117,12 @@ impl Futexes {
         n
     }
 
+    /// Nobody knows the thread any more.
+    pub fn forget(&mut self, tid: Tid) {
+        self.woken.remove(&tid);
+        self.cancel(tid);
+    }
+
     fn cancel(&mut self, tid: Tid) {
         if let Some(address) = self.places.remove(&tid)
             && let Some(queue) = self.queues.get_mut(&address)
@@ -179,7 +185,8 @@ fn wait(
         if kernel.read::<u32>(address)? != value {
             return Err(Errno::EAGAIN);
         }
-        state.futexes.woken.remove(&tid);
+        // Also its own earlier wait, if the program has left that by a way that no program takes.
+        state.futexes.forget(tid);
         state.forget_wake(tid);
         state.futexes.enqueue(address, tid, bits);
         drop(state);

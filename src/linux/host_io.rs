@@ -1,5 +1,6 @@
 //! Transfers between host descriptors and guest RAM. The module's `unsafe` is the passing of slices to the host's kernel.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd};
 
 use vm_memory::VolatileSlice;
@@ -42,32 +43,51 @@ fn all(
     Ok(done)
 }
 
-/// Whether the host cannot tell for this descriptor whether a call would wait.
-fn is_unsupported(moved: isize) -> bool {
-    moved < 0 && matches!(Errno::last(), Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS)
+thread_local! {
+    static MAY_WAIT: Cell<bool> = const { Cell::new(true) };
+}
+
+/// From now on the calling thread waits for no stream: [`read_now`] and [`write_now`] fail with [`Errno::ELSEWHERE`] where others wait.
+pub fn never_wait() {
+    MAY_WAIT.set(false);
+}
+
+/// What came of a call that does not wait, or of one that may where the host does not know such calls for this descriptor.
+fn or_waiting(
+    moved: Result<usize, Errno>,
+    waiting: impl FnOnce() -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
+    match moved {
+        Err(errno) if is_unsupported(errno) && MAY_WAIT.get() => waiting(),
+        Err(errno) if is_unsupported(errno) => Err(Errno::ELSEWHERE),
+        moved => moved,
+    }
+}
+
+/// Whether a call that does not wait failed because the host knows none for this descriptor.
+fn is_unsupported(errno: Errno) -> bool {
+    matches!(errno, Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS)
 }
 
 /// Reads what a stream has; `EAGAIN` if that is nothing, also where it had something a moment ago: another reader may have been
 /// faster. Streams of which the host cannot tell are waited for: terminals, and all before Linux 6.4.
 pub fn read_now(fd: impl AsFd, into: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
     let raw = fd.as_fd().as_raw_fd();
-    all(into, |parts, count, _| {
+    let moved = all(into, |parts, count, _| {
         // SAFETY: as `read`.
-        let moved = unsafe { libc::preadv2(raw, parts, count, -1, libc::RWF_NOWAIT) };
-        // SAFETY: as `read`.
-        if is_unsupported(moved) { unsafe { libc::readv(raw, parts, count) } } else { moved }
-    })
+        unsafe { libc::preadv2(raw, parts, count, -1, libc::RWF_NOWAIT) }
+    });
+    or_waiting(moved, || read(fd, into))
 }
 
 /// Writes what a stream has room for; `EAGAIN` if it has none. For the rest as [`read_now`].
 pub fn write_now(fd: impl AsFd, from: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
     let raw = fd.as_fd().as_raw_fd();
-    all(from, |parts, count, _| {
+    let moved = all(from, |parts, count, _| {
         // SAFETY: as `write`.
-        let moved = unsafe { libc::pwritev2(raw, parts, count, -1, libc::RWF_NOWAIT) };
-        // SAFETY: as `write`.
-        if is_unsupported(moved) { unsafe { libc::writev(raw, parts, count) } } else { moved }
-    })
+        unsafe { libc::pwritev2(raw, parts, count, -1, libc::RWF_NOWAIT) }
+    });
+    or_waiting(moved, || write(fd, from))
 }
 
 /// Reads at the descriptor's position.
@@ -119,7 +139,7 @@ mod tests {
         let part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
         // SAFETY: the vector describes a byte of ours.
         let moved = unsafe { libc::preadv2(reader.as_raw_fd(), &part, 1, -1, libc::RWF_NOWAIT) };
-        if is_unsupported(moved) {
+        if moved < 0 && is_unsupported(Errno::last()) {
             return eprintln!("skipped: this Linux cannot tell whether a read of a pipe would wait");
         }
         let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
@@ -137,5 +157,18 @@ mod tests {
         }
         drop((writer, theirs));
         while read_now(&reader, &slices).expect("what was written, and the end") > 0 {}
+    }
+
+    #[test]
+    fn a_thread_that_never_waits_does_not_read_from_a_terminal() {
+        let Ok(terminal) = std::fs::File::options().read(true).write(true).open("/dev/ptmx") else {
+            return eprintln!("skipped: no terminal can be made here");
+        };
+        let read = move || {
+            never_wait();
+            let mut byte = [0u8];
+            read_now(&terminal, &[VolatileSlice::from(&mut byte[..])])
+        };
+        assert_eq!(std::thread::spawn(read).join().expect("no panic"), Err(Errno::ELSEWHERE));
     }
 }

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | starting | `guest.rs`, `loader.rs`, `vdso.rs`; `direct.rs` without a machine |
 //! | dispatch | `table.rs`, `context.rs`, `errno.rs`, `trace.rs` |
-//! | threads | `thread.rs` the record, `sched/` who runs where, `worker.rs` the loop around a vCPU, `reactor.rs` events from outside, `futex.rs`, `thread_calls.rs`, `membarrier.rs` |
+//! | threads | `thread.rs` the record, `sched/` who runs where, `worker.rs` the loop around a vCPU, `exitless.rs` calls that do not leave it, `reactor.rs` events from outside, `futex.rs`, `thread_calls.rs`, `membarrier.rs` |
 //! | memory | `mm/`, `user.rs` guest addresses to host slices |
 //! | signals | `signal/`, `timer.rs` |
 //! | files | `file.rs` the trait, `descriptor.rs`, `io.rs`, `host_file.rs`, `directory.rs`, `text.rs`, `memfd.rs`, `lock.rs`, `ioctl.rs`, `tmpfs/` the file system in guest RAM |
@@ -87,6 +87,7 @@ mod context;
 pub mod counters;
 mod direct;
 mod errno;
+mod exitless;
 pub mod file;
 mod guest;
 mod host_file;

@@ -14,6 +14,8 @@ pub struct Call {
     pub args: &'static [Kind],
     /// What is done with it.
     pub answer: Answer,
+    /// It needs the caller's record or vCPU, or can take long: the caller's own worker serves it.
+    pub own: bool,
 }
 
 /// What is done with a system call.

@@ -39,10 +39,15 @@ pub struct Thread {
 impl Thread {
     /// A thread that begins at `regs`.
     pub fn new(tid: Tid, regs: UserRegs, extended: ExtendedState) -> Thread {
+        Thread { regs, extended: Some(extended), ..Thread::bare(tid) }
+    }
+
+    /// A thread without registers, for a call that does not look at them.
+    pub fn bare(tid: Tid) -> Thread {
         Thread {
             tid,
-            regs,
-            extended: Some(extended),
+            regs: UserRegs::default(),
+            extended: None,
             in_call: false,
             wait: None,
             deadline: None,

@@ -8,13 +8,14 @@ use std::time::Instant;
 use super::context::{Args, Ctx};
 use super::counters::{count, spend};
 use super::errno::{Errno, SysResult};
+use super::exitless::{Headway, Seat};
 use super::kernel::Kernel;
 use super::mm::Fault;
 use super::sched::{ExitStatus, Next};
 use super::signal::{self, SigInfo};
 use super::table::{self, Answer};
 use super::thread::Thread;
-use crate::vmm::{Access, Exit, StateHolder, Vcpu, VmmError};
+use crate::vmm::{Access, AskedCall, Exit, StateHolder, UserRegs, Vcpu, VmmError};
 
 /// Starts worker `id`.
 pub fn spawn(kernel: &Arc<Kernel>, id: usize) {
@@ -43,11 +44,13 @@ fn work(kernel: &Arc<Kernel>, id: usize, vcpu: &mut Vcpu) -> Result<(), VmmError
     kernel.sched.enlist(id, vcpu.kicker());
     // Struck off before others can have the vCPU, also when a handler panics: nobody may kick it then.
     let _registration = Enlisted(kernel, id);
+    let mut seat = Seat::of(kernel, vcpu);
     loop {
         match kernel.sched.next(id, vcpu) {
             Ok(Next::Stop) => break Ok(()),
             Ok(Next::Run(thread, attention)) => {
-                if let Err(error) = run(kernel, vcpu, thread, &attention) {
+                let _running = seat.as_mut().map(|seat| seat.seat(thread.tid, &attention));
+                if let Err(error) = run(kernel, vcpu, thread, &attention, seat.as_mut()) {
                     break Err(error);
                 }
             }
@@ -83,6 +86,7 @@ fn run(
     vcpu: &mut Vcpu,
     mut thread: Box<Thread>,
     attention: &AtomicBool,
+    mut seat: Option<&mut Seat>,
 ) -> Result<(), VmmError> {
     let counters = &*kernel.counters;
     if let Some(state) = thread.extended.take() {
@@ -139,11 +143,15 @@ fn run(
         let exit = vcpu.enter(&mut thread.regs)?;
         let left = spend(&counters.guest_ns, entered);
         match exit {
-            Exit::Syscall => {
+            Exit::Syscall | Exit::MissedSyscall => {
                 count(&counters.system_calls);
+                let missed = exit == Exit::MissedSyscall;
+                let headway = seat.as_mut().map(|seat| seat.left(&asked(&thread.regs), left, missed));
+                let Headway { deadline, progress, saved_mask } = headway.unwrap_or_default();
                 thread.in_call = true;
-                thread.deadline = None;
-                thread.progress = 0;
+                thread.deadline = deadline;
+                thread.progress = progress;
+                thread.saved_mask = saved_mask.or(thread.saved_mask);
             }
             Exit::Exception { vector: 14, error, address } => {
                 page_fault(kernel, &mut thread, error, address, attention);
@@ -235,10 +243,15 @@ fn system_call(kernel: &Kernel, vcpu: &mut Vcpu, mut thread: Box<Thread>) -> (At
     }
 }
 
+/// The call that registers hold.
+fn asked(r: &UserRegs) -> AskedCall {
+    AskedCall { number: r.rax, args: [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9] }
+}
+
 /// Lets the handler of the call in the thread's registers make an attempt at it.
 pub(super) fn serve(kernel: &Kernel, vcpu: &mut dyn StateHolder, thread: &mut Thread) -> SysResult {
-    let r = &thread.regs;
-    let (number, args) = (r.rax, Args([r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]));
+    let AskedCall { number, args } = asked(&thread.regs);
+    let args = Args(args);
     match table::call(number).map(|call| (call, call.answer)) {
         Some((_, Answer::Served(handler))) => handler(&mut Ctx { kernel, thread, vcpu }, args),
         Some((call, Answer::Refused(errno))) => {

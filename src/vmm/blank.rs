@@ -125,7 +125,7 @@ mod tests {
             let vm = Vm::of_image(&image).expect("a VM");
             assert_eq!(vm.memory().load(8 << 20), u64::from_ne_bytes([mark; 8]));
             // The vCPU that was there before the image has its task state.
-            assert_ne!(vm.memory().load(super::super::layout::VCPU_AREA), 0);
+            assert_ne!(vm.memory().load(super::super::layout::VCPU_PAGES), 0);
             let begun = Instant::now();
             while BlankVms::get().ready().iter().filter(|vm| vm.memory().size() == BYTES).count()
                 < KEPT_OF_SIZE

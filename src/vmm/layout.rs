@@ -14,19 +14,35 @@ pub const PAGE_ROOT: u64 = 0x5000;
 pub const WINDOW_TABLES: [u64; 3] = [0x6000, 0x7000, 0x8000];
 /// Lower page tables of [`SYSCALL_ALIAS`].
 pub const ALIAS_TABLES: [u64; 3] = [0x9000, 0xa000, 0xb000];
-/// One page for each vCPU: its task state segment at the start, its kernel stack at the end.
+/// The system-call entries of [`super::exitless`], one for each vCPU that has one.
+pub const EXITLESS_CODE: u64 = 0xc000;
+/// From here to [`FIRST_FRAME`] lies what vCPUs use while they run; no image holds it.
 pub const VCPU_AREA: u64 = 0x1_0000;
-/// Most vCPUs of a VM: what fits between [`VCPU_AREA`] and [`FIRST_FRAME`].
-pub const MAX_VCPUS: usize = ((FIRST_FRAME - VCPU_AREA) / 0x1000) as usize;
+/// Where those entries ask, one area for each.
+pub const EXITLESS_AREAS: u64 = VCPU_AREA;
+/// Bytes of such an entry, and of such an area.
+pub const EXITLESS_SIZE: u64 = 0x100;
+/// vCPUs that have one.
+pub const EXITLESS_VCPUS: usize = (EXITLESS_BYTES / EXITLESS_SIZE) as usize;
+/// Bytes of all entries, and of all areas.
+pub const EXITLESS_BYTES: u64 = VCPU_AREA - EXITLESS_CODE;
+/// One page for each vCPU: its task state segment at the start, its kernel stack at the end.
+pub const VCPU_PAGES: u64 = EXITLESS_AREAS + EXITLESS_BYTES;
+/// Most vCPUs of a VM: what fits between [`VCPU_PAGES`] and [`FIRST_FRAME`].
+pub const MAX_VCPUS: usize = ((FIRST_FRAME - VCPU_PAGES) / 0x1000) as usize;
 /// From here on guest RAM is handed out by [`super::Frames`]. What is below is the 2 MiB that the ring-0 window shows.
 pub const FIRST_FRAME: u64 = 0x20_0000;
 
 /// Guest-virtual address of the ring-0 window, which shows guest-physical 0 to [`FIRST_FRAME`], to ring 0 only.
 pub const WINDOW: u64 = 0xffff_8880_0000_0000;
-/// Second, user-executable, read-only mapping of [`SYSCALL_CODE`]: the page after the last one a program can have.
+/// Second, user-executable, read-only mapping of [`SYSCALL_CODE`]: the page after the last one that Linux lets a program have.
 pub const SYSCALL_ALIAS: u64 = 0x7fff_ffff_f000;
-/// End of the addresses that a program can map, as on Linux with four-level paging.
-pub const USER_END: u64 = 0x7fff_ffff_f000;
+/// User-executable, read-only mapping of [`EXITLESS_CODE`].
+pub const EXITLESS_CODE_ALIAS: u64 = EXITLESS_AREAS_ALIAS - EXITLESS_BYTES;
+/// User-writable mapping of [`EXITLESS_AREAS`].
+pub const EXITLESS_AREAS_ALIAS: u64 = SYSCALL_ALIAS - EXITLESS_BYTES;
+/// End of the addresses that a program can map: 32 KiB below Linux's with four-level paging.
+pub const USER_END: u64 = EXITLESS_CODE_ALIAS;
 
 /// Selectors, as Linux has them.
 pub mod selector {
@@ -46,6 +62,8 @@ pub mod selector {
 
 /// I/O port by which the system-call entry leaves the VM.
 pub const SYSCALL_PORT: u16 = 0x10;
+/// I/O port by which an entry leaves the VM that has asked in vain.
+pub const EXITLESS_PORT: u16 = 0x12;
 /// I/O port by which the entry of 32-bit code's `syscall` leaves the VM.
 pub const COMPAT_PORT: u16 = 0x11;
 /// I/O port of exception 0; exception `n` has port `EXCEPTION_PORT + n`.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vm_memory::mmap::MmapRegion;
@@ -86,6 +87,11 @@ impl GuestMemory {
             self.region.as_volatile_slice().store(value, at, std::sync::atomic::Ordering::Release).ok()
         });
         debug_assert!(done.is_some(), "store outside of guest RAM");
+    }
+
+    /// The aligned word at `address`, to be read and changed in one step while vCPUs do so too; `None` outside of RAM.
+    pub(super) fn atomic(&self, address: u64) -> Option<&AtomicU32> {
+        self.region.get_atomic_ref(usize::try_from(address).ok()?).ok()
     }
 
     /// Copies `bytes` to `address`, which the caller has taken from the layout or from [`super::Frames`].

@@ -195,7 +195,7 @@ pub(super) fn map_fixed(
     physical: u64,
     flags: FixedPage,
 ) {
-    let user = if flags == FixedPage::UserCode { USER } else { 0 };
+    let user = if matches!(flags, FixedPage::UserCode | FixedPage::UserData) { USER } else { 0 };
     let mut table = PAGE_ROOT;
     for (level, next) in (1..4).rev().zip(tables) {
         memory.store(slot(table, virtual_address, level), next | PRESENT | WRITABLE | user | ACCESSED_DIRTY);
@@ -203,16 +203,18 @@ pub(super) fn map_fixed(
     }
     let leaf = match flags {
         FixedPage::UserCode => USER,
+        FixedPage::UserData => USER | WRITABLE | NO_EXECUTE,
         FixedPage::KernelCode => 0,
         FixedPage::KernelData => WRITABLE | NO_EXECUTE,
     };
     memory.store(slot(table, virtual_address, 0), physical | leaf | PRESENT | ACCESSED_DIRTY);
 }
 
-/// The three sorts of page that are not the program's.
+/// The sorts of page that are not the program's.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum FixedPage {
     UserCode,
+    UserData,
     KernelCode,
     KernelData,
 }

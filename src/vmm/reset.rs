@@ -50,12 +50,15 @@ pub fn reset(
     let in_image = |page: u64| page < layout::VCPU_AREA || saved.contains(Frame((page / FRAME_SIZE) as u32));
     let tables: BTreeMap<u64, u32> = PageTables::new(memory).tables().into_iter().collect();
     let mut figures = ResetFigures::default();
+    let exitless = layout::EXITLESS_AREAS..layout::EXITLESS_AREAS + layout::EXITLESS_BYTES;
     let (mut stale, mut beside) = (Vec::new(), Vec::new());
     for page in memory.changed()?.into_iter().flat_map(|run| run.step_by(FRAME_SIZE as usize)) {
         match tables.get(&page) {
             Some(0) => put_back_table(memory, original, page, in_image(page), &mut stale),
             // Links to tables are only ever added.
             Some(_) => {}
+            // A program can read there what the one before has asked.
+            None if exitless.contains(&page) => memory.zero(page, FRAME_SIZE as usize),
             None if (layout::VCPU_AREA..layout::FIRST_FRAME).contains(&page) => {}
             None if in_image(page) => {
                 copy(memory, original, page);

@@ -10,6 +10,7 @@
 
 use std::arch::global_asm;
 
+use super::exitless;
 use super::layout::{self, selector};
 use super::memory::GuestMemory;
 use super::paging::{FixedPage, map_fixed};
@@ -62,7 +63,7 @@ unsafe extern "C" {
 }
 
 /// The bytes between two labels of the assembly above.
-fn image(start: *const u8, end: *const u8) -> &'static [u8] {
+pub(super) fn image(start: *const u8, end: *const u8) -> &'static [u8] {
     // SAFETY: both labels are in one read-only section, `end` after `start`, and live as long as the program.
     unsafe { std::slice::from_raw_parts(start, end.offset_from(start) as usize) }
 }
@@ -94,7 +95,7 @@ pub(super) fn is_ring0(rip: u64) -> bool {
 
 /// Guest-physical page of the vCPU with this number.
 fn vcpu_page(index: usize) -> u64 {
-    layout::VCPU_AREA + 0x1000 * index as u64
+    layout::VCPU_PAGES + 0x1000 * index as u64
 }
 
 /// Guest-physical address of the end of a vCPU's kernel stack.
@@ -109,8 +110,8 @@ pub(super) fn task_segment(index: usize) -> u64 {
 
 /// Offset of the I/O permission bitmap in the task state segment.
 const IO_BITMAP: usize = 0x68;
-/// The bitmap: one clear bit, that of [`layout::SYSCALL_PORT`]; ports past its end are forbidden.
-const IO_BITMAP_BYTES: [u8; 4] = [0xff, 0xff, 0xfe, 0xff];
+/// The bitmap: two clear bits, those of [`layout::SYSCALL_PORT`] and [`layout::EXITLESS_PORT`]; ports past its end are forbidden.
+const IO_BITMAP_BYTES: [u8; 4] = [0xff, 0xff, 0xfa, 0xff];
 /// Last byte of the task state segment.
 pub(super) const TASK_LIMIT: u32 = (IO_BITMAP + IO_BITMAP_BYTES.len() - 1) as u32;
 
@@ -153,7 +154,13 @@ pub(super) fn install(memory: &GuestMemory) {
     for index in 0..layout::MAX_VCPUS {
         map(vcpu_page(index), FixedPage::KernelData);
     }
-    map_fixed(memory, layout::ALIAS_TABLES, layout::SYSCALL_ALIAS, SYSCALL_CODE, FixedPage::UserCode);
+    let alias = |physical, address, page| map_fixed(memory, layout::ALIAS_TABLES, address, physical, page);
+    alias(SYSCALL_CODE, layout::SYSCALL_ALIAS, FixedPage::UserCode);
+    exitless::install(memory);
+    for page in (0..layout::EXITLESS_BYTES).step_by(0x1000) {
+        alias(layout::EXITLESS_CODE + page, layout::EXITLESS_CODE_ALIAS + page, FixedPage::UserCode);
+        alias(layout::EXITLESS_AREAS + page, layout::EXITLESS_AREAS_ALIAS + page, FixedPage::UserData);
+    }
 }
 
 /// Writes the task state segment of a vCPU. `user_exit` lets ring 3 use the system-call port.

@@ -272,6 +272,7 @@ impl Sched {
     pub fn remove(&self, tid: Tid, serve: impl FnMut(Need)) -> bool {
         let mut state = self.lock();
         state.count_run(tid);
+        state.futexes.forget(tid);
         if let Some(slot) = state.threads.remove(&tid) {
             state.ended_cpu_time = state.ended_cpu_time.saturating_add(slot.cpu_time);
             if let Phase::Running(worker) = slot.phase {

@@ -7,6 +7,7 @@ use kvm_bindings::{Msrs, kvm_device_attr, kvm_msr_entry, kvm_segment};
 use kvm_ioctls::SyncReg;
 
 use super::super::error::VmmError;
+use super::super::exitless::{self, CallSlot};
 use super::super::kvm::{Hypervisor, Sort};
 use super::super::layout::{self, selector};
 use super::super::ring0;
@@ -40,6 +41,10 @@ impl Vcpu {
             ring: Ring::User,
             memory: Arc::clone(vm.memory()),
             kick,
+            calls: match hypervisor.sort {
+                Sort::Emulated => CallSlot::new(vm.memory(), index),
+                Sort::Hardware => None,
+            },
         };
         vcpu.reset_segments(0, 0)?;
         vcpu.fd.set_xcrs(&xcrs).map_err(VmmError::kvm("set XCR0"))?;
@@ -70,11 +75,11 @@ impl Vcpu {
         const LSTAR: u32 = 0xc000_0082;
         const CSTAR: u32 = 0xc000_0083;
         const FMASK: u32 = 0xc000_0084;
-        /// Flags cleared at system-call entry: trap, interrupt, direction, I/O privilege, nested task, alignment check.
-        const MASKED: u64 = 0x4_7700;
+        /// Flags cleared at system-call entry: trap, direction, I/O privilege, nested task, alignment check. There are no interrupts.
+        const MASKED: u64 = 0x4_7500;
         let entry = match self.sort {
             Sort::Hardware => ring0::window(layout::SYSCALL_CODE),
-            Sort::Emulated => layout::SYSCALL_ALIAS,
+            Sort::Emulated => exitless::address(self.index).unwrap_or(layout::SYSCALL_ALIAS),
         };
         let segments = u64::from(selector::USER_CODE_32) << 48 | u64::from(selector::KERNEL_CODE) << 32;
         let entries = [(STAR, segments), (LSTAR, entry), (CSTAR, ring0::compat_entry()), (FMASK, MASKED)]

@@ -11,7 +11,7 @@ mod create;
 mod kick;
 mod registers;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::io;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use kvm_bindings::kvm_regs;
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 
 use super::error::VmmError;
+use super::exitless::{CallSlot, Standing};
 use super::kvm::Sort;
 use super::layout;
 use super::memory::GuestMemory;
@@ -35,6 +36,8 @@ use registers::{from_kvm, to_kvm};
 pub enum Exit {
     /// The program made a system call. Its registers are as Linux's entry sees them, with `rip` after the instruction.
     Syscall,
+    /// The same, after it has asked for an answer without an exit and none came in time.
+    MissedSyscall,
     /// The program raised an exception.
     Exception {
         /// The CPU's number of the exception: 14 is a page fault.
@@ -44,7 +47,7 @@ pub enum Exit {
         /// The address of a page fault, else 0.
         address: u64,
     },
-    /// [`Kick::kick`] was called, or a host signal arrived.
+    /// [`Kick::kick`] was called, a host signal arrived, or who answered a call without an exit wanted one.
     Kicked,
 }
 
@@ -68,6 +71,7 @@ pub struct Vcpu {
     ring: Ring,
     memory: Arc<GuestMemory>,
     kick: Arc<KickState>,
+    calls: Option<Arc<CallSlot>>,
 }
 
 impl Vcpu {
@@ -87,6 +91,11 @@ impl Vcpu {
         exit
     }
 
+    /// Where its system calls can be answered without an exit, if they can.
+    pub fn call_slot(&self) -> Option<&Arc<CallSlot>> {
+        self.calls.as_ref()
+    }
+
     /// Sets the registers with which the next entry starts.
     fn put(&mut self, user: &UserRegs) {
         let mut regs = to_kvm(user);
@@ -102,29 +111,36 @@ impl Vcpu {
 
     fn run(&mut self, user: &mut UserRegs) -> Result<Exit, VmmError> {
         let mut retries = 0;
+        if let Some(calls) = &self.calls {
+            calls.open();
+        }
         loop {
-            let port = match self.fd.run() {
-                Ok(VcpuExit::IoOut(port, _)) => port,
-                // The I/O bitmap that lets ring 3 leave by this port does not tell input from output; ring 0 has no input.
-                Ok(VcpuExit::IoIn(layout::SYSCALL_PORT, _)) => {
-                    *user = from_kvm(&self.fd.sync_regs().regs);
-                    self.ring = Ring::User;
-                    self.settle();
-                    return Ok(Exit::Exception { vector: 13, error: 0, address: 0 });
+            let exit = self.fd.run();
+            if let Some(calls) = &self.calls {
+                calls.close();
+            }
+            match exit {
+                // The I/O bitmap that lets ring 3 leave by these ports does not tell input from output, nor one vCPU's entry from another's.
+                Ok(VcpuExit::IoIn(layout::SYSCALL_PORT | layout::EXITLESS_PORT, _)) => {
+                    return Ok(self.forbidden_port(user));
                 }
+                Ok(VcpuExit::IoOut(layout::EXITLESS_PORT, _)) if self.calls.is_none() => {
+                    return Ok(self.forbidden_port(user));
+                }
+                Ok(VcpuExit::IoOut(port, _)) => return self.left_by(port, user),
                 Ok(exit) => {
                     let what = format!("{exit:?}");
                     let regs = self.fd.sync_regs().regs;
                     return Err(VmmError::Stopped(format!("{what} at {:#x}", regs.rip)));
                 }
                 Err(error) => match error.errno() {
-                    libc::EINTR | libc::EAGAIN => match self.interrupted(user)? {
-                        Some(exit) => return Ok(exit),
-                        None => continue,
-                    },
+                    libc::EINTR | libc::EAGAIN => {
+                        if let Some(exit) = self.interrupted(user)? {
+                            return Ok(exit);
+                        }
+                    }
                     libc::EFAULT if retries < RETRIES => {
                         retries += 1;
-                        continue;
                     }
                     errno => {
                         return Err(VmmError::Kvm {
@@ -133,14 +149,28 @@ impl Vcpu {
                         });
                     }
                 },
-            };
-            return self.left_by(port, user);
+            }
+            if let Some(calls) = &self.calls {
+                calls.open_again();
+            }
         }
+    }
+
+    /// A use of a port that only the I/O bitmap allows.
+    fn forbidden_port(&mut self, user: &mut UserRegs) -> Exit {
+        const GENERAL_PROTECTION: u8 = 13;
+        *user = from_kvm(&self.fd.sync_regs().regs);
+        self.ring = Ring::User;
+        self.settle();
+        Exit::Exception { vector: GENERAL_PROTECTION, error: 0, address: 0 }
     }
 
     /// Reads the registers after an exit by `out` to `port`.
     fn left_by(&mut self, port: u16, user: &mut UserRegs) -> Result<Exit, VmmError> {
-        let regs = self.fd.sync_regs().regs;
+        let mut regs = self.fd.sync_regs().regs;
+        if port == layout::EXITLESS_PORT && self.calls.is_some() {
+            return Ok(self.in_call(&mut regs, true, user).unwrap_or(Exit::Kicked));
+        }
         if port == layout::SYSCALL_PORT {
             self.ring = if self.sort == Sort::Hardware { Ring::Kernel } else { Ring::User };
             *user = from_kvm(&regs);
@@ -201,7 +231,7 @@ impl Vcpu {
     /// What an interrupted `KVM_RUN` means; `None` to run on.
     fn interrupted(&mut self, user: &mut UserRegs) -> Result<Option<Exit>, VmmError> {
         self.fd.set_kvm_immediate_exit(0);
-        let regs = self.fd.sync_regs().regs;
+        let mut regs = self.fd.sync_regs().regs;
         if regs.rip == ring0::return_address() {
             // On the way to ring 3: `user` is still what it was.
             return Ok(Some(Exit::Kicked));
@@ -210,9 +240,27 @@ impl Vcpu {
             // Inside an entry, a few instructions from its `out`, which will be the exit.
             return Ok(None);
         }
+        if let Some(exit) = self.in_call(&mut regs, false, user) {
+            return Ok(Some(exit));
+        }
         self.ring = Ring::User;
         *user = from_kvm(&regs);
         Ok(Some(Exit::Kicked))
+    }
+
+    /// What the exit means if the vCPU left in the middle of a system call that it asked for, or was about to.
+    fn in_call(&mut self, regs: &mut kvm_regs, by_port: bool, user: &mut UserRegs) -> Option<Exit> {
+        let standing = self.calls.as_ref()?.standing(regs, by_port)?;
+        self.ring = Ring::User;
+        *user = from_kvm(regs);
+        Some(match standing {
+            Standing::Open => Exit::Syscall,
+            Standing::Missed => Exit::MissedSyscall,
+            Standing::Served(result) => {
+                user.rax = result;
+                Exit::Kicked
+            }
+        })
     }
 
     /// In which ring the last system call arrived; for the probe.

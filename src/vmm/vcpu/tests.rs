@@ -3,7 +3,7 @@ use super::super::{Access, Entry, Frames, Hypervisor, PageTables, Vm, Xsave};
 use super::*;
 
 /// A VM with `code` at 0x40_0000 and a writable page at 0x50_0000; `None`, and a note, where there is no KVM.
-fn machine(code: &[u8]) -> Option<(Vm, Frames, Vcpu)> {
+pub(in super::super) fn machine(code: &[u8]) -> Option<(Vm, Frames, Vcpu)> {
     let hypervisor = match Hypervisor::get() {
         Ok(found) => found,
         Err(error) => {
@@ -31,7 +31,7 @@ fn machine(code: &[u8]) -> Option<(Vm, Frames, Vcpu)> {
     Some((vm, frames, vcpu))
 }
 
-fn start() -> UserRegs {
+pub(in super::super) fn start() -> UserRegs {
     UserRegs { rip: 0x40_0000, rsp: 0x50_1000, rflags: 0x202, ..UserRegs::default() }
 }
 

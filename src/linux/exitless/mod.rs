@@ -1,0 +1,275 @@
+//! Who answers system calls without an exit: one host thread of the process, which polls the vCPUs of programs that make many calls.
+//!
+//! A program that has made a few calls one soon after the other is taken on; from then on its calls are answered from here while its vCPU
+//! waits in the guest (see [`CallSlot`]). When nobody has asked for a while the thread lets go of all and sleeps. It costs at most one
+//! processor, while calls come and there is one to spare: where guests have work for all processors, their calls leave. A
+//! program that waits in vain all the same, because the processors are busy with other things, goes back to exits for a while.
+//!
+//! A call is answered by a first attempt of its handler. What cannot be over at once is declined: the program's own worker takes the call
+//! up where the attempt has left it. Calls that need the thread's record or its vCPU, or can take long, are the worker's alone (`own` in
+//! the table, and [`LARGE`] transfers), so that one program keeps the others waiting no longer than a copy takes.
+
+mod poller;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::context::{Args, Ctx};
+use super::counters::{count, spend};
+use super::errno::Errno;
+use super::kernel::Kernel;
+use super::signal::Set;
+use super::table::{self, Answer};
+use super::thread::{Thread, Tid};
+use crate::vmm::{AskedCall, CallSlot, Reply, StateHolder, Vcpu, VmmError, Xsave, XsaveLayout};
+use poller::Poller;
+
+/// Calls that leave the guest within [`SOON`] of the one before, until a program is taken on: at first, and as few and as many as that becomes
+/// by what came of it.
+const EAGER: u32 = 8;
+const LEAST_EAGER: u32 = 4;
+const MOST_EAGER: u32 = 64;
+const SOON: Duration = Duration::from_micros(200);
+/// Answers after which it was worth it: exits that cost about half the time for which the next call is waited in vain.
+const WORTH: u32 = 5;
+/// Bytes from which on a call is the worker's.
+const LARGE: u64 = 1 << 20;
+/// Calls in a row that nobody took in time before a program goes back to exits.
+const MISSES: u32 = 3;
+/// For how long.
+const REST: Duration = Duration::from_millis(1);
+
+/// A vCPU whose calls can be answered here, and who runs on it. The worker's side.
+pub struct Seat {
+    place: Arc<Place>,
+    /// Calls that left soon after the one before.
+    eager: u32,
+    /// How many of them it takes.
+    needed: u32,
+    was_taken_on: bool,
+    last: Instant,
+    missed: u32,
+    rest_until: Instant,
+}
+
+/// What both sides know.
+struct Place {
+    kernel: Weak<Kernel>,
+    slot: Arc<CallSlot>,
+    caller: Mutex<Option<Caller>>,
+    taken_on: AtomicBool,
+    /// How many calls were answered since.
+    answers: AtomicU32,
+}
+
+/// The thread that runs on a vCPU.
+struct Caller {
+    tid: Tid,
+    attention: Arc<AtomicBool>,
+    /// The call that was declined last, and how far it came.
+    declined: Option<(AskedCall, Headway)>,
+}
+
+/// How far a declined call has come.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Headway {
+    /// When it gives up.
+    pub deadline: Option<u64>,
+    /// How much is done.
+    pub progress: u64,
+    /// The mask that it has put aside.
+    pub saved_mask: Option<Set>,
+}
+
+impl Seat {
+    /// The seat of a vCPU; `None` where exits are cheap, or where there is no second processor to answer from.
+    pub fn of(kernel: &Kernel, vcpu: &Vcpu) -> Option<Seat> {
+        let slot = Arc::clone(vcpu.call_slot()?);
+        if kernel.trace.is_some() || processors() < 2 {
+            return None;
+        }
+        let place = Place {
+            kernel: kernel.weak(),
+            slot,
+            caller: Mutex::default(),
+            taken_on: AtomicBool::new(false),
+            answers: AtomicU32::new(0),
+        };
+        let now = Instant::now();
+        Some(Seat {
+            place: Arc::new(place),
+            eager: 0,
+            needed: EAGER,
+            was_taken_on: false,
+            last: now,
+            missed: 0,
+            rest_until: now,
+        })
+    }
+
+    /// This thread runs on the vCPU, until the answer is dropped.
+    pub fn seat(&mut self, tid: Tid, attention: &Arc<AtomicBool>) -> Running {
+        self.eager = 0;
+        *lock(&self.place.caller) = Some(Caller { tid, attention: Arc::clone(attention), declined: None });
+        RUNNING.fetch_add(1, Ordering::Relaxed);
+        Running(())
+    }
+
+    /// `call` has left the guest, `now`; `missed` if it had asked in vain. Says how far it came.
+    pub fn left(&mut self, call: &AskedCall, now: Instant, missed: bool) -> Headway {
+        let soon = now.duration_since(self.last) < SOON;
+        self.last = now;
+        self.missed = if missed { self.missed + 1 } else { 0 };
+        self.eager = if soon { self.eager + 1 } else { 0 };
+        if self.missed >= MISSES {
+            self.place.slot.retract();
+            self.rest_until = now + REST;
+            self.missed = 0;
+        } else if !self.place.taken_on.load(Ordering::Relaxed) {
+            self.consider(now);
+        }
+        let declined = lock(&self.place.caller).as_mut().and_then(|caller| caller.declined.take());
+        // What another thread of the program made up is none of this call's.
+        declined
+            .filter(|(declined, _)| declined == call)
+            .map_or_else(Headway::default, |(_, headway)| headway)
+    }
+}
+
+impl Seat {
+    /// Whether the program is taken on, or taken on again.
+    fn consider(&mut self, now: Instant) {
+        if std::mem::take(&mut self.was_taken_on) {
+            self.needed = match self.place.answers.swap(0, Ordering::Relaxed) >= WORTH {
+                true => LEAST_EAGER,
+                false => MOST_EAGER.min(2 * self.needed),
+            };
+        }
+        if self.eager >= self.needed
+            && now >= self.rest_until
+            && !all_processors_run()
+            && let Some(poller) = Poller::get()
+        {
+            self.was_taken_on = true;
+            poller.take_on(&self.place);
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        // Whoever looks at this place just now serves nobody else by it: the vCPU may run another program next.
+        *lock(&self.place.caller) = None;
+        self.place.slot.retract();
+    }
+}
+
+/// Threads of all guests that run on a vCPU, or are served on its worker.
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+
+/// One of them.
+#[must_use]
+pub struct Running(());
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether guests have work for every processor, so that whoever polls would take theirs.
+fn all_processors_run() -> bool {
+    RUNNING.load(Ordering::Relaxed) >= processors()
+}
+
+impl Place {
+    /// Answers a call, if one is asked; whether one was.
+    fn answer(&self) -> bool {
+        self.slot.is_asked() && self.slot.answer(|call| self.serve(&call))
+    }
+
+    fn serve(&self, call: &AskedCall) -> Reply {
+        let caller = &mut *lock(&self.caller);
+        let Some((caller, handler)) = caller.as_mut().zip(short_call(call)) else { return Reply::Decline };
+        let Some(kernel) = self.kernel.upgrade() else { return Reply::Decline };
+        let counters = &kernel.counters;
+        let begun = Instant::now();
+        let mut thread = Thread::bare(caller.tid);
+        let mut context = Ctx { kernel: &kernel, thread: &mut thread, vcpu: &mut NoVcpu };
+        // A defect in a handler ends this program, and none but this.
+        let outcome = catch_unwind(AssertUnwindSafe(|| handler(&mut context, Args(call.args))));
+        let reply = match outcome {
+            Err(_) => {
+                kernel.sched.fail(VmmError::Stopped("a defect in the service of a system call".into()));
+                Reply::DoneAndLeave(Errno::EIO.to_rax())
+            }
+            Ok(Err(Errno::ELSEWHERE)) => Reply::Decline,
+            Ok(Err(Errno::BLOCKED | Errno::RESTART | Errno::INTERRUPTED)) => {
+                let Thread { deadline, progress, saved_mask, .. } = thread;
+                caller.declined = Some((*call, Headway { deadline, progress, saved_mask }));
+                Reply::Decline
+            }
+            Ok(done) => {
+                count(&counters.system_calls);
+                count(&counters.exitless_calls);
+                self.answers.fetch_add(1, Ordering::Relaxed);
+                let result = done.unwrap_or_else(Errno::to_rax);
+                match caller.attention.load(Ordering::Acquire) {
+                    true => Reply::DoneAndLeave(result),
+                    false => Reply::Done(result),
+                }
+            }
+        };
+        spend(&counters.exitless_ns, begun);
+        reply
+    }
+}
+
+/// The handler of a call that any host thread can serve, and does soon.
+fn short_call(call: &AskedCall) -> Option<table::Handler> {
+    let known = table::call(call.number).filter(|known| !known.own)?;
+    let is_large = |(kind, value): (&table::Kind, &u64)| *kind == table::Kind::Size && *value > LARGE;
+    match known.answer {
+        Answer::Served(handler) if !known.args.iter().zip(&call.args).any(is_large) => Some(handler),
+        _ => None,
+    }
+}
+
+/// In place of the vCPU's state, for calls that do not need it.
+struct NoVcpu;
+
+impl StateHolder for NoVcpu {
+    fn bases(&self) -> Result<(u64, u64), VmmError> {
+        Err(NO_VCPU)
+    }
+
+    fn set_bases(&mut self, _: Option<u64>, _: Option<u64>) -> Result<(), VmmError> {
+        Err(NO_VCPU)
+    }
+
+    fn xsave(&self) -> Result<Xsave, VmmError> {
+        Err(NO_VCPU)
+    }
+
+    fn set_xsave(&mut self, _: &Xsave) -> Result<(), VmmError> {
+        Err(NO_VCPU)
+    }
+
+    fn xsave_layout(&self) -> XsaveLayout {
+        XsaveLayout { features: 0, size: 0 }
+    }
+}
+
+const NO_VCPU: VmmError = VmmError::Lacks("the vCPU of the caller");
+
+fn processors() -> usize {
+    static ALL: OnceLock<usize> = OnceLock::new();
+    *ALL.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,228 @@
+//! System calls without an exit: the program asks in memory, a host thread that polls answers there.
+//!
+//! An exit from a KVM that emulates ring 0 costs more than most calls take to serve. There the system-call entry is ring 3's own code, so
+//! it can do more than leave: where somebody polls it stores the call's registers in its vCPU's *area*, marks it [`ASKED`] and spins. Whoever
+//! polls the vCPU's [`CallSlot`] takes the call, serves it, and the entry returns to the program with the result. The vCPU
+//! leaves after all, by a port of its own, if the answer does not come in time, if the call is declined, or if something else waits for
+//! the thread.
+//!
+//! The area is the program's to write: what it asks there is worth no more than a system call, and what it damages is its own.
+//! What the host must know (whether the vCPU is in the guest, whether a call was served) is kept in the slot.
+
+mod entry;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kvm_bindings::kvm_regs;
+
+use super::layout::{EXITLESS_AREAS, EXITLESS_SIZE, EXITLESS_VCPUS};
+use super::memory::GuestMemory;
+use entry::{Position, Stage};
+pub(super) use entry::{address, install};
+
+/// Nothing is asked; also: the answer is there.
+const ANSWERED: u32 = 0;
+/// The registers are those of a call.
+const ASKED: u32 = 1;
+/// The call is being served.
+const TAKEN: u32 = 2;
+/// The vCPU is to leave, or has given up.
+const LEAVE: u32 = 3;
+
+/// Offsets in an area. The first line is what both sides poll, the call's registers follow on their own.
+mod offset {
+    pub const STATE: u64 = 0;
+    pub const SPINS: u64 = 4;
+    pub const RIP: u64 = 64;
+    pub const RFLAGS: u64 = 72;
+    pub const RAX: u64 = 80;
+    pub const RDI: u64 = 88;
+    pub const RSI: u64 = 96;
+    pub const RDX: u64 = 104;
+    pub const R10: u64 = 112;
+    pub const R8: u64 = 120;
+    pub const R9: u64 = 128;
+}
+
+/// The registers of a call that was taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AskedCall {
+    /// Its number.
+    pub number: u64,
+    /// Its six arguments.
+    pub args: [u64; 6],
+}
+
+/// What became of a call that was taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reply {
+    /// It is served; this is what the program finds in `rax`.
+    Done(u64),
+    /// The same, and the vCPU is to leave the guest before the program goes on.
+    DoneAndLeave(u64),
+    /// The vCPU is to leave with the call.
+    Decline,
+}
+
+/// How a call stands whose vCPU left in the middle of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Standing {
+    /// It is to be served.
+    Open,
+    /// The same: nobody took it in time.
+    Missed,
+    /// It is served, with this result.
+    Served(u64),
+}
+
+/// The meeting point of a vCPU and whoever polls for its calls.
+pub struct CallSlot {
+    memory: Arc<GuestMemory>,
+    /// Guest-physical address of the area.
+    area: u64,
+    /// Looks at the state before the vCPU gives up; 0: nobody polls.
+    spins: AtomicU32,
+    /// Held while a call is served.
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    /// The vCPU is in the guest, and may ask.
+    open: bool,
+    /// How the last call stands that was taken and whose answer the entry did not see.
+    standing: Option<Standing>,
+}
+
+impl CallSlot {
+    /// The slot of the vCPU with this number; `None` if its calls all leave.
+    pub(super) fn new(memory: &Arc<GuestMemory>, index: usize) -> Option<Arc<CallSlot>> {
+        (index < EXITLESS_VCPUS).then(|| {
+            Arc::new(CallSlot {
+                memory: Arc::clone(memory),
+                area: EXITLESS_AREAS + index as u64 * EXITLESS_SIZE,
+                spins: AtomicU32::new(0),
+                inner: Mutex::new(Inner { open: false, standing: None }),
+            })
+        })
+    }
+
+    /// Somebody polls from now on: calls ask first, and wait `spins` looks for an answer.
+    pub fn offer(&self, spins: u32) {
+        self.spins.store(spins, Ordering::Release);
+        self.set(offset::SPINS, spins);
+    }
+
+    /// Nobody polls any more: calls leave at once.
+    pub fn retract(&self) {
+        self.offer(0);
+    }
+
+    /// Whether somebody polls.
+    pub fn is_offered(&self) -> bool {
+        self.spins.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether a call waits. For a look now and then; what it says is the program's word.
+    pub fn is_asked(&self) -> bool {
+        self.word(offset::STATE).is_some_and(|state| state.load(Ordering::Relaxed) == ASKED)
+    }
+
+    /// Serves the call that waits, and whether one did. The vCPU does not come back from the guest meanwhile.
+    pub fn answer(&self, serve: impl FnOnce(AskedCall) -> Reply) -> bool {
+        /// Flags that the entry does not give back: trap, direction, nested task, alignment check.
+        const LOST: u64 = 1 << 8 | 1 << 10 | 1 << 14 | 1 << 18;
+        let mut inner = self.lock();
+        let Some(state) = self.word(offset::STATE) else { return false };
+        // Where one is decided on the vCPU is to leave before it asks again, whatever the program writes.
+        if !inner.open || inner.standing.is_some() {
+            return false;
+        }
+        if state.compare_exchange(ASKED, TAKEN, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        let register = |offset| self.memory.load(self.area + offset);
+        let call = AskedCall {
+            number: register(offset::RAX),
+            args: [offset::RDI, offset::RSI, offset::RDX, offset::R10, offset::R8, offset::R9].map(register),
+        };
+        let reply = if register(offset::RFLAGS) & LOST == 0 { serve(call) } else { Reply::Decline };
+        inner.standing = match reply {
+            Reply::Done(result) => {
+                self.memory.store(self.area + offset::RAX, result);
+                let seen = state.compare_exchange(TAKEN, ANSWERED, Ordering::AcqRel, Ordering::Relaxed);
+                // Given up while it was served: the result is told to the vCPU's thread.
+                seen.is_err().then_some(Standing::Served(result))
+            }
+            Reply::DoneAndLeave(result) => Some(Standing::Served(result)),
+            Reply::Decline => Some(Standing::Open),
+        };
+        if inner.standing.is_some() {
+            state.store(LEAVE, Ordering::Release);
+        }
+        true
+    }
+
+    /// The vCPU is about to enter the guest, where the program goes on.
+    pub(super) fn open(&self) {
+        let mut inner = self.lock();
+        self.set(offset::STATE, ANSWERED);
+        // What was offered to an earlier content of the RAM.
+        self.set(offset::SPINS, self.spins.load(Ordering::Acquire));
+        *inner = Inner { open: true, standing: None };
+    }
+
+    /// The vCPU is about to go on where it left the guest, perhaps in the middle of a call.
+    pub(super) fn open_again(&self) {
+        self.lock().open = true;
+    }
+
+    /// The vCPU has left the guest. Waits for the end of a call that is being served.
+    pub(super) fn close(&self) {
+        self.lock().open = false;
+    }
+
+    /// How the call stands in which the vCPU left the guest, by [`EXITLESS_PORT`](super::layout::EXITLESS_PORT) or else because it was
+    /// interrupted; `None` if it was in no call. `regs` become those that the program has at the end of the call, but for `rax`.
+    pub(super) fn standing(&self, regs: &mut kvm_regs, by_port: bool) -> Option<Standing> {
+        let position = if by_port { Position::unanswered() } else { Position::of(regs.rip)? };
+        let register = |offset| self.memory.load(self.area + offset);
+        let standing = match position.stage(regs.rcx) {
+            Stage::Before => Standing::Open,
+            Stage::After => Standing::Served(register(offset::RAX)),
+            Stage::Waiting => {
+                let state = self.word(offset::STATE).map(|state| state.swap(LEAVE, Ordering::AcqRel));
+                match self.lock().standing.take() {
+                    Some(standing) => standing,
+                    None if by_port => Standing::Missed,
+                    None if state == Some(ANSWERED) => Standing::Served(register(offset::RAX)),
+                    None => Standing::Open,
+                }
+            }
+        };
+        if position.has_stored_rcx() {
+            regs.rcx = register(offset::RIP);
+        }
+        if position.has_lost_r11() {
+            regs.r11 = register(offset::RFLAGS);
+        }
+        (regs.rip, regs.rflags) = (regs.rcx, regs.r11);
+        Some(standing)
+    }
+
+    fn set(&self, offset: u64, value: u32) {
+        if let Some(word) = self.word(offset) {
+            word.store(value, Ordering::Release);
+        }
+    }
+
+    fn word(&self, offset: u64) -> Option<&AtomicU32> {
+        self.memory.atomic(self.area + offset)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
