@@ -346,3 +346,26 @@ fn calls_are_traced() {
     let lines = String::from_utf8_lossy(&traced.stderr).into_owned();
     assert!(lines.contains("write(1, \"hello\\n\", 6) = 6"), "{lines}");
 }
+
+#[test]
+fn calls_are_answered_without_an_exit_where_exits_are_dear() {
+    if !can_run("calls_are_answered_without_an_exit_where_exits_are_dear") {
+        return;
+    }
+    let is_emulated = hydra::vmm::Hypervisor::get().is_ok_and(|kvm| kvm.sort() == hydra::vmm::Sort::Emulated);
+    if !is_emulated || std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        return eprintln!(
+            "skipped: an exit costs little on this KVM, or there is no processor to answer from"
+        );
+    }
+    let Some(dd) = installed("dd") else { return eprintln!("skipped: dd is not installed") };
+    let counted = in_guest(&["--counts"], &dd, &["if=/dev/zero", "of=/dev/null", "bs=1", "count=20000"]);
+    let text = String::from_utf8_lossy(&counted.stderr).into_owned();
+    let count = |name: &str| {
+        let line = text.lines().find(|line| line.split_whitespace().last() == Some(name));
+        line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok())
+    };
+    assert!(text.contains("20000 bytes"), "{text}");
+    assert!(count("system_calls") > Some(40_000), "{text}");
+    assert!(count("exitless_calls") > Some(0), "{text}");
+}

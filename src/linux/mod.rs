@@ -10,7 +10,7 @@
 //! |---|---|
 //! | starting | `guest.rs`, `loader.rs`, `vdso.rs`; `direct.rs` without a machine |
 //! | dispatch | `table.rs`, `context.rs`, `errno.rs`, `trace.rs` |
-//! | threads | `thread.rs` the record, `sched/` who runs where, `worker.rs` the loop around a vCPU, `exitless.rs` calls that do not leave it, `reactor.rs` events from outside, `futex.rs`, `thread_calls.rs`, `membarrier.rs` |
+//! | threads | `thread.rs` the record, `sched/` who runs where, `worker.rs` the loop around a vCPU, `exitless/` calls that do not leave it, `reactor.rs` events from outside, `futex.rs`, `thread_calls.rs`, `membarrier.rs` |
 //! | memory | `mm/`, `user.rs` guest addresses to host slices |
 //! | signals | `signal/`, `timer.rs` |
 //! | files | `file.rs` the trait, `descriptor.rs`, `io.rs`, `host_file.rs`, `directory.rs`, `text.rs`, `memfd.rs`, `lock.rs`, `ioctl.rs`, `tmpfs/` the file system in guest RAM |
@@ -36,6 +36,9 @@
 //! A thread that waits leaves its state in the vCPU where it ran; if no other thread took that vCPU, waking it moves no registers.
 //! After a restore no vCPU holds anything: workers are started for the threads that become ready, and a program of twenty sleeping threads
 //! needs none for them.
+//!
+//! Where exits are dear, a first attempt at a call is also made by a thread that polls ([`exitless`]), while the vCPU waits in the guest. It has a record of its own
+//! instead of the caller's, so calls that need that are marked in the table.
 //!
 //! # Locks
 //! Taken in this order, never the other way: descriptor table; a file's own, and that of all Unix sockets; timers; scheduler (which covers futexes, signals and alarms); address

@@ -23,7 +23,7 @@
 //! | `working_set.rs` | the pages that a program touches when it goes on from an image |
 //! | `layout.rs` | where things lie in guest-physical and guest-virtual memory |
 //! | `ring0.rs` | descriptor tables and the ring-0 code |
-//! | `exitless.rs` | system calls that are answered while the vCPU stays in the guest |
+//! | `exitless/` | system calls that are answered while the vCPU stays in the guest |
 //! | `sparse.rs` | holes of files |
 //! | `cpuid.rs` | what the guest is told of the CPU |
 //! | `features.rs` | what of the CPU a checkpoint needs |
@@ -31,7 +31,7 @@
 //! # Two sorts of KVM
 //! On hardware KVM `syscall` enters ring 0 at the stub, which leaves the VM by an `out`. A KVM that emulates ring 0
 //! in software (KVM on PVM) delivers `syscall` to the stub *in ring 3*. [`Sort`] says which it is, and only
-//! `vcpu/` and `ring0.rs` look at it. Un-mapping a page for all vCPUs is one act for both: [`GuestMemory::flush`].
+//! `vcpu/` and `ring0.rs` look at it; where the stub is ring 3's, it can ask without leaving ([`CallSlot`]). Un-mapping a page for all vCPUs is one act for both: [`GuestMemory::flush`].
 
 mod blank;
 mod cpuid;
