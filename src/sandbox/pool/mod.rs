@@ -1,5 +1,9 @@
 //! A function's pool of sandboxes: reused, added while requests wait, retired when idle, replaced when they end.
 
+mod stock;
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -263,134 +267,9 @@ impl Pool {
         Ok(Claim::Wait(receiver))
     }
 
-    /// Starts a sandbox for one request, in the place among the busy ones that the caller has taken.
-    async fn start_fresh(self: &Arc<Pool>) -> Result<(Lease, Option<Duration>), Error> {
-        let begun = Instant::now();
-        // A request that is given up in the middle of this must give its place back too.
-        let place = Place(self);
-        let sandbox = self.starter.start_fresh(self.function.clone()).await?;
-        std::mem::forget(place);
-        Ok((Lease::fresh(self.clone(), sandbox), Some(begun.elapsed())))
-    }
-
-    /// Adds a sandbox if requests wait and there is room.
-    fn grow(self: &Arc<Pool>) {
-        let mut state = self.state();
-        let wanted = state.waiting.iter().filter(|waiter| !waiter.is_closed()).count() as u32;
-        // More starts at a time than CPUs would only delay each other.
-        if state.starting < wanted.min(self.settings.parallel_starts)
-            && state.alive() < self.function.spec.concurrency
-        {
-            self.add(&mut state);
-        }
-    }
-
-    fn add(self: &Arc<Pool>, state: &mut State) {
-        state.starting += 1;
-        let pool = self.clone();
-        tokio::spawn(async move {
-            let begun = Instant::now();
-            let started = pool.starter.start(pool.function.clone()).await;
-            let mut state = pool.state();
-            state.starting -= 1;
-            match started {
-                Ok(sandbox) => {
-                    state.busy += 1;
-                    drop(state);
-                    pool.hand_over(Ready { sandbox, started: Some(begun.elapsed()) });
-                }
-                Err(error) => {
-                    tracing::warn!(function = pool.function.spec.name, %error, "a sandbox was not started");
-                    if state.alive() == 0 {
-                        let waiting = std::mem::take(&mut state.waiting);
-                        drop(state);
-                        for waiter in waiting {
-                            let _ = waiter.send(Err(error.clone()));
-                        }
-                    }
-                }
-            }
-        });
-    }
-
-    /// Takes back a sandbox that is ready for another request.
-    pub(super) fn put_back(self: &Arc<Pool>, sandbox: Box<dyn Sandbox>) {
-        self.hand_over(Ready { sandbox, started: None });
-    }
-
-    /// Has a sandbox that is idle rest now, and waits until it has: see [`Sandbox::rest`].
-    pub async fn rest_one(self: &Arc<Pool>) {
-        let idle = {
-            let mut state = self.state();
-            let idle = state.idle.pop();
-            state.busy += u32::from(idle.is_some());
-            idle
-        };
-        if let Some(Idle { sandbox, .. }) = idle {
-            Lease::new(self.clone(), sandbox).rest().await;
-        }
-    }
-
     /// What is known of the function's snapshot, where there can be one.
     pub fn snapshots(&self) -> Option<&dyn Snapshots> {
         self.starter.snapshots()
-    }
-
-    /// Gives a sandbox that counts as busy to the first request that waits, else makes it idle.
-    fn hand_over(self: &Arc<Pool>, Ready { sandbox, started }: Ready) {
-        let mut leased = (Lease::new(self.clone(), sandbox), started);
-        let mut state = self.state();
-        while !state.closed
-            && let Some(waiter) = state.waiting.pop_front()
-        {
-            match waiter.send(Ok(leased)) {
-                Ok(()) | Err(Err(_)) => return,
-                Err(Ok(back)) => leased = back,
-            }
-        }
-        state.busy -= 1;
-        // Not by dropping the lease: that would give it back to this very pool.
-        let sandbox = leased.0.into_sandbox();
-        if state.closed {
-            drop(state);
-            drop(sandbox);
-        } else {
-            state.idle.extend(sandbox.map(|sandbox| Idle { sandbox, since: Instant::now() }));
-        }
-    }
-
-    /// Notes that a sandbox that counted as busy is gone.
-    pub(super) fn lost(self: &Arc<Pool>) {
-        let mut state = self.state();
-        state.busy -= 1;
-        if !state.closed && !state.waiting.is_empty() && state.alive() == 0 {
-            self.add(&mut state);
-        }
-    }
-
-    /// Lets go sandboxes that were idle for too long, and those that ended meanwhile. To be called now and then.
-    pub fn sweep(&self) {
-        let mut state = self.state();
-        let gone: Vec<Idle> = state
-            .idle
-            .extract_if(.., |idle| {
-                idle.since.elapsed() >= self.settings.idle_time || !idle.sandbox.channel().is_idle()
-            })
-            .collect();
-        // Ending a sandbox may take a while: not under the lock.
-        drop(state);
-        drop(gone);
-        self.starter.sweep(self.settings.idle_time);
-    }
-
-    /// Ends all sandboxes that are idle now, and the others when their invocation ends; requests that wait get an error.
-    pub fn close(&self) {
-        let mut state = self.state();
-        state.closed = true;
-        let gone = (std::mem::take(&mut state.idle), std::mem::take(&mut state.waiting));
-        drop(state);
-        drop(gone);
-        self.starter.close(&self.function);
     }
 
     /// How many sandboxes there are.
@@ -412,101 +291,4 @@ impl Pool {
 
 fn closed() -> Error {
     Error::Unavailable("the function was deregistered, or Hydra is stopping".into())
-}
-
-/// A place among the busy sandboxes, given back when dropped.
-struct Place<'a>(&'a Arc<Pool>);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.lost();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures_util::FutureExt;
-
-    use super::*;
-    use crate::sandbox::test_agent;
-
-    /// A pool of one sandbox at most, whose function answers when `release` is notified.
-    fn pool() -> (Arc<Pool>, Arc<tokio::sync::Semaphore>) {
-        let answers = Arc::new(tokio::sync::Semaphore::new(0));
-        let settings =
-            PoolSettings { max_waiting: 8, idle_time: Duration::from_secs(60), parallel_starts: 1 };
-        let starter = test_agent::Starter { answers: answers.clone() };
-        (Pool::new(test_agent::function(), Arc::new(starter), settings), answers)
-    }
-
-    async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-        let waited = tokio::time::timeout(Duration::from_secs(10), async {
-            while !is_so() {
-                tokio::task::yield_now().await;
-            }
-        });
-        assert!(waited.await.is_ok(), "{what} did not come about");
-    }
-
-    #[tokio::test]
-    async fn a_client_that_goes_away_takes_no_sandbox_with_it() {
-        let (pool, answers) = pool();
-        let mut first = Box::pin(pool.invoke(b"{}", false));
-        let mut second = Box::pin(pool.invoke(b"{}", false));
-        until("one that runs and one that waits", || {
-            assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
-            (pool.status().busy, pool.status().waiting) == (1, 1)
-        })
-        .await;
-        answers.add_permits(2);
-        first.await.unwrap();
-        // The sandbox is on its way to the second client, which goes without having looked.
-        drop(second);
-        let status = pool.status();
-        assert_eq!((status.idle, status.busy, status.waiting), (1, 0, 0));
-        assert_eq!(pool.invoke(b"{}", false).await.unwrap().start, Start::Warm);
-    }
-
-    #[tokio::test]
-    async fn an_invocation_runs_to_its_end_when_its_client_goes_away() {
-        let (pool, answers) = pool();
-        let mut client = Box::pin(pool.invoke(b"{}", false));
-        until("one that runs", || {
-            assert!((&mut client).now_or_never().is_none());
-            pool.status().busy == 1
-        })
-        .await;
-        drop(client);
-        answers.add_permits(2);
-        until("an idle sandbox", || pool.status().idle == 1).await;
-        assert_eq!(pool.invoke(b"{}", false).await.unwrap().start, Start::Warm);
-    }
-
-    #[tokio::test]
-    async fn too_many_that_wait_are_told_so_and_those_that_left_do_not_count() {
-        let (pool, answers) = pool();
-        let wait = || {
-            let pool = pool.clone();
-            tokio::spawn(async move { pool.invoke(b"{}", false).await.map(|done| done.result) })
-        };
-        let clients: Vec<_> = (0..9).map(|_| wait()).collect();
-        until("a full queue", || pool.status().waiting == 8).await;
-        assert!(matches!(pool.invoke(b"{}", false).await, Err(Error::NoCapacity)));
-        clients.iter().for_each(|client| client.abort());
-        until("an empty queue", || pool.status().waiting == 0).await;
-        let later = wait();
-        answers.add_permits(20);
-        assert_eq!(later.await.unwrap().unwrap(), "{}");
-    }
-
-    #[tokio::test]
-    async fn a_fresh_sandbox_takes_the_place_of_an_idle_one() {
-        let (pool, answers) = pool();
-        answers.add_permits(3);
-        assert_eq!(pool.invoke(b"{}", false).await.unwrap().start, Start::Cold);
-        assert_eq!(pool.invoke(b"{}", false).await.unwrap().start, Start::Warm);
-        assert_eq!(pool.invoke(b"{}", true).await.unwrap().start, Start::Cold);
-        let status = pool.status();
-        assert_eq!((status.idle, status.busy, status.starting), (0, 0, 0));
-    }
 }
