@@ -8,13 +8,13 @@ use std::arch::global_asm;
 use super::super::layout::{EXITLESS_CODE, EXITLESS_CODE_ALIAS, EXITLESS_SIZE, EXITLESS_VCPUS};
 use super::super::memory::GuestMemory;
 use super::super::ring0::image;
-use super::{ANSWERED, ASKED, LEAVE, offset};
+use super::{ANSWERED, ASKED, LEAVE, TAKEN, offset};
 
 global_asm!(
     ".pushsection .rodata.hydra_exitless,\"a\",@progbits",
     ".balign 16",
     ".globl hydra_exitless_start, hydra_exitless_ready, hydra_exitless_asked, hydra_exitless_withdrawn",
-    ".globl hydra_exitless_plain, hydra_exitless_done, hydra_exitless_end",
+    ".globl hydra_exitless_plain, hydra_exitless_plain_end, hydra_exitless_done, hydra_exitless_end",
     "area = hydra_exitless_start + {distance}",
     "hydra_exitless_start:",
     "    mov [rip + area + {RIP}], rcx",
@@ -41,17 +41,24 @@ global_asm!(
     "    mov rcx, r11",
     "    jrcxz 2f",
     "    jmp hydra_exitless_asked",
-    "2:  mov ecx, {LEAVE}",
+    "hydra_exitless_plain:",
+    "    mov rcx, [rip + area + {RIP}]",
+    "    out {port}, al",
+    "    hlt",
+    "hydra_exitless_plain_end:",
+    "2:  mov ecx, [rip + area + {STATE}]",
+    "    lea rcx, [rcx - {TAKEN}]",
+    "    jrcxz 3f",
+    "    mov ecx, {LEAVE}",
     "    xchg [rip + area + {STATE}], ecx",
     "hydra_exitless_withdrawn:",
     "    jrcxz hydra_exitless_done",
     "hydra_exitless_leave:",
     "    out {left_port}, al",
     "    hlt",
-    "hydra_exitless_plain:",
-    "    mov rcx, [rip + area + {RIP}]",
-    "    out {port}, al",
-    "    hlt",
+    // A call that is being served is over before long, sooner than an exit.
+    "3:  mov r11d, 16",
+    "    jmp hydra_exitless_asked",
     "hydra_exitless_done:",
     "    mov rax, [rip + area + {RAX}]",
     "    mov r11, [rip + area + {RFLAGS}]",
@@ -64,6 +71,7 @@ global_asm!(
     port = const super::super::layout::SYSCALL_PORT,
     left_port = const super::super::layout::EXITLESS_PORT,
     ASKED = const ASKED,
+    TAKEN = const TAKEN,
     LEAVE = const LEAVE,
     STATE = const offset::STATE,
     SPINS = const offset::SPINS,
@@ -84,6 +92,7 @@ unsafe extern "C" {
     static hydra_exitless_asked: [u8; 0];
     static hydra_exitless_withdrawn: [u8; 0];
     static hydra_exitless_plain: [u8; 0];
+    static hydra_exitless_plain_end: [u8; 0];
     static hydra_exitless_done: [u8; 0];
     static hydra_exitless_end: [u8; 0];
 }
@@ -161,6 +170,6 @@ impl Position {
 
     /// Whether nobody polls.
     fn is_plain(self) -> bool {
-        (at(&raw const hydra_exitless_plain)..at(&raw const hydra_exitless_done)).contains(&self.0)
+        (at(&raw const hydra_exitless_plain)..at(&raw const hydra_exitless_plain_end)).contains(&self.0)
     }
 }

@@ -3,8 +3,7 @@
 //! An exit from a KVM that emulates ring 0 costs more than most calls take to serve. There the system-call entry is ring 3's own code, so
 //! it can do more than leave: where somebody polls it stores the call's registers in its vCPU's *area*, marks it [`ASKED`] and spins. Whoever
 //! polls the vCPU's [`CallSlot`] takes the call, serves it, and the entry returns to the program with the result. The vCPU
-//! leaves after all, by a port of its own, if the answer does not come in time, if the call is declined, or if something else waits for
-//! the thread.
+//! leaves after all, by a port of its own, if nobody takes the call in time, if it is declined, or if something else waits for the thread.
 //!
 //! The area is the program's to write: what it asks there is worth no more than a system call, and what it damages is its own.
 //! What the host must know (whether the vCPU is in the guest, whether a call was served) is kept in the slot.
@@ -109,7 +108,7 @@ impl CallSlot {
         })
     }
 
-    /// Somebody polls from now on: calls ask first, and wait `spins` looks for an answer.
+    /// Somebody polls from now on: calls ask first, and wait `spins` looks to be taken.
     pub fn offer(&self, spins: u32) {
         self.spins.store(spins, Ordering::Release);
         self.set(offset::SPINS, spins);

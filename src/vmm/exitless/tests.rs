@@ -1,5 +1,6 @@
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::super::layout::{EXITLESS_AREAS_ALIAS, EXITLESS_CODE_ALIAS, EXITLESS_PORT};
 use super::super::vcpu::tests::{machine, start};
@@ -84,6 +85,31 @@ fn a_call_that_is_not_answered_leaves_as_any() {
     while_answering(&slot, |_| Reply::DoneAndLeave(5), || leaves(Exit::Kicked, UserRegs { rax: 5, ..left }));
     slot.retract();
     leaves(Exit::Syscall, left);
+}
+
+#[test]
+fn a_call_that_was_taken_is_waited_for() {
+    // syscall; ud2
+    let Some((_vm, mut vcpu, slot)) = answered_machine(&[0x0f, 0x05, 0x0f, 0x0b]) else { return };
+    let serve = |_| {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(5) {}
+        Reply::Done(7)
+    };
+    while_answering(&slot, serve, || {
+        // The other thread may have no processor just now.
+        loop {
+            slot.offer(400);
+            let mut regs = start();
+            match vcpu.enter(&mut regs).expect("entry") {
+                Exit::MissedSyscall => thread::yield_now(),
+                exit => {
+                    assert_eq!(exit, Exit::Exception { vector: 6, error: 0, address: 0 });
+                    break assert_eq!(regs.rax, 7);
+                }
+            }
+        }
+    });
 }
 
 #[test]
