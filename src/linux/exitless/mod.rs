@@ -137,9 +137,7 @@ impl Seat {
             .filter(|(declined, _)| declined == call)
             .map_or_else(Headway::default, |(_, headway)| headway)
     }
-}
 
-impl Seat {
     /// Whether the program is taken on, or taken on again.
     fn consider(&mut self, now: Instant) {
         if std::mem::take(&mut self.was_taken_on) {
