@@ -107,13 +107,16 @@ pub struct Parts {
 
 /// Most workers of a VM on this machine.
 pub fn workers_limit() -> usize {
-    // It reads files of the cgroup.
-    static CPUS: OnceLock<usize> = OnceLock::new();
-    let cpus = CPUS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from));
-    (4 * cpus).clamp(16, 64)
+    (4 * processors()).clamp(16, 64)
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Processors that this process may use, found out once: that reads files of the cgroup.
+pub fn processors() -> usize {
+    static ALL: OnceLock<usize> = OnceLock::new();
+    *ALL.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic is a bug that ends the VM; until then others may go on.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -27,7 +27,7 @@ pub enum Answer {
     Refused(Errno),
 }
 
-/// What an argument is, for a reader of the trace.
+/// What an argument is, for a reader of the trace, and to tell large transfers from small ones.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub enum Kind {

@@ -60,6 +60,9 @@ pub mod selector {
     pub const TASK: u16 = 0x38;
 }
 
+/// Flags that `syscall` clears, by the model-specific register FMASK: trap, direction, I/O privilege, nested task, alignment check. There are
+/// no interrupts.
+pub const SYSCALL_CLEARS: u64 = 0x4_7500;
 /// I/O port by which the system-call entry leaves the VM.
 pub const SYSCALL_PORT: u16 = 0x10;
 /// I/O port by which an entry leaves the VM that has asked in vain.

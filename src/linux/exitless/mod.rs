@@ -13,14 +13,13 @@ mod poller;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::thread;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use super::context::{Args, Ctx};
 use super::counters::{count, spend};
 use super::errno::Errno;
-use super::kernel::Kernel;
+use super::kernel::{Kernel, lock, processors};
 use super::signal::Set;
 use super::table::{self, Answer};
 use super::thread::{Thread, Tid};
@@ -262,12 +261,3 @@ impl StateHolder for NoVcpu {
 }
 
 const NO_VCPU: VmmError = VmmError::Lacks("the vCPU of the caller");
-
-fn processors() -> usize {
-    static ALL: OnceLock<usize> = OnceLock::new();
-    *ALL.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

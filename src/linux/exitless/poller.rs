@@ -6,7 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::super::host_io;
-use super::{Place, all_processors_run, lock};
+use super::super::kernel::lock;
+use super::{Place, all_processors_run};
 
 /// Looks of a waiting vCPU: some 20 µs, less than an exit costs.
 const SPINS: u32 = 400;

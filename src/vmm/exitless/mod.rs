@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::kvm_regs;
 
-use super::layout::{EXITLESS_AREAS, EXITLESS_SIZE, EXITLESS_VCPUS};
+use super::layout::{EXITLESS_AREAS, EXITLESS_SIZE, EXITLESS_VCPUS, SYSCALL_CLEARS};
 use super::memory::GuestMemory;
 use entry::{Position, Stage};
 pub(super) use entry::{address, install};
@@ -131,8 +131,6 @@ impl CallSlot {
 
     /// Serves the call that waits, and whether one did. The vCPU does not come back from the guest meanwhile.
     pub fn answer(&self, serve: impl FnOnce(AskedCall) -> Reply) -> bool {
-        /// Flags that the entry does not give back: trap, direction, nested task, alignment check.
-        const LOST: u64 = 1 << 8 | 1 << 10 | 1 << 14 | 1 << 18;
         let mut inner = self.lock();
         let Some(state) = self.word(offset::STATE) else { return false };
         // Where one is decided on the vCPU is to leave before it asks again, whatever the program writes.
@@ -147,7 +145,9 @@ impl CallSlot {
             number: register(offset::RAX),
             args: [offset::RDI, offset::RSI, offset::RDX, offset::R10, offset::R8, offset::R9].map(register),
         };
-        let reply = if register(offset::RFLAGS) & LOST == 0 { serve(call) } else { Reply::Decline };
+        // Flags that `syscall` has cleared the entry does not give back.
+        let gives_back_all = register(offset::RFLAGS) & SYSCALL_CLEARS == 0;
+        let reply = if gives_back_all { serve(call) } else { Reply::Decline };
         inner.standing = match reply {
             Reply::Done(result) => {
                 self.memory.store(self.area + offset::RAX, result);

@@ -75,15 +75,18 @@ impl Vcpu {
         const LSTAR: u32 = 0xc000_0082;
         const CSTAR: u32 = 0xc000_0083;
         const FMASK: u32 = 0xc000_0084;
-        /// Flags cleared at system-call entry: trap, direction, I/O privilege, nested task, alignment check. There are no interrupts.
-        const MASKED: u64 = 0x4_7500;
         let entry = match self.sort {
             Sort::Hardware => ring0::window(layout::SYSCALL_CODE),
             Sort::Emulated => exitless::address(self.index).unwrap_or(layout::SYSCALL_ALIAS),
         };
         let segments = u64::from(selector::USER_CODE_32) << 48 | u64::from(selector::KERNEL_CODE) << 32;
-        let entries = [(STAR, segments), (LSTAR, entry), (CSTAR, ring0::compat_entry()), (FMASK, MASKED)]
-            .map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() });
+        let entries = [
+            (STAR, segments),
+            (LSTAR, entry),
+            (CSTAR, ring0::compat_entry()),
+            (FMASK, layout::SYSCALL_CLEARS),
+        ]
+        .map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() });
         let msrs = Msrs::from_entries(&entries).map_err(|_| VmmError::Lacks("room for four registers"))?;
         match self.fd.set_msrs(&msrs).map_err(VmmError::kvm("set the system-call registers"))? {
             4 => Ok(()),

@@ -36,7 +36,7 @@ use registers::{from_kvm, to_kvm};
 pub enum Exit {
     /// The program made a system call. Its registers are as Linux's entry sees them, with `rip` after the instruction.
     Syscall,
-    /// The same, after it has asked for an answer without an exit and none came in time.
+    /// The same, after it has asked for an answer without an exit and nobody took the call in time.
     MissedSyscall,
     /// The program raised an exception.
     Exception {
@@ -120,11 +120,8 @@ impl Vcpu {
                 calls.close();
             }
             match exit {
-                // The I/O bitmap that lets ring 3 leave by these ports does not tell input from output, nor one vCPU's entry from another's.
+                // The I/O bitmap that lets ring 3 leave by these ports does not tell input from output; ring 0 has no input.
                 Ok(VcpuExit::IoIn(layout::SYSCALL_PORT | layout::EXITLESS_PORT, _)) => {
-                    return Ok(self.forbidden_port(user));
-                }
-                Ok(VcpuExit::IoOut(layout::EXITLESS_PORT, _)) if self.calls.is_none() => {
                     return Ok(self.forbidden_port(user));
                 }
                 Ok(VcpuExit::IoOut(port, _)) => return self.left_by(port, user),
@@ -168,8 +165,9 @@ impl Vcpu {
     /// Reads the registers after an exit by `out` to `port`.
     fn left_by(&mut self, port: u16, user: &mut UserRegs) -> Result<Exit, VmmError> {
         let mut regs = self.fd.sync_regs().regs;
-        if port == layout::EXITLESS_PORT && self.calls.is_some() {
-            return Ok(self.in_call(&mut regs, true, user).unwrap_or(Exit::Kicked));
+        if port == layout::EXITLESS_PORT {
+            // Only a vCPU with such an entry of its own has a use for the port.
+            return Ok(self.in_call(&mut regs, true, user).unwrap_or_else(|| self.forbidden_port(user)));
         }
         if port == layout::SYSCALL_PORT {
             self.ring = if self.sort == Sort::Hardware { Ring::Kernel } else { Ring::User };
