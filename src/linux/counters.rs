@@ -72,7 +72,9 @@ counters! {
     system_call_ns,
     /// System calls, of those above, that were answered while the vCPU stayed in the guest.
     exitless_calls,
-    /// Nanoseconds in which calls were served while the vCPU stayed in the guest; part of the time in there.
+    /// Page faults, of those below, that were answered while the vCPU stayed in the guest.
+    exitless_faults,
+    /// Nanoseconds in which calls and page faults were served while the vCPU stayed in the guest; part of the time in there.
     exitless_ns,
     /// Page faults of pages that were not in the guest's page tables.
     pages_filled,
@@ -86,6 +88,14 @@ counters! {
     kicks,
     /// Times that a thread went to sleep in a system call.
     waits,
+}
+
+impl Counters {
+    /// The counter of page faults with the CPU's error code `error`.
+    pub(super) fn of_fault(&self, error: u64) -> &AtomicU64 {
+        const PRESENT: u64 = 1 << 0;
+        if error & PRESENT == 0 { &self.pages_filled } else { &self.rights_raised }
+    }
 }
 
 /// Adds one.

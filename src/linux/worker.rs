@@ -154,6 +154,9 @@ fn run(
                 thread.saved_mask = saved_mask.or(thread.saved_mask);
             }
             Exit::Exception { vector: 14, error, address } => {
+                if let Some(seat) = seat.as_mut() {
+                    seat.left_by_fault(left);
+                }
                 page_fault(kernel, &mut thread, error, address, attention);
                 spend(&counters.fault_ns, left);
             }
@@ -169,19 +172,8 @@ fn run(
 }
 
 fn page_fault(kernel: &Kernel, thread: &mut Thread, error: u64, address: u64, attention: &AtomicBool) {
-    const PRESENT: u64 = 1 << 0;
-    const WRITE: u64 = 1 << 1;
-    const FETCH: u64 = 1 << 4;
-    let needed = if error & FETCH != 0 {
-        Access::EXECUTE
-    } else if error & WRITE != 0 {
-        Access::WRITE
-    } else {
-        Access::READ
-    };
-    let counters = &kernel.counters;
-    count(if error & PRESENT == 0 { &counters.pages_filled } else { &counters.rights_raised });
-    let fault = kernel.mm().fault(address, needed);
+    count(kernel.counters.of_fault(error));
+    let fault = kernel.mm().fault(address, needed_access(error));
     if let Some(trace) = &kernel.trace
         && fault != Fault::Handled
     {
@@ -199,6 +191,19 @@ fn page_fault(kernel: &Kernel, thread: &mut Thread, error: u64, address: u64, at
     };
     kernel.force_signal(thread.tid, info.with_trap(14, error));
     attention.store(true, Ordering::Release);
+}
+
+/// What an access needs that caused a page fault with this error code.
+pub(super) fn needed_access(error: u64) -> Access {
+    const WRITE: u64 = 1 << 1;
+    const FETCH: u64 = 1 << 4;
+    if error & FETCH != 0 {
+        Access::EXECUTE
+    } else if error & WRITE != 0 {
+        Access::WRITE
+    } else {
+        Access::READ
+    }
 }
 
 /// One attempt, and a second where the first would wait.

@@ -4,6 +4,10 @@
 pub const GDT: u64 = 0x1000;
 /// Interrupt descriptor table: 32 gates of 16 bytes.
 pub const IDT: u64 = 0x2000;
+/// The same for vCPUs whose page faults can be answered without an exit.
+pub const EXITLESS_IDT: u64 = IDT + IDT_BYTES;
+/// Bytes of such a table.
+pub const IDT_BYTES: u64 = 32 * 16;
 /// Ring-0 code: exception entries and the return to ring 3.
 pub const RING0_CODE: u64 = 0x3000;
 /// The system-call entry, in a page of its own: on some KVMs ring 3 executes it (see [`super::ring0`]).
@@ -21,13 +25,15 @@ pub const VCPU_AREA: u64 = 0x1_0000;
 /// Where those entries ask, one area for each.
 pub const EXITLESS_AREAS: u64 = VCPU_AREA;
 /// Bytes of such an entry, and of such an area.
-pub const EXITLESS_SIZE: u64 = 0x100;
+pub const EXITLESS_SIZE: u64 = 0x140;
 /// vCPUs that have one.
 pub const EXITLESS_VCPUS: usize = (EXITLESS_BYTES / EXITLESS_SIZE) as usize;
 /// Bytes of all entries, and of all areas.
 pub const EXITLESS_BYTES: u64 = VCPU_AREA - EXITLESS_CODE;
+/// The frames by which ring 0 takes page faults to those entries, one for each, as far from each other as the areas. Ring 3 does not see them.
+pub const EXITLESS_FRAMES: u64 = EXITLESS_AREAS + EXITLESS_BYTES;
 /// One page for each vCPU: its task state segment at the start, its kernel stack at the end.
-pub const VCPU_PAGES: u64 = EXITLESS_AREAS + EXITLESS_BYTES;
+pub const VCPU_PAGES: u64 = EXITLESS_FRAMES + EXITLESS_BYTES;
 /// Most vCPUs of a VM: what fits between [`VCPU_PAGES`] and [`FIRST_FRAME`].
 pub const MAX_VCPUS: usize = ((FIRST_FRAME - VCPU_PAGES) / 0x1000) as usize;
 /// From here on guest RAM is handed out by [`super::Frames`]. What is below is the 2 MiB that the ring-0 window shows.
@@ -67,6 +73,8 @@ pub const SYSCALL_CLEARS: u64 = 0x4_7500;
 pub const SYSCALL_PORT: u16 = 0x10;
 /// I/O port by which an entry leaves the VM that has asked in vain.
 pub const EXITLESS_PORT: u16 = 0x12;
+/// I/O port by which such an entry leaves the VM with a page fault.
+pub const FAULT_PORT: u16 = 0x13;
 /// I/O port by which the entry of 32-bit code's `syscall` leaves the VM.
 pub const COMPAT_PORT: u16 = 0x11;
 /// I/O port of exception 0; exception `n` has port `EXCEPTION_PORT + n`.

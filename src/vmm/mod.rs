@@ -23,7 +23,7 @@
 //! | `working_set.rs` | the pages that a program touches when it goes on from an image |
 //! | `layout.rs` | where things lie in guest-physical and guest-virtual memory |
 //! | `ring0.rs` | descriptor tables and the ring-0 code |
-//! | `exitless/` | system calls that are answered while the vCPU stays in the guest |
+//! | `exitless/` | system calls and page faults that are answered while the vCPU stays in the guest |
 //! | `sparse.rs` | holes of files |
 //! | `cpuid.rs` | what the guest is told of the CPU |
 //! | `features.rs` | what of the CPU a checkpoint needs |
@@ -56,7 +56,7 @@ mod vm;
 mod working_set;
 
 pub use error::VmmError;
-pub use exitless::{AskedCall, CallSlot, Reply};
+pub use exitless::{Asked, AskedCall, AskedFault, CallSlot, Reply};
 pub use features::{Cpu, CpuMismatch};
 pub use frames::{FRAME_SIZE, Frame, Frames, SavedFrames};
 pub use image::{Image, Reference};

@@ -7,10 +7,14 @@
 //! The system-call entry is a page of its own. On hardware it runs in ring 0. A KVM that emulates ring 0 enters it in
 //! ring 3: the page is then executed through a user mapping, and the task's I/O bitmap allows its one port. A program can
 //! issue that `out` itself; it is worth no more than the system call that it could make anyway.
+//!
+//! There a page fault goes on in ring 3 too, where it may be answered without an exit ([`exitless`]): the CPU's frame is in the vCPU's area,
+//! and ring 0 returns at once, by a frame that ring 3 does not see.
 
 use std::arch::global_asm;
 
 use super::exitless;
+use super::kvm::Sort;
 use super::layout::{self, selector};
 use super::memory::GuestMemory;
 use super::paging::{FixedPage, map_fixed};
@@ -19,11 +23,14 @@ use super::paging::{FixedPage, map_fixed};
 const ENTRY_SIZE: u64 = 16;
 const VECTORS: u64 = 32;
 const PAGE_FAULT: u64 = 14;
+/// Flags of ring 3 at the entry of a page fault: only that which is always set, and interrupts.
+const FLAGS: u64 = 0x202;
 
 global_asm!(
     ".pushsection .rodata.hydra_ring0,\"a\",@progbits",
     ".balign 16",
-    ".globl hydra_ring0_start, hydra_ring0_return, hydra_ring0_compat, hydra_ring0_end, hydra_syscall_start, hydra_syscall_end",
+    ".globl hydra_ring0_start, hydra_ring0_return, hydra_ring0_compat, hydra_ring0_fault, hydra_ring0_end",
+    ".globl hydra_syscall_start, hydra_syscall_end",
     "hydra_ring0_start:",
     "vector = 0",
     ".rept 32",
@@ -44,6 +51,13 @@ global_asm!(
     "hydra_ring0_compat:",
     "    out 0x11, al",
     "    hlt",
+    ".balign 16",
+    "hydra_ring0_fault:",
+    "    push rax",
+    "    mov rax, cr2",
+    "    lea rsp, [rsp + {to_frame}]",
+    "    iretq",
+    "    hlt",
     "hydra_ring0_end:",
     ".balign 16",
     "hydra_syscall_start:",
@@ -51,12 +65,14 @@ global_asm!(
     "    hlt",
     "hydra_syscall_end:",
     ".popsection",
+    to_frame = const layout::EXITLESS_FRAMES - layout::EXITLESS_AREAS - exitless::FAULT_FRAME,
 );
 
 unsafe extern "C" {
     static hydra_ring0_start: [u8; 0];
     static hydra_ring0_return: [u8; 0];
     static hydra_ring0_compat: [u8; 0];
+    static hydra_ring0_fault: [u8; 0];
     static hydra_ring0_end: [u8; 0];
     static hydra_syscall_start: [u8; 0];
     static hydra_syscall_end: [u8; 0];
@@ -108,10 +124,23 @@ pub(super) fn task_segment(index: usize) -> u64 {
     window(vcpu_page(index))
 }
 
+/// Guest-virtual address of the interrupt descriptor table of the vCPU with this number.
+pub(super) fn descriptor_table(index: usize, sort: Sort) -> u64 {
+    window(if has_fault_entry(index, sort) { layout::EXITLESS_IDT } else { layout::IDT })
+}
+
+/// Whether page faults of the vCPU with this number go to its [`exitless`] entry.
+fn has_fault_entry(index: usize, sort: Sort) -> bool {
+    sort == Sort::Emulated && exitless::address(index).is_some()
+}
+
+/// Offset of the first entry of the interrupt stack table in the task state segment.
+const INTERRUPT_STACK: usize = 0x24;
 /// Offset of the I/O permission bitmap in the task state segment.
 const IO_BITMAP: usize = 0x68;
-/// The bitmap: two clear bits, those of [`layout::SYSCALL_PORT`] and [`layout::EXITLESS_PORT`]; ports past its end are forbidden.
-const IO_BITMAP_BYTES: [u8; 4] = [0xff, 0xff, 0xfa, 0xff];
+/// The bitmap: the clear bits are those of [`layout::SYSCALL_PORT`], [`layout::EXITLESS_PORT`] and [`layout::FAULT_PORT`]; ports past its
+/// end are forbidden.
+const IO_BITMAP_BYTES: [u8; 4] = [0xff, 0xff, 0xf2, 0xff];
 /// Last byte of the task state segment.
 pub(super) const TASK_LIMIT: u32 = (IO_BITMAP + IO_BITMAP_BYTES.len() - 1) as u32;
 
@@ -137,13 +166,13 @@ pub(super) fn install(memory: &GuestMemory) {
     for vector in 0..VECTORS {
         // Only the breakpoint and overflow gates can be called by an instruction of ring 3.
         let level: u64 = if matches!(vector, 3 | 4) { 3 } else { 0 };
-        let target = window(RING0_CODE) + ENTRY_SIZE * vector;
-        let gate = target & 0xffff
-            | u64::from(selector::KERNEL_CODE) << 16
-            | (0x8e00 | level << 13) << 32
-            | (target >> 16 & 0xffff) << 48;
-        memory.store(IDT + 16 * vector, gate);
-        memory.store(IDT + 16 * vector + 8, target >> 32);
+        let entry = gate(window(RING0_CODE) + ENTRY_SIZE * vector, level, 0);
+        // A stack of its own, so that also a fault in ring 0 is where it is looked for.
+        let exitless = if vector == PAGE_FAULT { gate(in_window(&raw const hydra_ring0_fault), 0, 1) } else { entry };
+        for (table, [low, high]) in [(IDT, entry), (layout::EXITLESS_IDT, exitless)] {
+            memory.store(table + 16 * vector, low);
+            memory.store(table + 16 * vector + 8, high);
+        }
     }
 
     let map = |physical, page| map_fixed(memory, layout::WINDOW_TABLES, window(physical), physical, page);
@@ -154,6 +183,10 @@ pub(super) fn install(memory: &GuestMemory) {
     for index in 0..layout::MAX_VCPUS {
         map(vcpu_page(index), FixedPage::KernelData);
     }
+    for page in (0..layout::EXITLESS_BYTES).step_by(0x1000) {
+        map(layout::EXITLESS_AREAS + page, FixedPage::KernelData);
+        map(layout::EXITLESS_FRAMES + page, FixedPage::KernelData);
+    }
     let alias = |physical, address, page| map_fixed(memory, layout::ALIAS_TABLES, address, physical, page);
     alias(SYSCALL_CODE, layout::SYSCALL_ALIAS, FixedPage::UserCode);
     exitless::install(memory);
@@ -163,15 +196,32 @@ pub(super) fn install(memory: &GuestMemory) {
     }
 }
 
-/// Writes the task state segment of a vCPU. `user_exit` lets ring 3 use the system-call port.
-pub(super) fn install_task(memory: &GuestMemory, index: usize, user_exit: bool) {
+/// An interrupt gate to `target`, which instructions of ring `level` and below may call, by entry `stack` of the interrupt stack table (0: none).
+fn gate(target: u64, level: u64, stack: u64) -> [u64; 2] {
+    let low = target & 0xffff
+        | u64::from(selector::KERNEL_CODE) << 16
+        | (0x8e00 | level << 13 | stack) << 32
+        | (target >> 16 & 0xffff) << 48;
+    [low, target >> 32]
+}
+
+/// Writes the task state segment of a vCPU, by which ring 3 may use the ports that are its own on this sort of KVM, and the frame that
+/// takes its page faults to ring 3.
+pub(super) fn install_task(memory: &GuestMemory, index: usize, sort: Sort) {
     let page = vcpu_page(index);
     let mut task = [0u8; IO_BITMAP + IO_BITMAP_BYTES.len()];
     task[4..12].copy_from_slice(&window(stack_end(index)).to_le_bytes());
     // A bitmap that starts past the segment's end forbids every port.
-    let bitmap = if user_exit { IO_BITMAP as u16 } else { 0xffff };
+    let bitmap = if sort == Sort::Emulated { IO_BITMAP as u16 } else { 0xffff };
     task[0x66..0x68].copy_from_slice(&bitmap.to_le_bytes());
     task[IO_BITMAP..].copy_from_slice(&IO_BITMAP_BYTES);
+    if has_fault_entry(index, sort) {
+        let stack = window(exitless::area(index) + layout::EXITLESS_SIZE);
+        task[INTERRUPT_STACK..INTERRUPT_STACK + 8].copy_from_slice(&stack.to_le_bytes());
+        let at = layout::EXITLESS_FRAMES + layout::EXITLESS_SIZE * index as u64;
+        let (rip, rsp) = exitless::fault_entry(index);
+        store_return_frame(memory, at, rip, FLAGS, rsp);
+    }
     memory.write(page, &task);
 }
 
@@ -222,11 +272,15 @@ pub(super) fn read_frame(
 /// Writes the frame that takes `iretq` to ring 3 at `rip` on the kernel stack of vCPU `index`; returns the stack pointer.
 pub(super) fn write_return_frame(memory: &GuestMemory, index: usize, rip: u64, rflags: u64, rsp: u64) -> u64 {
     let frame = stack_end(index) - 40;
+    store_return_frame(memory, frame, rip, rflags, rsp);
+    window(frame)
+}
+
+fn store_return_frame(memory: &GuestMemory, at: u64, rip: u64, rflags: u64, rsp: u64) {
     let words = [rip, u64::from(selector::USER_CODE), rflags, rsp, u64::from(selector::USER_DATA)];
     for (i, word) in words.into_iter().enumerate() {
-        memory.store(frame + 8 * i as u64, word);
+        memory.store(at + 8 * i as u64, word);
     }
-    window(frame)
 }
 
 #[cfg(test)]

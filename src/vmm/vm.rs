@@ -7,7 +7,7 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 
 use super::error::VmmError;
-use super::kvm::{Hypervisor, Sort};
+use super::kvm::Hypervisor;
 use super::layout;
 use super::memory::GuestMemory;
 use super::ring0;
@@ -54,9 +54,9 @@ impl Vm {
 
     /// Writes anew what the RAM holds of the vCPUs that there are, after its content was replaced.
     pub(super) fn install_tasks(&self) -> Result<(), VmmError> {
-        let user_exit = Hypervisor::get()?.sort == Sort::Emulated;
+        let sort = Hypervisor::get()?.sort;
         for index in 0..self.vcpus.load(Ordering::Relaxed).min(layout::MAX_VCPUS) {
-            ring0::install_task(&self.memory, index, user_exit);
+            ring0::install_task(&self.memory, index, sort);
         }
         Ok(())
     }

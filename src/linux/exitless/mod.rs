@@ -20,10 +20,12 @@ use super::context::{Args, Ctx};
 use super::counters::{count, spend};
 use super::errno::Errno;
 use super::kernel::{Kernel, lock, processors};
+use super::mm::Fault;
 use super::signal::Set;
 use super::table::{self, Answer};
 use super::thread::{Thread, Tid};
-use crate::vmm::{AskedCall, CallSlot, Reply, StateHolder, Vcpu, VmmError, Xsave, XsaveLayout};
+use super::worker::needed_access;
+use crate::vmm::{Asked, AskedCall, AskedFault, CallSlot, Reply, StateHolder, Vcpu, VmmError, Xsave, XsaveLayout};
 use poller::Poller;
 
 /// Calls that leave the guest within [`SOON`] of the one before, until a program is taken on: at first, and as few and as many as that becomes
@@ -119,22 +121,32 @@ impl Seat {
 
     /// `call` has left the guest, `now`; `missed` if it had asked in vain. Says how far it came.
     pub fn left(&mut self, call: &AskedCall, now: Instant, missed: bool) -> Headway {
-        let soon = now.duration_since(self.last) < SOON;
-        self.last = now;
         self.missed = if missed { self.missed + 1 } else { 0 };
-        self.eager = if soon { self.eager + 1 } else { 0 };
         if self.missed >= MISSES {
             self.place.slot.retract();
             self.rest_until = now + REST;
             self.missed = 0;
-        } else if !self.place.taken_on.load(Ordering::Relaxed) {
-            self.consider(now);
         }
+        self.left_soon(now);
         let declined = lock(&self.place.caller).as_mut().and_then(|caller| caller.declined.take());
         // What another thread of the program made up is none of this call's.
         declined
             .filter(|(declined, _)| declined == call)
             .map_or_else(Headway::default, |(_, headway)| headway)
+    }
+
+    /// A page fault has left the guest, `now`.
+    pub fn left_by_fault(&mut self, now: Instant) {
+        self.left_soon(now);
+    }
+
+    fn left_soon(&mut self, now: Instant) {
+        let soon = now.duration_since(self.last) < SOON;
+        self.last = now;
+        self.eager = if soon { self.eager + 1 } else { 0 };
+        if !self.place.taken_on.load(Ordering::Relaxed) {
+            self.consider(now);
+        }
     }
 
     /// Whether the program is taken on, or taken on again.
@@ -185,7 +197,34 @@ fn all_processors_run() -> bool {
 impl Place {
     /// Answers a call, if one is asked; whether one was.
     fn answer(&self) -> bool {
-        self.slot.is_asked() && self.slot.answer(|call| self.serve(&call))
+        let serve = |asked| match asked {
+            Asked::Call(call) => self.serve(&call),
+            Asked::Fault(fault) => self.fill(fault),
+        };
+        self.slot.is_asked() && self.slot.answer(serve)
+    }
+
+    /// Fills the page of a fault, if that is all there is to do.
+    fn fill(&self, fault: AskedFault) -> Reply {
+        let caller = lock(&self.caller);
+        let Some((caller, kernel)) = caller.as_ref().zip(self.kernel.upgrade()) else { return Reply::Decline };
+        let begun = Instant::now();
+        let needed = needed_access(fault.error);
+        let reply = match catch_unwind(AssertUnwindSafe(|| kernel.mm().fault(fault.address, needed))) {
+            Ok(Fault::Handled) => {
+                count(kernel.counters.of_fault(fault.error));
+                count(&kernel.counters.exitless_faults);
+                self.answers.fetch_add(1, Ordering::Relaxed);
+                match caller.attention.load(Ordering::Acquire) {
+                    true => Reply::DoneAndLeave(0),
+                    false => Reply::Done(0),
+                }
+            }
+            // The worker finds the same, and makes the signal.
+            _ => Reply::Decline,
+        };
+        spend(&kernel.counters.exitless_ns, begun);
+        reply
     }
 
     fn serve(&self, call: &AskedCall) -> Reply {

@@ -1,20 +1,23 @@
-//! The system-call entry that asks before it leaves, and where in it a vCPU stands.
+//! The entries that ask before they leave, and where in them a vCPU stands.
 //!
-//! The entry has three registers to itself, those that `syscall` changes, and leaves the flags alone: where the call does not
-//! leave, the program has them back as they were. Each vCPU has a copy, which lies as far from its area as that of any other.
+//! That of system calls has three registers to itself, those that `syscall` changes, and leaves the flags alone: where the call does not
+//! leave, the program has them back as they were. That of page faults has `rax` and the flags; ring 0 has put them, and all else that the
+//! CPU saves of the program, at the end of the area, from where `iretq` takes them.
+//!
+//! Each vCPU has a copy, which lies as far from its area as that of any other.
 
 use std::arch::global_asm;
 
-use super::super::layout::{EXITLESS_CODE, EXITLESS_CODE_ALIAS, EXITLESS_SIZE, EXITLESS_VCPUS};
+use super::super::layout::{EXITLESS_AREAS_ALIAS, EXITLESS_CODE, EXITLESS_CODE_ALIAS, EXITLESS_SIZE, EXITLESS_VCPUS};
 use super::super::memory::GuestMemory;
 use super::super::ring0::image;
-use super::{ANSWERED, ASKED, LEAVE, TAKEN, offset};
+use super::{ANSWERED, ASKED, FAULTED, LEAVE, TAKEN, offset};
 
 global_asm!(
     ".pushsection .rodata.hydra_exitless,\"a\",@progbits",
     ".balign 16",
     ".globl hydra_exitless_start, hydra_exitless_ready, hydra_exitless_asked, hydra_exitless_withdrawn",
-    ".globl hydra_exitless_plain, hydra_exitless_plain_end, hydra_exitless_done, hydra_exitless_end",
+    ".globl hydra_exitless_plain, hydra_exitless_plain_end, hydra_exitless_done, hydra_exitless_fault, hydra_exitless_end",
     "area = hydra_exitless_start + {distance}",
     "hydra_exitless_start:",
     "    mov [rip + area + {RIP}], rcx",
@@ -65,11 +68,43 @@ global_asm!(
     "    mov rcx, [rip + area + {RIP}]",
     "    jmp rcx",
     "    hlt",
+    "hydra_exitless_fault:",
+    "    mov [rip + area + {ADDRESS}], rax",
+    "    mov eax, [rip + area + {SPINS}]",
+    "    test eax, eax",
+    "    jz 6f",
+    "    mov dword ptr [rip + area + {STATE}], {FAULTED}",
+    "4:  pause",
+    "    cmp dword ptr [rip + area + {STATE}], {ANSWERED}",
+    "    je 7f",
+    "    cmp dword ptr [rip + area + {STATE}], {LEAVE}",
+    "    je 6f",
+    "    dec eax",
+    "    jnz 4b",
+    "    cmp dword ptr [rip + area + {STATE}], {TAKEN}",
+    "    jne 5f",
+    "    mov eax, 16",
+    "    jmp 4b",
+    "5:  mov eax, {LEAVE}",
+    "    xchg [rip + area + {STATE}], eax",
+    "    test eax, eax",
+    "    jz 7f",
+    "6:  out {fault_port}, al",
+    "    hlt",
+    "7:  mov rax, [rip + area + {FAULT_FRAME}]",
+    "    lea rsp, [rip + area + {FAULT_FRAME} + 16]",
+    "    iretq",
+    "    hlt",
     "hydra_exitless_end:",
     ".popsection",
     distance = const super::super::layout::EXITLESS_AREAS_ALIAS - EXITLESS_CODE_ALIAS,
     port = const super::super::layout::SYSCALL_PORT,
     left_port = const super::super::layout::EXITLESS_PORT,
+    fault_port = const super::super::layout::FAULT_PORT,
+    ANSWERED = const ANSWERED,
+    FAULTED = const FAULTED,
+    ADDRESS = const offset::ADDRESS,
+    FAULT_FRAME = const offset::FAULT_FRAME,
     ASKED = const ASKED,
     TAKEN = const TAKEN,
     LEAVE = const LEAVE,
@@ -94,6 +129,7 @@ unsafe extern "C" {
     static hydra_exitless_plain: [u8; 0];
     static hydra_exitless_plain_end: [u8; 0];
     static hydra_exitless_done: [u8; 0];
+    static hydra_exitless_fault: [u8; 0];
     static hydra_exitless_end: [u8; 0];
 }
 
@@ -105,6 +141,7 @@ fn at(label: *const [u8; 0]) -> u64 {
 /// Writes the entry of each vCPU that can have one.
 pub(in super::super) fn install(memory: &GuestMemory) {
     let code = image((&raw const hydra_exitless_start).cast(), (&raw const hydra_exitless_end).cast());
+    debug_assert!(code.len() as u64 <= EXITLESS_SIZE);
     for index in 0..EXITLESS_VCPUS as u64 {
         memory.write(EXITLESS_CODE + index * EXITLESS_SIZE, code);
     }
@@ -115,7 +152,26 @@ pub(in super::super) fn address(index: usize) -> Option<u64> {
     (index < EXITLESS_VCPUS).then(|| EXITLESS_CODE_ALIAS + index as u64 * EXITLESS_SIZE)
 }
 
-/// Where in its entry a vCPU stands: bytes from the first instruction.
+/// Where a page fault enters ring 3 on the vCPU with this number, which has entries of its own, and with which stack pointer.
+pub(in super::super) fn fault_entry(index: usize) -> (u64, u64) {
+    let (index, frame) = (index as u64 * EXITLESS_SIZE, EXITLESS_AREAS_ALIAS + offset::FAULT_FRAME);
+    (EXITLESS_CODE_ALIAS + at(&raw const hydra_exitless_fault) + index, frame + index)
+}
+
+/// Whether `rip` is in the entry of a page fault.
+pub fn is_in_fault(rip: u64) -> bool {
+    position(rip).is_some_and(|position| position >= at(&raw const hydra_exitless_fault))
+}
+
+/// Bytes from the first instruction of a vCPU's entries to `rip`, if that is in some.
+fn position(rip: u64) -> Option<u64> {
+    let from_first = rip.checked_sub(EXITLESS_CODE_ALIAS)?;
+    let position = from_first % EXITLESS_SIZE;
+    let is_in_some = from_first < EXITLESS_VCPUS as u64 * EXITLESS_SIZE && position < at(&raw const hydra_exitless_end);
+    is_in_some.then_some(position)
+}
+
+/// Where in its system-call entry a vCPU stands: bytes from the first instruction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Position(u64);
 
@@ -131,13 +187,9 @@ pub enum Stage {
 }
 
 impl Position {
-    /// Where `rip` stands; `None` if that is in no entry.
+    /// Where `rip` stands; `None` if that is in no such entry.
     pub fn of(rip: u64) -> Option<Position> {
-        let from_first = rip.checked_sub(EXITLESS_CODE_ALIAS)?;
-        let position = from_first % EXITLESS_SIZE;
-        let is_in_one = from_first < EXITLESS_VCPUS as u64 * EXITLESS_SIZE
-            && position < at(&raw const hydra_exitless_end);
-        is_in_one.then_some(Position(position))
+        position(rip).filter(|position| *position < at(&raw const hydra_exitless_fault)).map(Position)
     }
 
     /// Where an entry leaves that was not answered.

@@ -1,11 +1,13 @@
-//! System calls without an exit: the program asks in memory, a host thread that polls answers there.
+//! System calls and page faults without an exit: the program asks in memory, a host thread that polls answers there.
 //!
 //! An exit from a KVM that emulates ring 0 costs more than most calls take to serve. There the system-call entry is ring 3's own code, so
 //! it can do more than leave: where somebody polls it stores the call's registers in its vCPU's *area*, marks it [`ASKED`] and spins. Whoever
 //! polls the vCPU's [`CallSlot`] takes the call, serves it, and the entry returns to the program with the result. The vCPU
 //! leaves after all, by a port of its own, if nobody takes the call in time, if it is declined, or if something else waits for the thread.
+//! A page fault comes to ring 3 by way of a few instructions of ring 0, and is asked in the same manner, as [`FAULTED`]. One that has left the guest
+//! is as good as new: to serve it twice does no harm.
 //!
-//! The area is the program's to write: what it asks there is worth no more than a system call, and what it damages is its own.
+//! The area is the program's to write: what it asks there is worth no more than a system call or an access, and what it damages is its own.
 //! What the host must know (whether the vCPU is in the guest, whether a call was served) is kept in the slot.
 
 mod entry;
@@ -20,7 +22,7 @@ use kvm_bindings::kvm_regs;
 use super::layout::{EXITLESS_AREAS, EXITLESS_SIZE, EXITLESS_VCPUS, SYSCALL_CLEARS};
 use super::memory::GuestMemory;
 use entry::{Position, Stage};
-pub(super) use entry::{address, install};
+pub(super) use entry::{address, fault_entry, install, is_in_fault};
 
 /// Nothing is asked; also: the answer is there.
 const ANSWERED: u32 = 0;
@@ -30,6 +32,16 @@ const ASKED: u32 = 1;
 const TAKEN: u32 = 2;
 /// The vCPU is to leave, or has given up.
 const LEAVE: u32 = 3;
+/// The address and the end of the area are those of a page fault.
+const FAULTED: u32 = 4;
+
+/// Offset in an area of what the entry of a page fault has pushed: `rax`, then what the CPU has.
+pub(super) const FAULT_FRAME: u64 = offset::FAULT_FRAME;
+
+/// Guest-physical address of the area of the vCPU with this number.
+pub(super) fn area(index: usize) -> u64 {
+    EXITLESS_AREAS + index as u64 * EXITLESS_SIZE
+}
 
 /// Offsets in an area. The first line is what both sides poll, the call's registers follow on their own.
 mod offset {
@@ -44,6 +56,10 @@ mod offset {
     pub const R10: u64 = 112;
     pub const R8: u64 = 120;
     pub const R9: u64 = 128;
+    /// Where a page fault was.
+    pub const ADDRESS: u64 = 136;
+    /// Seven words: `rax`, the error code, `rip`, `cs`, the flags, `rsp`, `ss`.
+    pub const FAULT_FRAME: u64 = super::EXITLESS_SIZE - 7 * 8;
 }
 
 /// The registers of a call that was taken.
@@ -55,7 +71,25 @@ pub struct AskedCall {
     pub args: [u64; 6],
 }
 
-/// What became of a call that was taken.
+/// A page fault that was taken, or has left the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AskedFault {
+    /// Where it was.
+    pub address: u64,
+    /// The CPU's error code.
+    pub error: u64,
+}
+
+/// What is asked of whoever polls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asked {
+    /// A system call to serve.
+    Call(AskedCall),
+    /// A page to fill.
+    Fault(AskedFault),
+}
+
+/// What became of a call that was taken, or of a page fault, which has no result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reply {
     /// It is served; this is what the program finds in `rax`.
@@ -101,7 +135,7 @@ impl CallSlot {
         (index < EXITLESS_VCPUS).then(|| {
             Arc::new(CallSlot {
                 memory: Arc::clone(memory),
-                area: EXITLESS_AREAS + index as u64 * EXITLESS_SIZE,
+                area: area(index),
                 spins: AtomicU32::new(0),
                 inner: Mutex::new(Inner { open: false, standing: None }),
             })
@@ -124,40 +158,51 @@ impl CallSlot {
         self.spins.load(Ordering::Acquire) > 0
     }
 
-    /// Whether a call waits. For a look now and then; what it says is the program's word.
+    /// Whether a call or a page fault waits. For a look now and then; what it says is the program's word.
     pub fn is_asked(&self) -> bool {
-        self.word(offset::STATE).is_some_and(|state| state.load(Ordering::Relaxed) == ASKED)
+        self.word(offset::STATE).is_some_and(|state| matches!(state.load(Ordering::Relaxed), ASKED | FAULTED))
     }
 
-    /// Serves the call that waits, and whether one did. The vCPU does not come back from the guest meanwhile.
-    pub fn answer(&self, serve: impl FnOnce(AskedCall) -> Reply) -> bool {
+    /// Serves what waits, and whether something did. The vCPU does not come back from the guest meanwhile.
+    pub fn answer(&self, serve: impl FnOnce(Asked) -> Reply) -> bool {
         let mut inner = self.lock();
         let Some(state) = self.word(offset::STATE) else { return false };
         // Where one is decided on the vCPU is to leave before it asks again, whatever the program writes.
         if !inner.open || inner.standing.is_some() {
             return false;
         }
-        if state.compare_exchange(ASKED, TAKEN, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        let take = |asked| state.compare_exchange(asked, TAKEN, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let answered = || state.compare_exchange(TAKEN, ANSWERED, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if take(FAULTED) {
+            inner.standing = match serve(Asked::Fault(self.asked_fault())) {
+                Reply::Done(_) => {
+                    // Given up while it was served: it is served again.
+                    answered();
+                    None
+                }
+                Reply::DoneAndLeave(_) | Reply::Decline => Some(Standing::Open),
+            };
+        } else if take(ASKED) {
+            let call = AskedCall {
+                number: self.load(offset::RAX),
+                args: [offset::RDI, offset::RSI, offset::RDX, offset::R10, offset::R8, offset::R9]
+                    .map(|register| self.load(register)),
+            };
+            // Flags that `syscall` has cleared the entry does not give back.
+            let gives_back_all = self.load(offset::RFLAGS) & SYSCALL_CLEARS == 0;
+            let reply = if gives_back_all { serve(Asked::Call(call)) } else { Reply::Decline };
+            inner.standing = match reply {
+                Reply::Done(result) => {
+                    self.memory.store(self.area + offset::RAX, result);
+                    // Given up while it was served: the result is told to the vCPU's thread.
+                    (!answered()).then_some(Standing::Served(result))
+                }
+                Reply::DoneAndLeave(result) => Some(Standing::Served(result)),
+                Reply::Decline => Some(Standing::Open),
+            };
+        } else {
             return false;
         }
-        let register = |offset| self.memory.load(self.area + offset);
-        let call = AskedCall {
-            number: register(offset::RAX),
-            args: [offset::RDI, offset::RSI, offset::RDX, offset::R10, offset::R8, offset::R9].map(register),
-        };
-        // Flags that `syscall` has cleared the entry does not give back.
-        let gives_back_all = register(offset::RFLAGS) & SYSCALL_CLEARS == 0;
-        let reply = if gives_back_all { serve(call) } else { Reply::Decline };
-        inner.standing = match reply {
-            Reply::Done(result) => {
-                self.memory.store(self.area + offset::RAX, result);
-                let seen = state.compare_exchange(TAKEN, ANSWERED, Ordering::AcqRel, Ordering::Relaxed);
-                // Given up while it was served: the result is told to the vCPU's thread.
-                seen.is_err().then_some(Standing::Served(result))
-            }
-            Reply::DoneAndLeave(result) => Some(Standing::Served(result)),
-            Reply::Decline => Some(Standing::Open),
-        };
         if inner.standing.is_some() {
             state.store(LEAVE, Ordering::Release);
         }
@@ -178,6 +223,11 @@ impl CallSlot {
         self.lock().open = true;
     }
 
+    /// The vCPU is about to go on to an exit, which what it asks on the way is not to be in the way of.
+    pub(super) fn open_for_exit(&self) {
+        self.set(offset::SPINS, 0);
+    }
+
     /// The vCPU has left the guest. Waits for the end of a call that is being served.
     pub(super) fn close(&self) {
         self.lock().open = false;
@@ -187,28 +237,43 @@ impl CallSlot {
     /// interrupted; `None` if it was in no call. `regs` become those that the program has at the end of the call, but for `rax`.
     pub(super) fn standing(&self, regs: &mut kvm_regs, by_port: bool) -> Option<Standing> {
         let position = if by_port { Position::unanswered() } else { Position::of(regs.rip)? };
-        let register = |offset| self.memory.load(self.area + offset);
         let standing = match position.stage(regs.rcx) {
             Stage::Before => Standing::Open,
-            Stage::After => Standing::Served(register(offset::RAX)),
+            Stage::After => Standing::Served(self.load(offset::RAX)),
             Stage::Waiting => {
                 let state = self.word(offset::STATE).map(|state| state.swap(LEAVE, Ordering::AcqRel));
                 match self.lock().standing.take() {
                     Some(standing) => standing,
                     None if by_port => Standing::Missed,
-                    None if state == Some(ANSWERED) => Standing::Served(register(offset::RAX)),
+                    None if state == Some(ANSWERED) => Standing::Served(self.load(offset::RAX)),
                     None => Standing::Open,
                 }
             }
         };
         if position.has_stored_rcx() {
-            regs.rcx = register(offset::RIP);
+            regs.rcx = self.load(offset::RIP);
         }
         if position.has_lost_r11() {
-            regs.r11 = register(offset::RFLAGS);
+            regs.r11 = self.load(offset::RFLAGS);
         }
         (regs.rip, regs.rflags) = (regs.rcx, regs.r11);
         Some(standing)
+    }
+
+    /// The page fault in whose entry the vCPU left the guest, by [`FAULT_PORT`](super::layout::FAULT_PORT) or because it was interrupted, and the code segment in
+    /// which it was. `regs` become those that the program had.
+    pub(super) fn fault(&self, regs: &mut kvm_regs) -> (AskedFault, u64) {
+        let word = |i: u64| self.load(offset::FAULT_FRAME + 8 * i);
+        (regs.rax, regs.rip, regs.rflags, regs.rsp) = (word(0), word(2), word(4), word(5));
+        (self.asked_fault(), word(3))
+    }
+
+    fn asked_fault(&self) -> AskedFault {
+        AskedFault { address: self.load(offset::ADDRESS), error: self.load(offset::FAULT_FRAME + 8) }
+    }
+
+    fn load(&self, offset: u64) -> u64 {
+        self.memory.load(self.area + offset)
     }
 
     fn set(&self, offset: u64, value: u32) {

@@ -29,7 +29,7 @@ impl Vcpu {
         xcrs.xcrs[0].xcr = 0;
         xcrs.xcrs[0].value = hypervisor.xsave.features;
         // CR4.OSXSAVE first: KVM refuses XCR0 without it on some hosts.
-        ring0::install_task(vm.memory(), index, hypervisor.sort == Sort::Emulated);
+        ring0::install_task(vm.memory(), index, hypervisor.sort);
         fd.set_sync_valid_reg(SyncReg::Register);
         let kick = KickState::of(&mut fd);
         let mut vcpu = Vcpu {
@@ -112,8 +112,8 @@ impl Vcpu {
         };
         sregs.gdt.base = ring0::window(layout::GDT);
         sregs.gdt.limit = 0x37;
-        sregs.idt.base = ring0::window(layout::IDT);
-        sregs.idt.limit = 0x1ff;
+        sregs.idt.base = ring0::descriptor_table(self.index, self.sort);
+        sregs.idt.limit = layout::IDT_BYTES as u16 - 1;
         sregs.cr0 = 0x8005_0033;
         sregs.cr3 = layout::PAGE_ROOT;
         sregs.cr4 = self.cr4;

@@ -21,7 +21,7 @@ use kvm_bindings::kvm_regs;
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 
 use super::error::VmmError;
-use super::exitless::{CallSlot, Standing};
+use super::exitless::{self, CallSlot, Standing};
 use super::kvm::Sort;
 use super::layout;
 use super::memory::GuestMemory;
@@ -121,7 +121,7 @@ impl Vcpu {
             }
             match exit {
                 // The I/O bitmap that lets ring 3 leave by these ports does not tell input from output; ring 0 has no input.
-                Ok(VcpuExit::IoIn(layout::SYSCALL_PORT | layout::EXITLESS_PORT, _)) => {
+                Ok(VcpuExit::IoIn(layout::SYSCALL_PORT | layout::EXITLESS_PORT | layout::FAULT_PORT, _)) => {
                     return Ok(self.forbidden_port(user));
                 }
                 Ok(VcpuExit::IoOut(port, _)) => return self.left_by(port, user),
@@ -132,9 +132,13 @@ impl Vcpu {
                 }
                 Err(error) => match error.errno() {
                     libc::EINTR | libc::EAGAIN => {
-                        if let Some(exit) = self.interrupted(user)? {
+                        if let Some(exit) = self.interrupted(user) {
                             return Ok(exit);
                         }
+                        if let Some(calls) = &self.calls {
+                            calls.open_for_exit();
+                        }
+                        continue;
                     }
                     libc::EFAULT if retries < RETRIES => {
                         retries += 1;
@@ -169,6 +173,9 @@ impl Vcpu {
             // Only a vCPU with such an entry of its own has a use for the port.
             return Ok(self.in_call(&mut regs, true, user).unwrap_or_else(|| self.forbidden_port(user)));
         }
+        if port == layout::FAULT_PORT {
+            return Ok(self.in_fault(&mut regs, user).unwrap_or_else(|| self.forbidden_port(user)));
+        }
         if port == layout::SYSCALL_PORT {
             self.ring = if self.sort == Sort::Hardware { Ring::Kernel } else { Ring::User };
             *user = from_kvm(&regs);
@@ -179,12 +186,8 @@ impl Vcpu {
             return Ok(Exit::Syscall);
         }
         if let Some(rsp) = self.compat_call(port, &regs) {
-            const INVALID_OPCODE: u8 = 6;
             self.ring = Ring::Kernel;
-            *user = from_kvm(&regs);
-            // The instruction, two bytes before where it would have come back to.
-            (user.rip, user.rflags, user.rsp) = (regs.rcx.wrapping_sub(2), regs.r11, rsp);
-            return Ok(Exit::Exception { vector: INVALID_OPCODE, error: 0, address: 0 });
+            return Ok(invalid_call(&regs, rsp, user));
         }
         let vector = port.wrapping_sub(layout::EXCEPTION_PORT);
         if vector >= 32 || !ring0::is_ring0(regs.rip) {
@@ -212,12 +215,12 @@ impl Vcpu {
         }
         match port {
             layout::COMPAT_PORT => Some(regs.rsp),
-            // A KVM that emulates ring 0 cuts the entry's address to 32 bits. Nothing is mapped there, so what follows is a fault in
-            // ring 0, on the program's own stack: `rax` and the stack pointer's lowest bits are lost, to a program that
-            // asked for it. With a stack elsewhere it may have overwritten what is ring 0's.
+            // What follows a cut address is a fault in ring 0, and where it has no stack of its own on the program's:
+            // `rax` and the stack pointer's lowest bits are lost, to a program that asked for it. With a stack elsewhere it may have
+            // overwritten what is ring 0's.
             FAULT
                 if self.sort == Sort::Emulated
-                    && regs.rax == ring0::compat_entry() & u64::from(u32::MAX)
+                    && regs.rax == cut_compat_entry()
                     && regs.rsp < layout::USER_END - FRAME =>
             {
                 Some(regs.rsp + FRAME)
@@ -227,23 +230,45 @@ impl Vcpu {
     }
 
     /// What an interrupted `KVM_RUN` means; `None` to run on.
-    fn interrupted(&mut self, user: &mut UserRegs) -> Result<Option<Exit>, VmmError> {
+    fn interrupted(&mut self, user: &mut UserRegs) -> Option<Exit> {
         self.fd.set_kvm_immediate_exit(0);
         let mut regs = self.fd.sync_regs().regs;
         if regs.rip == ring0::return_address() {
             // On the way to ring 3: `user` is still what it was.
-            return Ok(Some(Exit::Kicked));
+            return Some(Exit::Kicked);
         }
         if ring0::is_ring0(regs.rip) {
             // Inside an entry, a few instructions from its `out`, which will be the exit.
-            return Ok(None);
+            return None;
+        }
+        if exitless::is_in_fault(regs.rip)
+            && let Some(exit) = self.in_fault(&mut regs, user)
+        {
+            return Some(exit);
         }
         if let Some(exit) = self.in_call(&mut regs, false, user) {
-            return Ok(Some(exit));
+            return Some(exit);
         }
         self.ring = Ring::User;
         *user = from_kvm(&regs);
-        Ok(Some(Exit::Kicked))
+        Some(Exit::Kicked)
+    }
+
+    /// What the exit means if the vCPU left in the entry of a page fault; `None` if it has no such entry, or the program made the fault up.
+    fn in_fault(&mut self, regs: &mut kvm_regs, user: &mut UserRegs) -> Option<Exit> {
+        const PAGE_FAULT: u8 = 14;
+        let mut before = *regs;
+        let (fault, segment) = self.calls.as_ref()?.fault(&mut before);
+        let exit = if segment & 3 == 3 {
+            *user = from_kvm(&before);
+            Exit::Exception { vector: PAGE_FAULT, error: fault.error, address: fault.address }
+        } else if fault.address == cut_compat_entry() {
+            invalid_call(&before, before.rsp, user)
+        } else {
+            return None;
+        };
+        self.ring = Ring::User;
+        Some(exit)
     }
 
     /// What the exit means if the vCPU left in the middle of a system call that it asked for, or was about to.
@@ -272,6 +297,20 @@ impl Drop for Vcpu {
     fn drop(&mut self) {
         self.kick.immediate_exit.store(0, Ordering::Release);
     }
+}
+
+/// The exit of a `syscall` of 32-bit code: to this guest's Linux it is an invalid instruction.
+fn invalid_call(regs: &kvm_regs, rsp: u64, user: &mut UserRegs) -> Exit {
+    const INVALID_OPCODE: u8 = 6;
+    *user = from_kvm(regs);
+    // The instruction, two bytes before where it would have come back to.
+    (user.rip, user.rflags, user.rsp) = (regs.rcx.wrapping_sub(2), regs.r11, rsp);
+    Exit::Exception { vector: INVALID_OPCODE, error: 0, address: 0 }
+}
+
+/// Where a KVM that emulates ring 0 enters it with a `syscall` of 32-bit code: it cuts the entry's address to 32 bits. Nothing is mapped there.
+fn cut_compat_entry() -> u64 {
+    ring0::compat_entry() & u64::from(u32::MAX)
 }
 
 /// Whether bits 63 to 47 are equal, without which the CPU refuses an address.
