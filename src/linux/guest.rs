@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::counters::Counters;
 use super::identity::Identity;
-use super::kernel::{Kernel, PID, Parts, Program, workers_limit};
+use super::kernel::{Kernel, PID, Parts, Program, processors, workers_limit};
 use super::limits::Limits;
 use super::loader::{self, Image, LoadError};
 use super::mm::AddressSpace;
@@ -19,7 +19,7 @@ use super::thread::Thread;
 use super::time::Clock;
 use super::timer::Timers;
 use super::tmpfs::Caller;
-use crate::vmm::{ExtendedState, GuestMemory, Hypervisor, UserRegs, Vm, VmmError, Xsave};
+use crate::vmm::{ExtendedState, GuestMemory, Hypervisor, UserRegs, Vm, VmmError, Xsave, xsave_layout};
 
 /// So many looks in a row find all threads waiting where a program is at rest; a thread that waits for a moment goes on between two.
 const QUIET_LOOKS: u32 = 4;
@@ -80,8 +80,11 @@ pub struct Guest {
 impl Guest {
     /// Makes a microVM, loads the program and lets it run.
     pub fn start(config: Config) -> Result<Guest, StartError> {
-        let hypervisor = Hypervisor::get()?;
+        Hypervisor::get_ahead();
         let vm = Arc::new(Vm::new(GuestMemory::new(config.memory)?)?);
+        vm.memory().touch_ahead();
+        vm.prepare_vcpu()?;
+        let xsave = xsave_layout()?;
         let space = Arc::new(Mutex::new(AddressSpace::new(Arc::clone(vm.memory()))));
         let caller = Caller { uid: config.identity.uid, gid: config.identity.gid };
         let namespace = Namespace::new(&config.mounts, caller, &space).map_err(StartError::Mounts)?;
@@ -90,14 +93,13 @@ impl Guest {
             arguments: &config.arguments,
             environment: &config.environment,
             identity: &config.identity,
-            signal_frame: hypervisor.xsave().size as u64 + SIGNAL_FRAME,
+            signal_frame: xsave.size as u64 + SIGNAL_FRAME,
         };
         // As `/proc/self/exe` shows it: programs look beside it for their libraries.
         let real =
             namespace.open_to_read(&config.program).map_or_else(|_| config.program.clone(), |found| found.1);
         let start =
             loader::load(&mut space.lock().unwrap_or_else(PoisonError::into_inner), &namespace, &image)?;
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let kernel = Kernel::new(Parts {
             memory: Arc::clone(vm.memory()),
             vm: Some(vm),
@@ -107,7 +109,7 @@ impl Guest {
             identity: config.identity,
             program: Program { path: real, arguments: config.arguments, environment: config.environment },
             network: config.network,
-            cpus,
+            cpus: processors(),
             trace: config.trace,
             counters: config.counters,
             mm: space,
@@ -121,9 +123,12 @@ impl Guest {
             file.and_then(|file| kernel.install(file, 0)).map_err(|_| StartError::Descriptor(i))?;
         }
         let regs = UserRegs { rip: start.rip, rsp: start.rsp, ..UserRegs::default() };
-        let xsave = Xsave::initial(hypervisor.xsave());
-        let mut thread = Thread::new(PID, regs, ExtendedState { fs_base: 0, gs_base: 0, xsave });
+        let extended = ExtendedState { fs_base: 0, gs_base: 0, xsave: Xsave::initial(xsave) };
+        let mut thread = Thread::new(PID, regs, extended);
         thread.set_name(kernel.program.path.file_name().unwrap_or_default().as_encoded_bytes());
+        if let Some(vm) = &kernel.vm {
+            vm.wait_until_idle();
+        }
         kernel.add_thread(thread, 0);
         Ok(Guest::of(kernel))
     }

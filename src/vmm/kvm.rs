@@ -1,14 +1,15 @@
 //! `/dev/kvm`: what it offers, found out once for the process.
 
 use std::io;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
 
-use kvm_bindings::CpuId;
 use kvm_ioctls::{Cap, Kvm};
 
-use super::cpuid;
+use super::cpuid::Features;
 use super::error::VmmError;
 use super::layout;
+use super::ring0;
 use super::state::{UserRegs, Xsave, XsaveLayout};
 use super::vcpu::{Exit, Vcpu};
 use super::vm::Vm;
@@ -22,12 +23,10 @@ pub enum Sort {
     Emulated,
 }
 
-/// The opened KVM device with what the probe found.
+/// What the probe found of the host's KVM.
 pub struct Hypervisor {
-    pub(super) kvm: Kvm,
     pub(super) sort: Sort,
-    pub(super) cpuid: CpuId,
-    pub(super) xsave: XsaveLayout,
+    pub(super) features: &'static Features,
     pub(super) cr4: u64,
     /// Rate of the time stamp counter, if the guest's is the host's.
     counter: Option<u32>,
@@ -40,66 +39,77 @@ const CR4_SMEP: u64 = 1 << 20;
 const CR4_SMAP: u64 = 1 << 21;
 
 impl Hypervisor {
-    /// The host's KVM. The first call opens and probes it; a failure is tried again by the next call.
+    /// The host's KVM. The first call probes it, and others wait for that; a failure is tried again by the next call.
     pub fn get() -> Result<&'static Hypervisor, VmmError> {
-        static ONCE: OnceLock<Hypervisor> = OnceLock::new();
-        match ONCE.get() {
-            Some(found) => Ok(found),
-            None => {
-                let opened = Hypervisor::open()?;
-                Ok(ONCE.get_or_init(|| opened))
-            }
-        }
+        let mut probed = None;
+        let found = FOUND.get_or_try(|| {
+            let vm = Vm::new(super::GuestMemory::reserve(layout::FIRST_FRAME)?)?;
+            let (found, vcpu) = Hypervisor::probe(&vm)?;
+            probed = Some((vcpu, vm));
+            Ok(found)
+        });
+        // Its end takes as long as all the rest; others that wait need not wait for it.
+        drop(probed);
+        found
     }
 
-    fn open() -> Result<Hypervisor, VmmError> {
-        let kvm = Kvm::new().map_err(|e| VmmError::Open(io::Error::from_raw_os_error(e.errno())))?;
-        for (cap, name) in [
-            (Cap::UserMemory, "user memory slots"),
-            (Cap::SyncRegs, "register synchronisation"),
-            (Cap::ImmediateExit, "immediate exit"),
-            (Cap::Xsave, "XSAVE state"),
-            (Cap::Xcrs, "extended control registers"),
-        ] {
-            if !kvm.check_extension(cap) {
-                return Err(VmmError::Lacks(name));
-            }
-        }
-        let (cpuid, xsave) = cpuid::for_guest(&kvm)?;
-        let mut opened = Hypervisor { kvm, sort: Sort::Emulated, cpuid, xsave, cr4: CR4, counter: None };
-        (opened.sort, opened.counter) = opened.probe()?;
-        if opened.sort == Sort::Hardware {
-            for (offered, bit) in [
-                (cpuid::leaf7_ebx(&opened.cpuid, 7), CR4_SMEP),
-                (cpuid::leaf7_ebx(&opened.cpuid, 20), CR4_SMAP),
-                (cpuid::leaf7_ecx(&opened.cpuid, 2), CR4_UMIP),
-            ] {
-                if offered {
-                    opened.cr4 |= bit;
-                }
-            }
-        }
-        Ok(opened)
+    /// The same, but the first call probes it with `vm`, which has ring 0 and has never run, and may have made a vCPU of it.
+    pub(super) fn get_with(vm: &Vm) -> Result<(&'static Hypervisor, Option<Vcpu>), VmmError> {
+        let mut made = None;
+        let found = FOUND.get_or_try(|| {
+            let (found, vcpu) = Hypervisor::probe(vm)?;
+            // It was made for this sort.
+            made = (found.sort == Sort::Emulated).then_some(vcpu);
+            Ok(found)
+        })?;
+        Ok((found, made))
     }
 
-    /// Runs `rdtsc` and one `syscall` in a tiny VM; looks in which ring it arrives, and whether the counter is the host's.
-    fn probe(&self) -> Result<(Sort, Option<u32>), VmmError> {
-        let vm = Vm::with(self, super::GuestMemory::reserve(layout::FIRST_FRAME)?)?;
-        let mut vcpu = Vcpu::create(self, &vm)?;
-        vcpu.load(&super::ExtendedState { fs_base: 0, gs_base: 0, xsave: Xsave::initial(self.xsave) })?;
+    /// Begins with what takes a while, on another thread: whoever asks for it soon waits less.
+    pub fn get_ahead() {
+        static BEGUN: OnceLock<()> = OnceLock::new();
+        BEGUN.get_or_init(|| {
+            // Who asks for it does it, or sees the failure, where this cannot.
+            let _ = thread::Builder::new().name("kvm-features".into()).spawn(|| Features::get().map(drop));
+        });
+    }
+
+    /// Runs `rdtsc` and one `syscall` on a vCPU of `vm`; looks in which ring it arrives, and whether the counter is the host's.
+    fn probe(vm: &Vm) -> Result<(Hypervisor, Vcpu), VmmError> {
+        let features = Features::get()?;
+        let mut found = Hypervisor { sort: Sort::Emulated, features, cr4: CR4, counter: None };
+        let mut vcpu = Vcpu::create(&found, vm)?;
+        let xsave = Xsave::initial(features.xsave);
+        vcpu.load(&super::ExtendedState { fs_base: 0, gs_base: 0, xsave })?;
         // `rdtsc; syscall; hlt` in the page of the system-call entry, which ring 3 may execute.
-        let code = 0x800;
-        vm.memory().write(layout::SYSCALL_CODE + code, &[0x0f, 0x31, 0x0f, 0x05, 0xf4]);
+        let (at, code) = (0x800, [0x0f, 0x31, 0x0f, 0x05, 0xf4]);
+        vm.memory().write(layout::SYSCALL_CODE + at, &code);
         let before = host_counter();
-        let mut regs = UserRegs { rip: layout::SYSCALL_ALIAS + code, ..UserRegs::default() };
+        let mut regs = UserRegs { rip: layout::SYSCALL_ALIAS + at, ..UserRegs::default() };
         match vcpu.enter(&mut regs)? {
             Exit::Syscall => {
                 let counter = regs.rdx << 32 | regs.rax & 0xffff_ffff;
                 let common = (before..=host_counter()).contains(&counter) && counter_is_steady();
-                Ok((vcpu.arrival()?, vcpu.counter_kilohertz().filter(|_| common)))
+                found.sort = vcpu.arrival()?;
+                found.counter = vcpu.counter_kilohertz().filter(|_| common);
             }
-            exit => Err(VmmError::Stopped(format!("the probe's system call came back as {exit:?}"))),
+            exit => {
+                return Err(VmmError::Stopped(format!("the probe's system call came back as {exit:?}")));
+            }
         }
+        vm.memory().write(layout::SYSCALL_CODE + at, &[ring0::HALT; 5]);
+        if found.sort == Sort::Hardware {
+            for (offered, bit) in [
+                (features.leaf7_ebx(7), CR4_SMEP),
+                (features.leaf7_ebx(20), CR4_SMAP),
+                (features.leaf7_ecx(2), CR4_UMIP),
+            ] {
+                if offered {
+                    found.cr4 |= bit;
+                }
+            }
+        }
+        Ok((found, vcpu))
     }
 
     /// Rate of the time stamp counter in kHz, if it is steady and the guest reads the same as the host.
@@ -114,7 +124,53 @@ impl Hypervisor {
 
     /// Size and components of the guest's XSAVE area.
     pub fn xsave(&self) -> XsaveLayout {
-        self.xsave
+        self.features.xsave
+    }
+}
+
+/// The opened device, of a KVM that has all that is needed. A failure is tried again by the next call.
+pub(super) fn device() -> Result<&'static Kvm, VmmError> {
+    static DEVICE: Found<Kvm> = Found::nothing();
+    DEVICE.get_or_try(|| {
+        let kvm = Kvm::new().map_err(|e| VmmError::Open(io::Error::from_raw_os_error(e.errno())))?;
+        for (cap, name) in [
+            (Cap::UserMemory, "user memory slots"),
+            (Cap::SyncRegs, "register synchronisation"),
+            (Cap::ImmediateExit, "immediate exit"),
+            (Cap::Xsave, "XSAVE state"),
+            (Cap::Xcrs, "extended control registers"),
+        ] {
+            if !kvm.check_extension(cap) {
+                return Err(VmmError::Lacks(name));
+            }
+        }
+        Ok(kvm)
+    })
+}
+
+/// What is found out once for the process. Who comes while another finds it out waits; a failure is tried again by the next one.
+pub(super) struct Found<T> {
+    value: OnceLock<T>,
+    finding: Mutex<()>,
+}
+
+static FOUND: Found<Hypervisor> = Found::nothing();
+
+impl<T> Found<T> {
+    pub const fn nothing() -> Found<T> {
+        Found { value: OnceLock::new(), finding: Mutex::new(()) }
+    }
+
+    pub fn get_or_try(&self, find: impl FnOnce() -> Result<T, VmmError>) -> Result<&T, VmmError> {
+        if let Some(found) = self.value.get() {
+            return Ok(found);
+        }
+        let _finding = self.finding.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = self.value.get() {
+            return Ok(found);
+        }
+        let found = find()?;
+        Ok(self.value.get_or_init(|| found))
     }
 }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{Bytes, FileOffset, VolatileMemory, VolatileSlice};
@@ -34,6 +35,25 @@ impl GuestMemory {
             unsafe { libc::madvise(start, slice.len(), libc::MADV_HUGEPAGE) };
         }
         Ok(memory)
+    }
+
+    /// Has the host find and clear what a program uses until it is up, on another thread: there is more to do meanwhile than to wait for that.
+    pub fn touch_ahead(self: &Arc<GuestMemory>) {
+        /// A large page is touched at once, by whoever loads the program.
+        const FIRST: u64 = 2 << 20;
+        /// The least that an interpreter uses.
+        const LAST: u64 = 8 << 20;
+        let pages = Frames::for_data(self.size());
+        let [first, last] = [FIRST, LAST].map(|bytes| pages.end.min(pages.start + bytes));
+        let memory = Arc::clone(self);
+        // Otherwise it is found when it is used.
+        let _ = thread::Builder::new().name("guest-ram".into()).stack_size(64 << 10).spawn(move || {
+            if let Some(slice) = memory.slice(first, (last - first) as usize) {
+                let start = slice.ptr_guard_mut().as_ptr().cast();
+                // SAFETY: makes pages of our own mapping present, which it keeps while this thread has it. A host that cannot refuses.
+                unsafe { libc::madvise(start, slice.len(), libc::MADV_POPULATE_WRITE) };
+            }
+        });
     }
 
     /// Reserves addresses for `bytes` of RAM that reads as zero, to be given the content of an [`super::Image`] later.

@@ -55,6 +55,7 @@ mod vcpu_thread;
 mod vm;
 mod working_set;
 
+pub use cpuid::xsave_layout;
 pub use error::VmmError;
 pub use exitless::{Asked, AskedCall, AskedFault, CallSlot, Reply};
 pub use features::{Cpu, CpuMismatch};

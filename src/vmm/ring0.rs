@@ -23,6 +23,8 @@ use super::paging::{FixedPage, map_fixed};
 const ENTRY_SIZE: u64 = 16;
 const VECTORS: u64 = 32;
 const PAGE_FAULT: u64 = 14;
+/// The instruction `hlt`, which ring 3 cannot execute.
+pub(super) const HALT: u8 = 0xf4;
 /// Flags of ring 3 at the entry of a page fault: only that which is always set, and interrupts.
 const FLAGS: u64 = 0x202;
 
@@ -150,7 +152,7 @@ pub(super) fn install(memory: &GuestMemory) {
     let code = image((&raw const hydra_ring0_start).cast(), (&raw const hydra_ring0_end).cast());
     let syscall = image((&raw const hydra_syscall_start).cast(), (&raw const hydra_syscall_end).cast());
     memory.write(RING0_CODE, code);
-    memory.write(SYSCALL_CODE, &[0xf4; 4096]);
+    memory.write(SYSCALL_CODE, &[HALT; 4096]);
     memory.write(SYSCALL_CODE, syscall);
 
     let descriptors: [(u16, u64); 5] = [
@@ -168,7 +170,8 @@ pub(super) fn install(memory: &GuestMemory) {
         let level: u64 = if matches!(vector, 3 | 4) { 3 } else { 0 };
         let entry = gate(window(RING0_CODE) + ENTRY_SIZE * vector, level, 0);
         // A stack of its own, so that also a fault in ring 0 is where it is looked for.
-        let exitless = if vector == PAGE_FAULT { gate(in_window(&raw const hydra_ring0_fault), 0, 1) } else { entry };
+        let exitless =
+            if vector == PAGE_FAULT { gate(in_window(&raw const hydra_ring0_fault), 0, 1) } else { entry };
         for (table, [low, high]) in [(IDT, entry), (layout::EXITLESS_IDT, exitless)] {
             memory.store(table + 16 * vector, low);
             memory.store(table + 16 * vector + 8, high);

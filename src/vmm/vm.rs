@@ -7,7 +7,7 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 
 use super::error::VmmError;
-use super::kvm::Hypervisor;
+use super::kvm::{self, Hypervisor};
 use super::layout;
 use super::memory::GuestMemory;
 use super::ring0;
@@ -19,27 +19,21 @@ pub struct Vm {
     pub(super) fd: VmFd,
     memory: Arc<GuestMemory>,
     vcpus: AtomicUsize,
+    /// Ring 0 is there from the start.
+    has_ring0: bool,
     pub(super) threads: VcpuThreads,
 }
 
 impl Vm {
     /// A VM whose RAM is zero but for ring 0.
     pub fn new(memory: GuestMemory) -> Result<Vm, VmmError> {
-        Vm::with(Hypervisor::get()?, memory)
+        ring0::install(&memory);
+        Ok(Vm { has_ring0: true, ..Vm::from_image(memory)? })
     }
 
     /// A VM whose RAM holds what another VM of the same layout left, ring 0 included.
     pub fn from_image(memory: GuestMemory) -> Result<Vm, VmmError> {
-        Vm::attach(Hypervisor::get()?, memory)
-    }
-
-    pub(super) fn with(hypervisor: &Hypervisor, memory: GuestMemory) -> Result<Vm, VmmError> {
-        ring0::install(&memory);
-        Vm::attach(hypervisor, memory)
-    }
-
-    fn attach(hypervisor: &Hypervisor, memory: GuestMemory) -> Result<Vm, VmmError> {
-        let fd = hypervisor.kvm.create_vm().map_err(VmmError::kvm("create a VM"))?;
+        let fd = kvm::device()?.create_vm().map_err(VmmError::kvm("create a VM"))?;
         let slot = kvm_userspace_memory_region {
             slot: 0,
             guest_phys_addr: 0,
@@ -49,7 +43,13 @@ impl Vm {
         };
         // SAFETY: the mapping is owned by `memory`, which this VM keeps, and vCPUs keep too.
         unsafe { fd.set_user_memory_region(slot) }.map_err(VmmError::kvm("add guest memory"))?;
-        Ok(Vm { fd, memory: Arc::new(memory), vcpus: AtomicUsize::new(0), threads: VcpuThreads::default() })
+        Ok(Vm {
+            fd,
+            memory: Arc::new(memory),
+            vcpus: AtomicUsize::new(0),
+            has_ring0: false,
+            threads: VcpuThreads::default(),
+        })
     }
 
     /// Writes anew what the RAM holds of the vCPUs that there are, after its content was replaced.
@@ -68,7 +68,9 @@ impl Vm {
 
     /// One more vCPU. It belongs to the calling process and must be loaded before it is entered.
     pub fn create_vcpu(&self) -> Result<Vcpu, VmmError> {
-        Vcpu::create(Hypervisor::get()?, self)
+        let (hypervisor, probed) =
+            if self.has_ring0 { Hypervisor::get_with(self)? } else { (Hypervisor::get()?, None) };
+        probed.map_or_else(|| Vcpu::create(hypervisor, self), Ok)
     }
 
     pub(super) fn next_vcpu(&self) -> Result<usize, VmmError> {

@@ -1,6 +1,6 @@
-//! Who answers system calls without an exit: one host thread of the process, which polls the vCPUs of programs that make many calls.
+//! Who answers system calls and page faults without an exit: one host thread of the process, which polls the vCPUs of programs that have many.
 //!
-//! A program that has made a few calls one soon after the other is taken on; from then on its calls are answered from here while its vCPU
+//! A program that has left for a few of them one soon after the other is taken on; from then on they are answered from here while its vCPU
 //! waits in the guest (see [`CallSlot`]). When nobody has asked for a while the thread lets go of all and sleeps. It costs at most one
 //! processor, while calls come and there is one to spare: where guests have work for all processors, their calls leave. A
 //! program that waits in vain all the same, because the processors are busy with other things, goes back to exits for a while.
@@ -8,6 +8,8 @@
 //! A call is answered by a first attempt of its handler. What cannot be over at once is declined: the program's own worker takes the call
 //! up where the attempt has left it. Calls that need the thread's record or its vCPU, or can take long, are the worker's alone (`own` in
 //! the table, and [`LARGE`] transfers), so that one program keeps the others waiting no longer than a copy takes.
+//!
+//! A page fault in a file is answered with fewer pages than it would be after an exit; the others are read from here while the program goes on.
 
 mod poller;
 
@@ -25,7 +27,9 @@ use super::signal::Set;
 use super::table::{self, Answer};
 use super::thread::{Thread, Tid};
 use super::worker::needed_access;
-use crate::vmm::{Asked, AskedCall, AskedFault, CallSlot, Reply, StateHolder, Vcpu, VmmError, Xsave, XsaveLayout};
+use crate::vmm::{
+    Asked, AskedCall, AskedFault, CallSlot, Reply, StateHolder, Vcpu, VmmError, Xsave, XsaveLayout,
+};
 use poller::Poller;
 
 /// Calls that leave the guest within [`SOON`] of the one before, until a program is taken on: at first, and as few and as many as that becomes
@@ -92,6 +96,8 @@ impl Seat {
         if kernel.trace.is_some() || processors() < 2 {
             return None;
         }
+        // A thread takes a while to start.
+        Poller::get()?;
         let place = Place {
             kernel: kernel.weak(),
             slot,
@@ -195,22 +201,34 @@ fn all_processors_run() -> bool {
 }
 
 impl Place {
-    /// Answers a call, if one is asked; whether one was.
-    fn answer(&self) -> bool {
+    /// Answers what is asked, if something is; whether it was. `ahead` becomes the address of the last page fault.
+    fn answer(&self, ahead: &mut Option<u64>) -> bool {
         let serve = |asked| match asked {
             Asked::Call(call) => self.serve(&call),
-            Asked::Fault(fault) => self.fill(fault),
+            Asked::Fault(fault) => {
+                *ahead = Some(fault.address);
+                self.fill(fault)
+            }
         };
         self.slot.is_asked() && self.slot.answer(serve)
+    }
+
+    /// Fills more of what is around the page at `address` while the program does something else; whether there is perhaps yet more.
+    fn fill_ahead(&self, address: u64) -> bool {
+        let Some(kernel) = self.kernel.upgrade() else { return false };
+        let fill = || catch_unwind(AssertUnwindSafe(|| kernel.mm().fill_ahead(address)));
+        self.slot.meanwhile(fill).is_some_and(|filled| filled.unwrap_or(false))
     }
 
     /// Fills the page of a fault, if that is all there is to do.
     fn fill(&self, fault: AskedFault) -> Reply {
         let caller = lock(&self.caller);
-        let Some((caller, kernel)) = caller.as_ref().zip(self.kernel.upgrade()) else { return Reply::Decline };
+        let Some((caller, kernel)) = caller.as_ref().zip(self.kernel.upgrade()) else {
+            return Reply::Decline;
+        };
         let begun = Instant::now();
         let needed = needed_access(fault.error);
-        let reply = match catch_unwind(AssertUnwindSafe(|| kernel.mm().fault(fault.address, needed))) {
+        let reply = match catch_unwind(AssertUnwindSafe(|| kernel.mm().fault_near(fault.address, needed))) {
             Ok(Fault::Handled) => {
                 count(kernel.counters.of_fault(fault.error));
                 count(&kernel.counters.exitless_faults);

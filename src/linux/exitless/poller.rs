@@ -5,14 +5,17 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::unistd::{Pid, gettid};
+
 use super::super::host_io;
 use super::super::kernel::lock;
 use super::{Place, all_processors_run};
 
-/// Looks of a waiting vCPU: some 20 µs, less than an exit costs.
-const SPINS: u32 = 400;
+/// Looks of a waiting vCPU: some 60 µs, what it takes to read ahead a part of a file, and then to answer.
+const SPINS: u32 = 1200;
 /// How long a program does not ask before it is let go.
-const PATIENCE: Duration = Duration::from_micros(300);
+const PATIENCE: Duration = Duration::from_millis(1);
 /// For how long guests may have work for all processors before it counts whether polling is worth one.
 const CROWDED: Duration = Duration::from_micros(100);
 /// What an answer saves: the cost of an exit, about.
@@ -21,6 +24,8 @@ const SAVED: Duration = Duration::from_micros(30);
 /// The thread that answers.
 #[derive(Default)]
 pub struct Poller {
+    /// The thread, and the processors that it may use; known once it runs.
+    thread: OnceLock<(Pid, CpuSet)>,
     /// Those that were taken on since it last looked. Not held: a program's RAM goes when the program does.
     new: Mutex<Vec<Weak<Place>>>,
     is_new: AtomicBool,
@@ -28,7 +33,7 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// `None` if the host has no room for its thread: all calls leave then.
+    /// Starts the thread at the first call. `None` if the host has no room for it: all calls leave then.
     pub fn get() -> Option<&'static Poller> {
         static ONE: OnceLock<Poller> = OnceLock::new();
         static STARTED: OnceLock<bool> = OnceLock::new();
@@ -42,13 +47,28 @@ impl Poller {
         place.taken_on.store(true, Ordering::Relaxed);
         let mut new = lock(&self.new);
         new.push(Arc::downgrade(place));
-        self.is_new.store(true, Ordering::Release);
+        if !self.is_new.swap(true, Ordering::AcqRel) {
+            self.make_way();
+        }
         drop(new);
         self.woken.notify_one();
     }
 
+    /// Keeps the thread off the processor on which this one runs, which is the vCPU's: there one would wait for the other. The host would part
+    /// them too, but later than a short program ends.
+    fn make_way(&self) {
+        let Some((thread, mut others)) = self.thread.get().copied() else { return };
+        let kept_off = sched_getcpu().and_then(|here| others.unset(here));
+        if kept_off.is_ok() {
+            // There may be no other.
+            let _ = sched_setaffinity(thread, &others);
+        }
+    }
+
     fn run(&self) {
         host_io::never_wait();
+        let processors = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+        let (thread, processors) = self.thread.get_or_init(|| (gettid(), processors));
         let mut taken_on: Vec<TakenOn> = Vec::new();
         loop {
             let mut new = lock(&self.new);
@@ -58,6 +78,7 @@ impl Poller {
             drop(new);
             self.poll(&mut taken_on);
             taken_on.drain(..).for_each(TakenOn::let_go);
+            let _ = sched_setaffinity(*thread, processors);
         }
     }
 
@@ -95,6 +116,8 @@ struct TakenOn {
     last: Instant,
     /// It has asked since.
     asked: bool,
+    /// Where it had a page fault, and there may be more to fill.
+    ahead: Option<u64>,
 }
 
 impl TakenOn {
@@ -102,12 +125,16 @@ impl TakenOn {
         if let Some(place) = place.upgrade() {
             place.slot.offer(SPINS);
         }
-        TakenOn { place, last: Instant::now(), asked: false }
+        TakenOn { place, last: Instant::now(), asked: false, ahead: None }
     }
 
     fn answer(&mut self) -> bool {
-        let answered = self.place.upgrade().is_some_and(|place| place.answer());
+        let Some(place) = self.place.upgrade() else { return false };
+        let answered = place.answer(&mut self.ahead);
         self.asked |= answered;
+        if !answered {
+            self.ahead = self.ahead.filter(|address| place.fill_ahead(*address));
+        }
         answered
     }
 

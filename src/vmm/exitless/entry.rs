@@ -8,7 +8,9 @@
 
 use std::arch::global_asm;
 
-use super::super::layout::{EXITLESS_AREAS_ALIAS, EXITLESS_CODE, EXITLESS_CODE_ALIAS, EXITLESS_SIZE, EXITLESS_VCPUS};
+use super::super::layout::{
+    EXITLESS_AREAS_ALIAS, EXITLESS_CODE, EXITLESS_CODE_ALIAS, EXITLESS_SIZE, EXITLESS_VCPUS,
+};
 use super::super::memory::GuestMemory;
 use super::super::ring0::image;
 use super::{ANSWERED, ASKED, FAULTED, LEAVE, TAKEN, offset};
@@ -167,7 +169,8 @@ pub fn is_in_fault(rip: u64) -> bool {
 fn position(rip: u64) -> Option<u64> {
     let from_first = rip.checked_sub(EXITLESS_CODE_ALIAS)?;
     let position = from_first % EXITLESS_SIZE;
-    let is_in_some = from_first < EXITLESS_VCPUS as u64 * EXITLESS_SIZE && position < at(&raw const hydra_exitless_end);
+    let is_in_some =
+        from_first < EXITLESS_VCPUS as u64 * EXITLESS_SIZE && position < at(&raw const hydra_exitless_end);
     is_in_some.then_some(position)
 }
 

@@ -172,7 +172,8 @@ impl CallSlot {
             return false;
         }
         let take = |asked| state.compare_exchange(asked, TAKEN, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        let answered = || state.compare_exchange(TAKEN, ANSWERED, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let answered =
+            || state.compare_exchange(TAKEN, ANSWERED, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         if take(FAULTED) {
             inner.standing = match serve(Asked::Fault(self.asked_fault())) {
                 Reply::Done(_) => {
@@ -207,6 +208,12 @@ impl CallSlot {
             state.store(LEAVE, Ordering::Release);
         }
         true
+    }
+
+    /// Does something while the vCPU is in the guest, and does not come back; nothing if it is not there.
+    pub fn meanwhile<T>(&self, what: impl FnOnce() -> T) -> Option<T> {
+        let inner = self.lock();
+        inner.open.then(what)
     }
 
     /// The vCPU is about to enter the guest, where the program goes on.

@@ -23,11 +23,11 @@ impl Vcpu {
         install_signal();
         let index = vm.next_vcpu()?;
         let mut fd = vm.fd.create_vcpu(index as u64).map_err(VmmError::kvm("create a vCPU"))?;
-        fd.set_cpuid2(&hypervisor.cpuid).map_err(VmmError::kvm("set a vCPU's CPUID"))?;
+        fd.set_cpuid2(&hypervisor.features.cpuid).map_err(VmmError::kvm("set a vCPU's CPUID"))?;
         let mut xcrs = fd.get_xcrs().map_err(VmmError::kvm("read XCR0"))?;
         xcrs.nr_xcrs = 1;
         xcrs.xcrs[0].xcr = 0;
-        xcrs.xcrs[0].value = hypervisor.xsave.features;
+        xcrs.xcrs[0].value = hypervisor.features.xsave.features;
         // CR4.OSXSAVE first: KVM refuses XCR0 without it on some hosts.
         ring0::install_task(vm.memory(), index, hypervisor.sort);
         fd.set_sync_valid_reg(SyncReg::Register);
@@ -36,7 +36,7 @@ impl Vcpu {
             fd,
             index,
             sort: hypervisor.sort,
-            xsave: hypervisor.xsave,
+            xsave: hypervisor.features.xsave,
             cr4: hypervisor.cr4,
             ring: Ring::User,
             memory: Arc::clone(vm.memory()),

@@ -83,10 +83,12 @@ void code_of_32_bits(void) {
     }
 }
 
-// Where system calls are answered without an exit (src/vmm/exitless): an area for each vCPU, after the code that writes to it.
+// Where system calls and page faults are answered without an exit (src/vmm/exitless): an area for each vCPU, after the code that
+// writes to it.
 #define AREAS 0x7fffffffb000ull
-#define AREA_SIZE 256
-#define CODE (AREAS - 64 * AREA_SIZE)
+#define AREA_SIZE 320
+#define AREA_COUNT 51
+#define CODE (AREAS - 0x4000)
 
 static volatile uint32_t *area_state(int n) { return (volatile uint32_t *)(AREAS + (uint64_t)n * AREA_SIZE); }
 
@@ -96,6 +98,17 @@ static void forge(int n, uint64_t number) {
     for (int i = 3; i < 9; i++) registers[i] = number == SYS_futex ? (i == 3 ? (uint64_t)arena + 4 * below(ARENA / 4) : 0) : nasty();
     *area_state(n) = 1;
     for (int i = 0; i < 200 && *area_state(n) == 1; i++) __builtin_ia32_pause();
+}
+
+static void forge_fault(int n) {
+    volatile uint64_t *words = (volatile uint64_t *)(AREAS + (uint64_t)n * AREA_SIZE);
+    // A page of the program's now and then, which is as if it had touched it.
+    words[17] = below(2) ? nasty() : (uint64_t)arena + below(ARENA);
+    for (int i = 33; i < 40; i++) words[i] = below(2) ? nasty() : below(64);
+    *area_state(n) = 4;
+    for (int i = 0; i < 200 && *area_state(n) == 4; i++) __builtin_ia32_pause();
+    // To leave with what is there then.
+    if (below(8) == 0) run_bytes("\xe6\x13\xf4", 3);
 }
 
 static void touch(uint64_t address) { *(volatile char *)address = 0; }
@@ -111,12 +124,13 @@ void forged_calls(void) {
         // Enough calls for the program to be taken on.
         for (int i = 0; i < 50; i++) syscall(SYS_getppid);
         for (int i = 0; i < 100; i++) forge((int)below(4), numbers[below(sizeof numbers / sizeof *numbers)]);
-        for (int n = 0; n < 4; n++) *area_state(n) = (uint32_t)below(5);
+        for (int i = 0; i < 30; i++) forge_fault((int)below(4));
+        for (int n = 0; n < 4; n++) *area_state(n) = (uint32_t)below(6);
         area_state((int)below(4))[1] = (uint32_t)below(5000);
     }
     // Anywhere in the code, with whatever is in the areas.
-    for (int i = 0; i < 2000; i++) attempt(run_code, CODE + below(64 * AREA_SIZE));
-    for (int n = 0; n < 64; n++) area_state(n)[0] = area_state(n)[1] = 0;
+    for (int i = 0; i < 2000; i++) attempt(run_code, CODE + below(AREA_COUNT * AREA_SIZE));
+    for (int n = 0; n < AREA_COUNT; n++) area_state(n)[0] = area_state(n)[1] = 0;
     // The answer to a forged call may still be waiting for the next.
     for (int i = 0; i < 10; i++) syscall(SYS_getppid);
 }

@@ -1,10 +1,12 @@
+mod faults;
+
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::super::layout::{EXITLESS_AREAS_ALIAS, EXITLESS_CODE_ALIAS, EXITLESS_PORT};
+use super::super::layout::{self, EXITLESS_AREAS_ALIAS, EXITLESS_CODE_ALIAS, EXITLESS_PORT};
 use super::super::vcpu::tests::{machine, start};
-use super::super::{Exit, UserRegs, Vcpu, Vm};
+use super::super::{Exit, Frames, UserRegs, Vcpu, Vm};
 use super::*;
 
 /// Looks that outlast any test: the call is answered or the vCPU called back.
@@ -12,16 +14,30 @@ const PATIENT: u32 = u32::MAX;
 
 /// A VM as [`machine`] makes it, and the slot of its vCPU; `None`, and a note, where calls leave anyway.
 fn answered_machine(code: &[u8]) -> Option<(Vm, Vcpu, Arc<CallSlot>)> {
-    let (vm, _, vcpu) = machine(code)?;
+    answered_machine_and_frames(code).map(|(vm, _, vcpu, slot)| (vm, vcpu, slot))
+}
+
+/// The same, and the frames that are left.
+fn answered_machine_and_frames(code: &[u8]) -> Option<(Vm, Frames, Vcpu, Arc<CallSlot>)> {
+    let (vm, frames, vcpu) = machine(code)?;
     let Some(slot) = vcpu.call_slot().map(Arc::clone) else {
         eprintln!("skipped: an exit costs little on this KVM, so all calls leave");
         return None;
     };
-    Some((vm, vcpu, slot))
+    Some((vm, frames, vcpu, slot))
 }
 
-/// Runs `test` while another thread answers calls with `serve`.
+/// Runs `test` while another thread answers calls with `serve`; page faults leave.
 fn while_answering(slot: &CallSlot, mut serve: impl FnMut(AskedCall) -> Reply + Send, test: impl FnOnce()) {
+    let serve = |asked| match asked {
+        Asked::Call(call) => serve(call),
+        Asked::Fault(_) => Reply::Decline,
+    };
+    while_answering_all(slot, serve, test);
+}
+
+/// The same with page faults.
+fn while_answering_all(slot: &CallSlot, mut serve: impl FnMut(Asked) -> Reply + Send, test: impl FnOnce()) {
     let over = AtomicBool::new(false);
     /// Also when the test fails.
     struct Over<'a>(&'a AtomicBool);
