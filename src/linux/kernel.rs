@@ -211,6 +211,7 @@ impl Kernel {
     /// Gives a thread that became ready what it needs.
     pub(super) fn serve(&self, need: Need) {
         match need {
+            Need::Wake(worker) => worker.notify_one(),
             Need::Worker(id) => {
                 if let Some(this) = self.this() {
                     worker::spawn(&this, id);

@@ -17,6 +17,7 @@ impl Sched {
         for worker in &state.workers {
             worker.wake.notify_all();
         }
+        self.ended.notify_all();
         self.quiet.notify_all();
     }
 
@@ -40,7 +41,7 @@ impl Sched {
             {
                 return (status, state.failure.take());
             }
-            state = self.quiet.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 

@@ -57,14 +57,18 @@ pub enum Alarm {
 /// The scheduler: one lock over threads, futexes, signals and alarms.
 pub struct Sched {
     state: Mutex<State>,
-    /// Signalled when a worker has ended or gone idle.
+    /// Signalled when a worker has ended, and when the program has.
+    ended: Condvar,
+    /// Signalled during a pause when a worker has gone idle or ended.
     quiet: Condvar,
     workers_limit: usize,
 }
 
-/// What a thread that became ready needs and the scheduler cannot give it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What a thread that became ready needs, and gets when the scheduler's lock is free again.
+#[derive(Clone, Debug)]
 pub enum Need {
+    /// That its worker is woken, which waits here.
+    Wake(Arc<Condvar>),
     /// A new worker with this number.
     Worker(usize),
     /// That a running thread gives its vCPU up after its time slice.
@@ -96,7 +100,12 @@ impl Sched {
             failure: None,
             pauses: 0,
         };
-        Sched { state: Mutex::new(state), quiet: Condvar::new(), workers_limit: workers_limit.max(1) }
+        Sched {
+            state: Mutex::new(state),
+            ended: Condvar::new(),
+            quiet: Condvar::new(),
+            workers_limit: workers_limit.max(1),
+        }
     }
 
     pub(in crate::linux) fn lock(&self) -> MutexGuard<'_, State> {
@@ -153,6 +162,7 @@ impl Sched {
         let mut state = self.lock();
         state.workers[id].kick = None;
         state.workers[id].gone = true;
+        self.ended.notify_all();
         self.quiet.notify_all();
     }
 
@@ -204,7 +214,9 @@ impl Sched {
                 continue;
             }
             state.workers[id].idle = true;
-            self.quiet.notify_all();
+            if state.pauses > 0 {
+                self.quiet.notify_all();
+            }
             let wake = Arc::clone(&state.workers[id].wake);
             state = wake.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.workers[id].idle = false;

@@ -160,8 +160,7 @@ impl State {
         match worker {
             Some(worker) => {
                 self.workers[worker].assigned = Some(tid);
-                self.workers[worker].wake.notify_one();
-                None
+                Some(Need::Wake(Arc::clone(&self.workers[worker].wake)))
             }
             None => {
                 self.ready.push_back(tid);
