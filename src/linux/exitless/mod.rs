@@ -50,7 +50,7 @@ const REST: Duration = Duration::from_millis(1);
 /// A vCPU whose calls can be answered here, and who runs on it. The worker's side.
 pub struct Seat {
     place: Arc<Place>,
-    /// Calls that left soon after the one before.
+    /// Calls and page faults that left soon after the one before, less the times that none did.
     eager: u32,
     /// How many of them it takes.
     needed: u32,
@@ -119,7 +119,6 @@ impl Seat {
 
     /// This thread runs on the vCPU, until the answer is dropped.
     pub fn seat(&mut self, tid: Tid, attention: &Arc<AtomicBool>) -> Running {
-        self.eager = 0;
         *lock(&self.place.caller) = Some(Caller { tid, attention: Arc::clone(attention), declined: None });
         RUNNING.fetch_add(1, Ordering::Relaxed);
         Running(())
@@ -147,9 +146,14 @@ impl Seat {
     }
 
     fn left_soon(&mut self, now: Instant) {
-        let soon = now.duration_since(self.last) < SOON;
+        // Bursts that follow each other count together.
+        let pauses = now.duration_since(self.last).as_nanos() / SOON.as_nanos();
         self.last = now;
-        self.eager = if soon { self.eager + 1 } else { 0 };
+        self.eager = match u32::try_from(pauses) {
+            Ok(0) => self.eager + 1,
+            Ok(pauses) => self.eager.saturating_sub(pauses),
+            Err(_) => 0,
+        };
         if !self.place.taken_on.load(Ordering::Relaxed) {
             self.consider(now);
         }
