@@ -196,6 +196,7 @@ categories! {
     privileged_and_random_instructions: "instructions", false;
     kernel_calls_of_32_bit_code: "32-bit", true;
     calls_that_are_forged_where_others_are_answered: "forged-calls", true;
+    page_faults_that_are_forged_where_others_are_answered: "forged-faults", false;
     the_window_of_ring_0: "window", true;
     code_that_changes_itself: "self-modifying", true;
     stacks_that_overflow: "stack", false;

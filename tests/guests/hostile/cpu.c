@@ -88,6 +88,8 @@ void code_of_32_bits(void) {
 #define AREAS 0x7fffffffb000ull
 #define AREA_SIZE 320
 #define AREA_COUNT 51
+// Bytes of code of the calls, the least; that of the faults follows.
+#define CALL_CODE 0xb0
 #define CODE (AREAS - 0x4000)
 
 static volatile uint32_t *area_state(int n) { return (volatile uint32_t *)(AREAS + (uint64_t)n * AREA_SIZE); }
@@ -124,15 +126,27 @@ void forged_calls(void) {
         // Enough calls for the program to be taken on.
         for (int i = 0; i < 50; i++) syscall(SYS_getppid);
         for (int i = 0; i < 100; i++) forge((int)below(4), numbers[below(sizeof numbers / sizeof *numbers)]);
-        for (int i = 0; i < 30; i++) forge_fault((int)below(4));
-        for (int n = 0; n < 4; n++) *area_state(n) = (uint32_t)below(6);
+        for (int n = 0; n < 4; n++) *area_state(n) = (uint32_t)below(5);
         area_state((int)below(4))[1] = (uint32_t)below(5000);
     }
-    // Anywhere in the code, with whatever is in the areas.
-    for (int i = 0; i < 2000; i++) attempt(run_code, CODE + below(AREA_COUNT * AREA_SIZE));
+    // Anywhere in the code of the calls, with whatever is in the areas.
+    for (int i = 0; i < 2000; i++) attempt(run_code, CODE + below(AREA_COUNT) * AREA_SIZE + below(CALL_CODE));
     for (int n = 0; n < AREA_COUNT; n++) area_state(n)[0] = area_state(n)[1] = 0;
     // The answer to a forged call may still be waiting for the next.
     for (int i = 0; i < 10; i++) syscall(SYS_getppid);
+}
+
+// A program that leaves by a frame of garbage goes on anywhere, with any stack: it may well end by that.
+void forged_faults(void) {
+    memset(arena, 0, ARENA);
+    if (attempt(touch, AREAS) != 0) return;
+    for (int round = 0; round < 400; round++) {
+        for (int i = 0; i < 50; i++) syscall(SYS_getppid);
+        for (int i = 0; i < 30; i++) forge_fault((int)below(4));
+        for (int n = 0; n < 4; n++) *area_state(n) = (uint32_t)below(6);
+        area_state((int)below(4))[1] = (uint32_t)below(5000);
+        for (int i = 0; i < 5; i++) attempt(run_code, CODE + below(AREA_COUNT * AREA_SIZE));
+    }
 }
 
 static void load(uint64_t address) { (void)*(volatile char *)address; }

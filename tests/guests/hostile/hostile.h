@@ -33,6 +33,7 @@ void fuzz_calls(void);
 void instructions(void);
 void code_of_32_bits(void);
 void forged_calls(void);
+void forged_faults(void);
 void window(void);
 void self_modifying(void);
 void stack_overflow(void);

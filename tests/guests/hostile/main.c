@@ -70,7 +70,7 @@ static const struct {
     const char *name;
     void (*run)(void);
 } categories[] = {
-    {"calls", fuzz_calls}, {"instructions", instructions}, {"32-bit", code_of_32_bits}, {"forged-calls", forged_calls}, {"window", window}, {"self-modifying", self_modifying},
+    {"calls", fuzz_calls}, {"instructions", instructions}, {"32-bit", code_of_32_bits}, {"forged-calls", forged_calls}, {"forged-faults", forged_faults}, {"window", window}, {"self-modifying", self_modifying},
     {"stack", stack_overflow}, {"frames", frames}, {"memory", memory}, {"regions", regions},
     {"unmapped-buffers", unmapped_buffers}, {"descriptors", descriptors}, {"nested-epoll", nested_epoll},
     {"leaks", leaks}, {"threads", threads}, {"futexes", futexes}, {"paths", paths}, {"vectors", vectors},
