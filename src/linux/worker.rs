@@ -155,7 +155,7 @@ fn run(
             }
             Exit::Exception { vector: 14, error, address } => {
                 if let Some(seat) = seat.as_mut() {
-                    seat.left_by_fault(left);
+                    seat.left_at(left);
                 }
                 page_fault(kernel, &mut thread, error, address, attention);
                 spend(&counters.fault_ns, left);

@@ -32,13 +32,13 @@ use crate::vmm::{
 };
 use poller::Poller;
 
-/// Calls that leave the guest within [`SOON`] of the one before, until a program is taken on: at first, and as few and as many as that becomes
+/// Calls and page faults that leave the guest within [`SOON`] of the one before, until a program is taken on: at first, and as few and as many as that becomes
 /// by what came of it.
 const EAGER: u32 = 8;
 const LEAST_EAGER: u32 = 4;
 const MOST_EAGER: u32 = 64;
 const SOON: Duration = Duration::from_micros(200);
-/// Answers after which it was worth it: exits that cost about half the time for which the next call is waited in vain.
+/// Answers after which it was worth it to take a program on.
 const WORTH: u32 = 5;
 /// Bytes from which on a call is the worker's.
 const LARGE: u64 = 1 << 20;
@@ -132,7 +132,7 @@ impl Seat {
             self.rest_until = now + REST;
             self.missed = 0;
         }
-        self.left_soon(now);
+        self.left_at(now);
         let declined = lock(&self.place.caller).as_mut().and_then(|caller| caller.declined.take());
         // What another thread of the program made up is none of this call's.
         declined
@@ -140,12 +140,8 @@ impl Seat {
             .map_or_else(Headway::default, |(_, headway)| headway)
     }
 
-    /// A page fault has left the guest, `now`.
-    pub fn left_by_fault(&mut self, now: Instant) {
-        self.left_soon(now);
-    }
-
-    fn left_soon(&mut self, now: Instant) {
+    /// The guest was left, `now`: for a page fault, or a call.
+    pub fn left_at(&mut self, now: Instant) {
         // Bursts that follow each other count together.
         let pauses = now.duration_since(self.last).as_nanos() / SOON.as_nanos();
         self.last = now;

@@ -49,10 +49,10 @@ impl AddressSpace {
     /// Fills one more part of what [`AddressSpace::fault`] fills around the page at `address` of a file; whether there was one.
     pub fn fill_ahead(&mut self, address: u64) -> bool {
         let Some((start, region)) = self.find(address) else { return false };
-        let region = region.clone();
         if region.access.is_empty() || !matches!(region.backing, Backing::File { .. }) {
             return false;
         }
+        let region = region.clone();
         let around = around(address, FAR_AROUND, start, &region);
         let mut parts = around.step_by(FRAME_SIZE as usize);
         let Some(page) = parts.find(|page| self.tables().get(*page).is_none()) else { return false };

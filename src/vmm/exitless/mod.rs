@@ -230,8 +230,8 @@ impl CallSlot {
         self.lock().open = true;
     }
 
-    /// The vCPU is about to go on to an exit, which what it asks on the way is not to be in the way of.
-    pub(super) fn open_for_exit(&self) {
+    /// The vCPU is about to go on to its next exit: nothing that it asks on the way is answered.
+    pub(super) fn keep_closed(&self) {
         self.set(offset::SPINS, 0);
     }
 

@@ -136,7 +136,7 @@ impl Vcpu {
                             return Ok(exit);
                         }
                         if let Some(calls) = &self.calls {
-                            calls.open_for_exit();
+                            calls.keep_closed();
                         }
                         continue;
                     }
@@ -238,7 +238,7 @@ impl Vcpu {
             return Some(Exit::Kicked);
         }
         if ring0::is_ring0(regs.rip) {
-            // Inside an entry, a few instructions from its `out`, which will be the exit.
+            // Inside an entry, a few instructions from an `out`, of its own or in ring 3, which will be the exit.
             return None;
         }
         if exitless::is_in_fault(regs.rip)

@@ -86,17 +86,9 @@ fn every_page_is_filled_whenever_the_vcpu_is_called_back() {
         fill(vm.memory(), &frames, fault.address);
         if answered.is_multiple_of(5) { Reply::DoneAndLeave(0) } else { Reply::Done(0) }
     };
-    let over = AtomicBool::new(false);
     let kick = vcpu.kicker();
     let mut regs = UserRegs { rdi: FIRST, r12: FIRST + PAGES * 0x1000, ..start() };
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                kick.kick();
-                slot.offer(400);
-                thread::yield_now();
-            }
-        });
+    while_kicking(kick, &slot, 400, || {
         while_answering_all(&slot, serve, || {
             loop {
                 match vcpu.enter(&mut regs).expect("entry") {
@@ -108,7 +100,6 @@ fn every_page_is_filled_whenever_the_vcpu_is_called_back() {
                     exit => break assert_eq!(exit, Exit::Exception { vector: 6, error: 0, address: 0 }),
                 }
             }
-            over.store(true, Ordering::Relaxed);
         });
     });
     for page in (FIRST..FIRST + PAGES * 0x1000).step_by(0x1000) {

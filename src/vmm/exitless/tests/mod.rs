@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::super::layout::{self, EXITLESS_AREAS_ALIAS, EXITLESS_CODE_ALIAS, EXITLESS_PORT};
 use super::super::vcpu::tests::{machine, start};
-use super::super::{Exit, Frames, UserRegs, Vcpu, Vm};
+use super::super::{Exit, Frames, Kick, UserRegs, Vcpu, Vm};
 use super::*;
 
 /// Looks that outlast any test: the call is answered or the vCPU called back.
@@ -39,13 +39,6 @@ fn while_answering(slot: &CallSlot, mut serve: impl FnMut(AskedCall) -> Reply + 
 /// The same with page faults.
 fn while_answering_all(slot: &CallSlot, mut serve: impl FnMut(Asked) -> Reply + Send, test: impl FnOnce()) {
     let over = AtomicBool::new(false);
-    /// Also when the test fails.
-    struct Over<'a>(&'a AtomicBool);
-    impl Drop for Over<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
     thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
@@ -55,6 +48,31 @@ fn while_answering_all(slot: &CallSlot, mut serve: impl FnMut(Asked) -> Reply + 
         let _over = Over(&over);
         test();
     });
+}
+
+/// Runs `test` while another thread calls the vCPU back again and again, and offers its calls an answer within so many looks.
+fn while_kicking(kick: Kick, slot: &CallSlot, spins: u32, test: impl FnOnce()) {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                kick.kick();
+                slot.offer(spins);
+                thread::yield_now();
+            }
+        });
+        let _over = Over(&over);
+        test();
+    });
+}
+
+/// Tells another thread that a test is over, also when it fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]
@@ -167,17 +185,9 @@ fn every_call_is_served_once_whenever_the_vcpu_is_called_back() {
             _ => Reply::Done(served(call.number)),
         }
     };
-    let over = AtomicBool::new(false);
     let kick = vcpu.kicker();
     let mut regs = UserRegs { r12: CALLS, ..start() };
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                kick.kick();
-                slot.offer(400);
-                thread::yield_now();
-            }
-        });
+    while_kicking(kick, &slot, 400, || {
         while_answering(&slot, serve, || {
             loop {
                 match vcpu.enter(&mut regs).expect("entry") {
@@ -189,7 +199,6 @@ fn every_call_is_served_once_whenever_the_vcpu_is_called_back() {
                     Exit::Exception { vector, .. } => break assert_eq!(vector, 6),
                 }
             }
-            over.store(true, Ordering::Relaxed);
         });
     });
     assert_eq!((regs.rbx, regs.rbp), (CALLS, 3 * (0..CALLS).sum::<u64>()));
@@ -251,16 +260,9 @@ fn what_a_program_forges_harms_none_but_itself() {
 fn a_jump_to_anywhere_in_an_entry_ends() {
     let Some((_vm, mut vcpu, slot)) = answered_machine(&[]) else { return };
     let kick = vcpu.kicker();
-    let over = AtomicBool::new(false);
     let own = EXITLESS_CODE_ALIAS;
     let another = EXITLESS_CODE_ALIAS + EXITLESS_SIZE;
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                kick.kick();
-                thread::yield_now();
-            }
-        });
+    while_kicking(kick, &slot, PATIENT, || {
         while_answering(
             &slot,
             |_| Reply::Done(0),
@@ -273,7 +275,6 @@ fn a_jump_to_anywhere_in_an_entry_ends() {
                         vcpu.enter(&mut regs).expect("entry");
                     }
                 }
-                over.store(true, Ordering::Relaxed);
             },
         );
     });
