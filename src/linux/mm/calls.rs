@@ -14,6 +14,7 @@ const MAP_SHARED_VALIDATE: u32 = 0x03;
 const MAP_FIXED: u32 = 0x10;
 const MAP_ANONYMOUS: u32 = 0x20;
 const MAP_32BIT: u32 = 0x40;
+const MAP_NORESERVE: u32 = 0x4000;
 const MAP_HUGETLB: u32 = 0x4_0000;
 const MAP_FIXED_NOREPLACE: u32 = 0x10_0000;
 
@@ -84,7 +85,11 @@ pub fn mmap(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         }
     };
     let make = |end| Region { end, access, backing, shared, may_write, label: "" };
-    space.map(placement, len, make)
+    let start = space.map(placement, len, make)?;
+    if flags & MAP_NORESERVE == 0 {
+        space.fill_writable(start, start + len);
+    }
+    Ok(start)
 }
 
 /// What a mapping shows.
@@ -164,7 +169,8 @@ pub fn brk(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let old = whole_pages(space.heap_end)?;
     let changed = if new > old {
         let make = |end| Region::zero(end, Access::READ | Access::WRITE, "[heap]");
-        space.map(Placement::FixedFree(old), new - old, make).map(|_| ())
+        let mapped = space.map(Placement::FixedFree(old), new - old, make);
+        mapped.map(|start| space.fill_writable(start, new))
     } else {
         space.unmap(new, old)
     };

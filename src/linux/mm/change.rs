@@ -92,8 +92,10 @@ impl AddressSpace {
             return Err(Errno::EACCES);
         }
         let mut narrowed = Vec::new();
+        let mut is_new = false;
         for key in self.carve(start..end) {
             let Some(mut region) = self.regions.remove(&key) else { continue };
+            is_new |= region.access.is_empty();
             region.access = access;
             // The first store to a page of a shared mapping is to be seen.
             let shown = if region.shared_file().is_some() { access - Access::WRITE } else { access };
@@ -107,6 +109,9 @@ impl AddressSpace {
         }
         for (first, count, _) in runs(&mut narrowed) {
             self.memory.flush(first.address(), count * FRAME_SIZE as usize).map_err(|_| Errno::ENOMEM)?;
+        }
+        if is_new {
+            self.fill_writable(start, end);
         }
         Ok(())
     }

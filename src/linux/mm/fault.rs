@@ -1,17 +1,10 @@
 //! Page faults: a page gets a frame when it is first touched.
 
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
-use std::sync::Arc;
-
-use vm_memory::VolatileSlice;
 
 use super::super::errno::Errno;
-use super::super::host_io;
-use super::mapped_file::SharedPage;
-use super::object::ObjectId;
 use super::space::{AddressSpace, Backing, Region};
-use crate::vmm::{Access, Entry, FRAME_SIZE, Frame};
+use crate::vmm::{Access, FRAME_SIZE, Frame};
 
 /// What a page fault comes to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,37 +23,33 @@ pub enum Fault {
 
 /// Pages that are filled together, in the aligned window around the fault.
 const AROUND: u64 = 16;
-/// The same of a file, which is there to be read, or where the window before is already filled: the program goes through memory in order.
-const FAR_AROUND: u64 = 64;
-/// Pages of a file that are read ahead at a time: whoever has to wait for that waits for no longer than an exit takes.
-const AHEAD: u64 = 8;
+/// The same of a file, which is there to be read, of a region that is no larger, or where the window before is already filled: the program
+/// goes through memory in order.
+pub(super) const FAR_AROUND: u64 = 64;
+/// The same where as many are already filled in order.
+const FARTHEST_AROUND: u64 = 256;
+
+/// Most pages that a page fault fills.
+#[derive(Clone, Copy)]
+pub(super) struct Reach {
+    /// Of a file.
+    pub file: u64,
+    /// Of memory that the program goes through in order.
+    pub zero: u64,
+}
 
 impl AddressSpace {
     /// Makes the page at `address` present for an access that needs `needed`.
     pub fn fault(&mut self, address: u64, needed: Access) -> Fault {
-        self.fault_within(address, needed, FAR_AROUND)
+        self.fault_within(address, needed, Reach { file: FAR_AROUND, zero: FARTHEST_AROUND })
     }
 
-    /// The same in less time, of a file's page: what is around it at no great distance is for [`AddressSpace::fill_ahead`].
+    /// The same in less time: what is around a file's page at no great distance is for [`AddressSpace::fill_ahead`].
     pub fn fault_near(&mut self, address: u64, needed: Access) -> Fault {
-        self.fault_within(address, needed, AROUND)
+        self.fault_within(address, needed, Reach { file: AROUND, zero: FAR_AROUND })
     }
 
-    /// Fills one more part of what [`AddressSpace::fault`] fills around the page at `address` of a file; whether there was one.
-    pub fn fill_ahead(&mut self, address: u64) -> bool {
-        let Some((start, region)) = self.find(address) else { return false };
-        if region.access.is_empty() || !matches!(region.backing, Backing::File { .. }) {
-            return false;
-        }
-        let region = region.clone();
-        let around = around(address, FAR_AROUND, start, &region);
-        let mut parts = around.step_by(FRAME_SIZE as usize);
-        let Some(page) = parts.find(|page| self.tables().get(*page).is_none()) else { return false };
-        let (low, high) = self.window(page, start, &region, AHEAD);
-        self.fill(low, high, page, start, &region) == Fault::Handled
-    }
-
-    fn fault_within(&mut self, address: u64, needed: Access, far: u64) -> Fault {
+    fn fault_within(&mut self, address: u64, needed: Access, reach: Reach) -> Fault {
         let Some((start, region)) = self.find(address) else { return Fault::NoMapping };
         let region = region.clone();
         if region.access.is_empty() || !region.access.contains(needed) {
@@ -75,7 +64,7 @@ impl AddressSpace {
             }
             return Fault::Handled;
         }
-        let (low, high) = self.window(page, start, &region, far);
+        let (low, high) = self.window(page, start, &region, reach);
         let outcome = match self.fill(low, high, page, start, &region) {
             Fault::OutOfMemory if high - low > FRAME_SIZE => self.fill(page, page + FRAME_SIZE, page, start, &region),
             outcome => outcome,
@@ -105,19 +94,21 @@ impl AddressSpace {
         }
     }
 
-    /// The range around `page` to fill: absent pages only, within the region; of a file at most `far` pages.
-    fn window(&self, page: u64, start: u64, region: &Region, far: u64) -> (u64, u64) {
-        let scarce = self.frames.free() < self.frames.total() / 16;
-        if scarce {
+    /// The range around `page` to fill: absent pages only, within the region.
+    pub(super) fn window(&self, page: u64, start: u64, region: &Region, reach: Reach) -> (u64, u64) {
+        if self.is_scarce() {
             return (page, page + FRAME_SIZE);
         }
         let absent = |at: u64| self.tables().get(at).is_none();
-        let in_order = page >= start + AROUND * FRAME_SIZE && !absent(page - FRAME_SIZE);
-        let of_file = matches!(region.backing, Backing::File { .. });
-        let pages = match (of_file, in_order) {
-            (true, _) => far,
-            (false, true) => FAR_AROUND,
-            (false, false) => AROUND,
+        let in_order = |pages: u64| {
+            let before = |pages: u64| page - pages * FRAME_SIZE;
+            page >= start + pages * FRAME_SIZE && !absent(before(1)) && !absent(before(pages))
+        };
+        let pages = match region.backing {
+            Backing::File { .. } => reach.file,
+            _ if in_order(FAR_AROUND) => reach.zero,
+            _ if in_order(AROUND) || region.end - start <= FAR_AROUND * FRAME_SIZE => FAR_AROUND,
+            _ => AROUND,
         };
         let Range { start: first, end: last } = around(page, pages, start, region);
         let mut low = page;
@@ -130,162 +121,10 @@ impl AddressSpace {
         }
         (low, high)
     }
-
-    /// Gives frames to `[low, high)`, which must hold absent pages only. Fails for the page at `wanted` alone.
-    fn fill(&mut self, low: u64, high: u64, wanted: u64, start: u64, region: &Region) -> Fault {
-        if let Backing::Object { object, offset } = region.backing {
-            return self.fill_from_object(low, high, wanted, (object, offset.wrapping_sub(start)), region);
-        }
-        let shared = region.shared_file().map(|(file, offset)| (Arc::clone(file), offset));
-        let number = |page: u64, offset: u64| (offset + (page - start)) / FRAME_SIZE;
-        // A page that no store was seen to yet.
-        let access = if shared.is_some() { region.access - Access::WRITE } else { region.access };
-        if let Backing::File { file, offset } = &region.backing {
-            // What shared mappings of the file hold is its content.
-            self.write_back_pages(file, number(low, *offset)..number(high, *offset));
-        }
-        let mut at = low;
-        while at < high {
-            let mut end = high;
-            if let Some((file, offset)) = &shared {
-                let next = file.shared().range(number(at, *offset)..number(high, *offset)).next().map(|(i, p)| (*i, p.frame));
-                if let Some((index, frame)) = next {
-                    let page = start + (index * FRAME_SIZE - offset);
-                    if page == at {
-                        if !self.set(page, frame, access) {
-                            return if at > wanted { Fault::Handled } else { Fault::OutOfMemory };
-                        }
-                        at += FRAME_SIZE;
-                        continue;
-                    }
-                    end = page;
-                }
-            }
-            let Some((frame, count)) = self.frames.allocate(((end - at) / FRAME_SIZE) as usize) else {
-                return if at > wanted { Fault::Handled } else { Fault::OutOfMemory };
-            };
-            let filled = match &region.backing {
-                Backing::Zero => {
-                    self.clear(frame, count);
-                    count
-                }
-                // Filled above.
-                Backing::Object { .. } => 0,
-                Backing::File { file, offset } => {
-                    let bytes = count * FRAME_SIZE as usize;
-                    let Some(slice) = self.memory.slice(frame.address(), bytes) else {
-                        return Fault::OutOfMemory;
-                    };
-                    let got = read_whole(file.fd(), &slice, offset + (at - start));
-                    let pages = got.div_ceil(FRAME_SIZE as usize);
-                    for i in 0..count as u32 {
-                        self.frames.mark_dirty(Frame(frame.0 + i));
-                    }
-                    self.memory.zero(frame.address() + got as u64, pages * FRAME_SIZE as usize - got);
-                    pages
-                }
-            };
-            for i in 0..count {
-                let (page, frame) = (at + i as u64 * FRAME_SIZE, Frame(frame.0 + i as u32));
-                if i >= filled || !self.set(page, frame, access) {
-                    for rest in i..count {
-                        self.frames.release(Frame(frame.0 + (rest - i) as u32));
-                    }
-                    let past_end = i >= filled;
-                    return match page > wanted {
-                        true => Fault::Handled,
-                        false if past_end => Fault::PastEnd,
-                        false => Fault::OutOfMemory,
-                    };
-                }
-                if let Some((file, offset)) = &shared {
-                    file.shared().insert(number(page, *offset), SharedPage { frame, stored: false });
-                    self.shares_files = true;
-                }
-            }
-            at += count as u64 * FRAME_SIZE;
-        }
-        Fault::Handled
-    }
-
-    /// [`AddressSpace::fill`] for a mapping of an object; the address `a` shows its byte `a + shift`.
-    fn fill_from_object(
-        &mut self,
-        low: u64,
-        high: u64,
-        wanted: u64,
-        (object, shift): (ObjectId, u64),
-        region: &Region,
-    ) -> Fault {
-        let size = self.object_size(object).0;
-        if wanted.wrapping_add(shift) >= size {
-            return Fault::PastEnd;
-        }
-        for at in (low..high).step_by(FRAME_SIZE as usize) {
-            let offset = at.wrapping_add(shift);
-            let there = self.object_frame(object, offset / FRAME_SIZE);
-            // Around the page that is wanted only what is there is mapped.
-            if at != wanted && (offset >= size || there.is_none()) {
-                continue;
-            }
-            let made = if region.shared {
-                self.object_frame_or_new(object, offset / FRAME_SIZE)
-            } else {
-                self.copy_of(there)
-            };
-            let outcome = match made {
-                Ok(frame) if self.set(at, frame, region.access) => continue,
-                Ok(frame) => {
-                    if !region.shared {
-                        self.frames.release(frame);
-                    }
-                    Fault::OutOfMemory
-                }
-                Err(Errno::ENOMEM) => Fault::OutOfMemory,
-                Err(_) => Fault::PastEnd,
-            };
-            if at == wanted {
-                return outcome;
-            }
-        }
-        Fault::Handled
-    }
-
-    /// A new frame with the content of another, or zeros.
-    fn copy_of(&mut self, original: Option<Frame>) -> Result<Frame, Errno> {
-        let (frame, _) = self.frames.allocate(1).ok_or(Errno::ENOMEM)?;
-        let page = FRAME_SIZE as usize;
-        match original {
-            None => self.clear(frame, 1),
-            Some(original) => {
-                self.frames.mark_dirty(frame);
-                let slices = (self.memory.slice(original.address(), page), self.memory.slice(frame.address(), page));
-                if let (Some(from), Some(to)) = slices {
-                    from.copy_to_volatile_slice(to);
-                }
-            }
-        }
-        Ok(frame)
-    }
-
-    /// Makes frames zero that may hold old content.
-    pub(super) fn clear(&mut self, first: Frame, count: usize) {
-        for i in 0..count as u32 {
-            let frame = Frame(first.0 + i);
-            if self.frames.mark_dirty(frame) {
-                self.memory.zero(frame.address(), FRAME_SIZE as usize);
-            }
-        }
-    }
-
-    fn set(&mut self, page: u64, frame: Frame, access: Access) -> bool {
-        let memory = std::sync::Arc::clone(&self.memory);
-        crate::vmm::PageTables::new(&memory).set(page, Entry { frame, access }, &mut self.frames)
-    }
 }
 
 /// The aligned window of so many pages around `address`, as far as it is in the region.
-fn around(address: u64, pages: u64, start: u64, region: &Region) -> Range<u64> {
+pub(super) fn around(address: u64, pages: u64, start: u64, region: &Region) -> Range<u64> {
     let size = FRAME_SIZE * pages;
     let first = address & !(size - 1);
     first.max(start)..(first + size).min(region.end)
@@ -304,19 +143,6 @@ fn shown(page: u64, needed: Access, start: u64, region: &Region) -> Access {
         None => false,
     };
     if stored { region.access } else { region.access - Access::WRITE }
-}
-
-/// Reads the file from `offset` until the slice is full or the file ends; a read error counts as its end.
-fn read_whole(file: BorrowedFd<'_>, slice: &VolatileSlice<'_>, offset: u64) -> usize {
-    let mut done = 0;
-    while done < slice.len() {
-        let Ok(rest) = slice.offset(done) else { break };
-        match host_io::pread(file, &[rest], offset + done as u64) {
-            Ok(0) | Err(_) => break,
-            Ok(n) => done += n,
-        }
-    }
-    done
 }
 
 impl AddressSpace {
@@ -346,5 +172,84 @@ impl AddressSpace {
         let frame = self.resolve(from, Access::READ).ok_or(Errno::ENOMEM)?;
         self.memory.zero(frame.address() + from % FRAME_SIZE, (to - from) as usize);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::Placement;
+    use super::*;
+    use crate::vmm::GuestMemory;
+
+    const RW: Access = Access::READ.union(Access::WRITE);
+    const PAGES: u64 = 2048;
+
+    /// An address space with 32 MiB of RAM, and a region of [`PAGES`] in it that allows `access`.
+    fn space(access: Access) -> (AddressSpace, u64) {
+        let mut space = AddressSpace::new(Arc::new(GuestMemory::new(32 << 20).expect("memory")));
+        let make = |end| Region::zero(end, access, "");
+        let start = space.map(Placement::Fixed(0x1000_0000), PAGES * FRAME_SIZE, make).expect("a region");
+        (space, start)
+    }
+
+    fn is_there(space: &AddressSpace, page: u64) -> bool {
+        space.tables().get(page).is_some()
+    }
+
+    /// Touches every page of the region in order: how many faults it took.
+    fn faults_in_order(space: &mut AddressSpace, start: u64) -> usize {
+        let mut faults = 0;
+        for page in (start..start + PAGES * FRAME_SIZE).step_by(FRAME_SIZE as usize) {
+            if !is_there(space, page) {
+                assert!(space.fault(page, RW) == Fault::Handled);
+                faults += 1;
+            }
+        }
+        faults
+    }
+
+    #[test]
+    fn memory_that_is_gone_through_in_order_takes_few_faults() {
+        let (mut space, start) = space(RW);
+        assert_eq!(faults_in_order(&mut space, start), 3 + (PAGES / FARTHEST_AROUND - 1) as usize);
+    }
+
+    #[test]
+    fn memory_that_is_touched_here_and_there_is_filled_around_that() {
+        let (mut space, start) = space(RW);
+        for page in [100, 900, 500].map(|page| start + page * FRAME_SIZE) {
+            let before = space.ram().1;
+            assert!(space.fault(page, RW) == Fault::Handled);
+            assert!(before - space.ram().1 <= AROUND * FRAME_SIZE);
+        }
+    }
+
+    #[test]
+    fn a_small_part_that_becomes_writable_is_filled_and_a_large_one_is_not() {
+        let (mut space, start) = space(Access::empty());
+        let parts = [(0, FAR_AROUND), (FAR_AROUND, 3 * FAR_AROUND)]
+            .map(|(low, high)| (start + low * FRAME_SIZE, start + high * FRAME_SIZE));
+        for (low, high) in parts {
+            space.protect(low, high, RW).expect("rights");
+        }
+        let there = parts.map(|(low, high)| {
+            (low..high).step_by(FRAME_SIZE as usize).filter(|page| is_there(&space, *page)).count() as u64
+        });
+        assert_eq!(there, [FAR_AROUND, 0]);
+    }
+
+    #[test]
+    fn scarce_frames_are_given_out_one_by_one() {
+        let (mut space, start) = space(RW);
+        let total = space.frames().total();
+        while space.frames().free() >= total / 16 {
+            space.frames.allocate(1).expect("a frame");
+        }
+        let before = space.frames().free();
+        space.fill_writable(start, start + FAR_AROUND * FRAME_SIZE);
+        assert!(space.fault(start, RW) == Fault::Handled);
+        assert_eq!(space.frames().free(), before - 1);
     }
 }
