@@ -8,7 +8,10 @@ use kvm_ioctls::{Cap, Kvm};
 
 use super::cpuid::Features;
 use super::error::VmmError;
+use super::frames::FRAME_SIZE;
 use super::layout;
+use super::pagemap::Pagemap;
+use super::paging::{Access, Entry, PageTables};
 use super::ring0;
 use super::state::{UserRegs, Xsave, XsaveLayout};
 use super::vcpu::{Exit, Vcpu};
@@ -30,6 +33,8 @@ pub struct Hypervisor {
     pub(super) cr4: u64,
     /// Rate of the time stamp counter, if the guest's is the host's.
     counter: Option<u32>,
+    /// By what KVM is made to forget pages, if it can be told.
+    announcer: Option<Pagemap>,
 }
 
 /// Control register 4: PAE, OSFXSR, OSXMMEXCPT, FSGSBASE, OSXSAVE.
@@ -74,18 +79,21 @@ impl Hypervisor {
         });
     }
 
-    /// Runs `rdtsc` and one `syscall` on a vCPU of `vm`; looks in which ring it arrives, and whether the counter is the host's.
+    /// Runs `rdtsc`, a load and one `syscall` on a vCPU of `vm`; looks in which ring that arrives, whether the counter is the host's, and whether
+    /// the page of the load can be taken away.
     fn probe(vm: &Vm) -> Result<(Hypervisor, Vcpu), VmmError> {
         let features = Features::get()?;
-        let mut found = Hypervisor { sort: Sort::Emulated, features, cr4: CR4, counter: None };
+        let mut found =
+            Hypervisor { sort: Sort::Emulated, features, cr4: CR4, counter: None, announcer: None };
         let mut vcpu = Vcpu::create(&found, vm)?;
         let xsave = Xsave::initial(features.xsave);
-        vcpu.load(&super::ExtendedState { fs_base: 0, gs_base: 0, xsave })?;
-        // `rdtsc; syscall; hlt` in the page of the system-call entry, which ring 3 may execute.
-        let (at, code) = (0x800, [0x0f, 0x31, 0x0f, 0x05, 0xf4]);
+        let state = super::ExtendedState { fs_base: 0, gs_base: 0, xsave };
+        vcpu.load(&state)?;
+        // `rdtsc; mov r10d, [r8]; syscall; hlt` in the page of the system-call entry, which ring 3 may execute.
+        let (at, code) = (0x800, [0x0f, 0x31, 0x45, 0x8b, 0x10, 0x0f, 0x05, 0xf4]);
         vm.memory().write(layout::SYSCALL_CODE + at, &code);
         let before = host_counter();
-        let mut regs = UserRegs { rip: layout::SYSCALL_ALIAS + at, ..UserRegs::default() };
+        let mut regs = UserRegs { rip: layout::SYSCALL_ALIAS + at, r8: PROBED_PAGE, ..UserRegs::default() };
         match vcpu.enter(&mut regs)? {
             Exit::Syscall => {
                 let counter = regs.rdx << 32 | regs.rax & 0xffff_ffff;
@@ -97,7 +105,13 @@ impl Hypervisor {
                 return Err(VmmError::Stopped(format!("the probe's system call came back as {exit:?}")));
             }
         }
-        vm.memory().write(layout::SYSCALL_CODE + at, &[ring0::HALT; 5]);
+        if found.sort == Sort::Hardware {
+            // Back to ring 3.
+            vcpu.load(&state)?;
+        }
+        regs = UserRegs { rip: layout::SYSCALL_ALIAS + at, ..regs };
+        found.announcer = announcer(vm, &mut vcpu, &mut regs)?;
+        vm.memory().write(layout::SYSCALL_CODE + at, &[ring0::HALT; 8]);
         if found.sort == Sort::Hardware {
             for (offered, bit) in [
                 (features.leaf7_ebx(7), CR4_SMEP),
@@ -110,6 +124,11 @@ impl Hypervisor {
             }
         }
         Ok((found, vcpu))
+    }
+
+    /// By what the KVM of this process, if it was probed, is made to forget pages without a change of them.
+    pub(super) fn announcer() -> Option<&'static Pagemap> {
+        FOUND.value.get()?.announcer.as_ref()
     }
 
     /// Rate of the time stamp counter in kHz, if it is steady and the guest reads the same as the host.
@@ -126,6 +145,21 @@ impl Hypervisor {
     pub fn xsave(&self) -> XsaveLayout {
         self.features.xsave
     }
+}
+
+/// The last page of the areas of vCPUs, of which the first alone is in use while the probe runs.
+const PROBED_PAGE: u64 = layout::EXITLESS_AREAS_ALIAS + layout::EXITLESS_BYTES - FRAME_SIZE;
+
+/// By what KVM can be made to forget [`PROBED_PAGE`], if it can be, which `regs` are about to load from, and the vCPU did.
+fn announcer(vm: &Vm, vcpu: &mut Vcpu, regs: &mut UserRegs) -> Result<Option<Pagemap>, VmmError> {
+    let (tables, page) = (PageTables::new(vm.memory()), PROBED_PAGE..PROBED_PAGE + FRAME_SIZE);
+    let Some((whole, pagemap)) = tables.get(page.start).zip(Pagemap::open().ok()) else { return Ok(None) };
+    tables.update(page.start, page.end, |_, _| Some(Entry { access: Access::empty(), ..whole }));
+    let address = vm.memory().host_address() + whole.frame.address();
+    let is_announced = pagemap.announce_change(address..address + FRAME_SIZE).is_ok();
+    let is_forgotten = is_announced && matches!(vcpu.enter(regs)?, Exit::Exception { vector: 14, .. });
+    tables.update(page.start, page.end, |_, _| Some(whole));
+    Ok(is_forgotten.then_some(pagemap))
 }
 
 /// The opened device, of a KVM that has all that is needed. A failure is tried again by the next call.

@@ -12,6 +12,7 @@ use vm_memory::{Bytes, FileOffset, VolatileMemory, VolatileSlice};
 use super::error::VmmError;
 use super::frames::Frames;
 use super::image::Layer;
+use super::kvm::Hypervisor;
 
 /// The RAM of one VM, mapped into this process. All access is bounds-checked and volatile: guest threads may change any
 /// byte at any time.
@@ -137,23 +138,28 @@ impl GuestMemory {
     /// Makes all vCPUs forget translations to `[address, address + len)`, so that a page-table entry that was cleared
     /// or narrowed takes effect everywhere.
     ///
-    /// A change of the host mapping's protection makes KVM drop its own (shadow or nested) entries of the range and
-    /// flush every vCPU's TLB, on both sorts of KVM; a flush inside the guest would not reach shadow page tables.
-    /// The protection is widened and put back, never narrowed, because host threads may be using the range.
+    /// KVM drops its own (shadow or nested) entries of a range and flushes every vCPU's TLB, on both sorts, when it is told that the host's
+    /// mapping changes; a flush inside the guest would not reach shadow page tables. So the change is announced, where the
+    /// [probe](Hypervisor::probe) saw that to be enough, or made: the protection is widened and put back, never narrowed, because host threads
+    /// may be using the range. That splits large pages, and KVM drops all that is in one of those.
     pub fn flush(&self, address: u64, len: usize) -> Result<(), VmmError> {
         let failed = |source| VmmError::Memory { doing: "flush translations of", bytes: len as u64, source };
         let Some(slice) = self.slice(address, len) else {
             return Err(failed(io::ErrorKind::InvalidInput.into()));
         };
-        let start = slice.ptr_guard_mut().as_ptr().cast();
+        let start = slice.ptr_guard_mut().as_ptr();
+        if let Some(pagemap) = Hypervisor::announcer() {
+            let start = start as u64;
+            return pagemap.announce_change(start..start + len as u64).map_err(failed);
+        }
         let plain = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: the range lies within our own mapping (slice() checked it) and stays readable and writable.
-        let widened = unsafe { libc::mprotect(start, len, plain | libc::PROT_EXEC) };
+        let widened = unsafe { libc::mprotect(start.cast(), len, plain | libc::PROT_EXEC) };
         if widened != 0 {
             return Err(failed(io::Error::last_os_error()));
         }
         // SAFETY: as above.
-        match unsafe { libc::mprotect(start, len, plain) } {
+        match unsafe { libc::mprotect(start.cast(), len, plain) } {
             0 => Ok(()),
             _ => Err(failed(io::Error::last_os_error())),
         }
