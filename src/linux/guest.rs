@@ -82,8 +82,10 @@ impl Guest {
     pub fn start(config: Config) -> Result<Guest, StartError> {
         Hypervisor::get_ahead();
         let vm = Arc::new(Vm::new(GuestMemory::new(config.memory)?)?);
-        vm.memory().touch_ahead();
         vm.prepare_vcpu()?;
+        // Meanwhile.
+        vm.add_memory()?;
+        vm.memory().touch_ahead();
         let xsave = xsave_layout()?;
         let space = Arc::new(Mutex::new(AddressSpace::new(Arc::clone(vm.memory()))));
         let caller = Caller { uid: config.identity.uid, gid: config.identity.gid };

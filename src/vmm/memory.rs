@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -10,7 +10,7 @@ use vm_memory::mmap::MmapRegion;
 use vm_memory::{Bytes, FileOffset, VolatileMemory, VolatileSlice};
 
 use super::error::VmmError;
-use super::frames::Frames;
+use super::frames::{FRAME_SIZE, Frames};
 use super::image::Layer;
 use super::kvm::Hypervisor;
 
@@ -47,12 +47,12 @@ impl GuestMemory {
         let pages = Frames::for_data(self.size());
         let [first, last] = [FIRST, LAST].map(|bytes| pages.end.min(pages.start + bytes));
         let memory = Arc::clone(self);
-        // Otherwise it is found when it is used.
+        // Otherwise it is found when it is used. To touch it keeps nobody from changing the address space, as one call for all of it would.
         let _ = thread::Builder::new().name("guest-ram".into()).stack_size(64 << 10).spawn(move || {
-            if let Some(slice) = memory.slice(first, (last - first) as usize) {
-                let start = slice.ptr_guard_mut().as_ptr().cast();
-                // SAFETY: makes pages of our own mapping present, which it keeps while this thread has it. A host that cannot refuses.
-                unsafe { libc::madvise(start, slice.len(), libc::MADV_POPULATE_WRITE) };
+            for page in (first..last).step_by(FRAME_SIZE as usize) {
+                // A store that changes nothing, whatever the program does with the page.
+                let word = memory.atomic(page);
+                let _ = word.map(|word| word.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed));
             }
         });
     }
@@ -95,18 +95,18 @@ impl GuestMemory {
 
     /// Reads the page-table entry or other aligned word at `address`; 0 outside of RAM.
     pub fn load(&self, address: u64) -> u64 {
-        let word = usize::try_from(address).ok().and_then(|at| {
-            self.region.as_volatile_slice().load::<u64>(at, std::sync::atomic::Ordering::Acquire).ok()
-        });
+        let word = usize::try_from(address)
+            .ok()
+            .and_then(|at| self.region.as_volatile_slice().load::<u64>(at, Ordering::Acquire).ok());
         debug_assert!(word.is_some(), "load outside of guest RAM");
         word.unwrap_or(0)
     }
 
     /// Writes an aligned word at `address`, in one piece as the page walker and vCPUs see it.
     pub fn store(&self, address: u64, value: u64) {
-        let done = usize::try_from(address).ok().and_then(|at| {
-            self.region.as_volatile_slice().store(value, at, std::sync::atomic::Ordering::Release).ok()
-        });
+        let done = usize::try_from(address)
+            .ok()
+            .and_then(|at| self.region.as_volatile_slice().store(value, at, Ordering::Release).ok());
         debug_assert!(done.is_some(), "store outside of guest RAM");
     }
 

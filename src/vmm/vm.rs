@@ -7,7 +7,7 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 
 use super::error::VmmError;
-use super::kvm::{self, Hypervisor};
+use super::kvm::{self, Found, Hypervisor};
 use super::layout;
 use super::memory::GuestMemory;
 use super::ring0;
@@ -18,6 +18,8 @@ use super::vcpu_thread::VcpuThreads;
 pub struct Vm {
     pub(super) fd: VmFd,
     memory: Arc<GuestMemory>,
+    /// Whether KVM has the memory.
+    slot: Found<()>,
     vcpus: AtomicUsize,
     /// Ring 0 is there from the start.
     has_ring0: bool,
@@ -34,22 +36,31 @@ impl Vm {
     /// A VM whose RAM holds what another VM of the same layout left, ring 0 included.
     pub fn from_image(memory: GuestMemory) -> Result<Vm, VmmError> {
         let fd = kvm::device()?.create_vm().map_err(VmmError::kvm("create a VM"))?;
-        let slot = kvm_userspace_memory_region {
-            slot: 0,
-            guest_phys_addr: 0,
-            memory_size: memory.size(),
-            userspace_addr: memory.host_address(),
-            flags: 0,
-        };
-        // SAFETY: the mapping is owned by `memory`, which this VM keeps, and vCPUs keep too.
-        unsafe { fd.set_user_memory_region(slot) }.map_err(VmmError::kvm("add guest memory"))?;
         Ok(Vm {
             fd,
             memory: Arc::new(memory),
+            slot: Found::nothing(),
             vcpus: AtomicUsize::new(0),
             has_ring0: false,
             threads: VcpuThreads::default(),
         })
+    }
+
+    /// Adds the memory slot, if it is not there. That takes KVM a while, which has an account of every page, and is done at the latest when
+    /// there is a vCPU.
+    pub fn add_memory(&self) -> Result<(), VmmError> {
+        let add = || {
+            let slot = kvm_userspace_memory_region {
+                slot: 0,
+                guest_phys_addr: 0,
+                memory_size: self.memory.size(),
+                userspace_addr: self.memory.host_address(),
+                flags: 0,
+            };
+            // SAFETY: the mapping is owned by `memory`, which this VM keeps, and vCPUs keep too.
+            unsafe { self.fd.set_user_memory_region(slot) }.map_err(VmmError::kvm("add guest memory"))
+        };
+        self.slot.get_or_try(add).copied()
     }
 
     /// Writes anew what the RAM holds of the vCPUs that there are, after its content was replaced.

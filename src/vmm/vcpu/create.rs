@@ -50,6 +50,7 @@ impl Vcpu {
         vcpu.fd.set_xcrs(&xcrs).map_err(VmmError::kvm("set XCR0"))?;
         vcpu.set_msrs()?;
         vcpu.share_counter();
+        vm.add_memory()?;
         Ok(vcpu)
     }
 
