@@ -13,6 +13,7 @@ use super::error::VmmError;
 use super::frames::{FRAME_SIZE, Frames};
 use super::image::Layer;
 use super::kvm::Hypervisor;
+use super::pagemap::Pagemap;
 
 /// The RAM of one VM, mapped into this process. All access is bounds-checked and volatile: guest threads may change any
 /// byte at any time.
@@ -139,30 +140,18 @@ impl GuestMemory {
     /// or narrowed takes effect everywhere.
     ///
     /// KVM drops its own (shadow or nested) entries of a range and flushes every vCPU's TLB, on both sorts, when it is told that the host's
-    /// mapping changes; a flush inside the guest would not reach shadow page tables. So the change is announced, where the
-    /// [probe](Hypervisor::probe) saw that to be enough, or made: the protection is widened and put back, never narrowed, because host threads
-    /// may be using the range. That splits large pages, and KVM drops all that is in one of those.
+    /// mapping changes; a flush inside the guest would not reach shadow page tables. So a change is announced, where the
+    /// [probe](Hypervisor::announcer) saw that to be enough, or made.
     pub fn flush(&self, address: u64, len: usize) -> Result<(), VmmError> {
-        let failed = |source| VmmError::Memory { doing: "flush translations of", bytes: len as u64, source };
         let Some(slice) = self.slice(address, len) else {
-            return Err(failed(io::ErrorKind::InvalidInput.into()));
+            return Err(flush_failed(len, io::ErrorKind::InvalidInput.into()));
         };
         let start = slice.ptr_guard_mut().as_ptr();
-        if let Some(pagemap) = Hypervisor::announcer() {
-            let start = start as u64;
-            return pagemap.announce_change(start..start + len as u64).map_err(failed);
+        let announce = |pagemap: &Pagemap| pagemap.announce_change(start as u64..start as u64 + len as u64);
+        if Hypervisor::announcer().is_some_and(|pagemap| announce(pagemap).is_ok()) {
+            return Ok(());
         }
-        let plain = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: the range lies within our own mapping (slice() checked it) and stays readable and writable.
-        let widened = unsafe { libc::mprotect(start.cast(), len, plain | libc::PROT_EXEC) };
-        if widened != 0 {
-            return Err(failed(io::Error::last_os_error()));
-        }
-        // SAFETY: as above.
-        match unsafe { libc::mprotect(start.cast(), len, plain) } {
-            0 => Ok(()),
-            _ => Err(failed(io::Error::last_os_error())),
-        }
+        change_protection(&slice).map_err(|source| flush_failed(len, source))
     }
 
     /// Gives the page-aligned range back to the host: it reads as zeros afterwards, and no vCPU has a translation to it.
@@ -212,6 +201,24 @@ impl GuestMemory {
             .fold(range, |all, other| all.start.min(other.start)..all.end.max(other.end));
         replaced.splice(first..last, [joined]);
     }
+}
+
+fn flush_failed(len: usize, source: io::Error) -> VmmError {
+    VmmError::Memory { doing: "flush translations of", bytes: len as u64, source }
+}
+
+/// Widens the protection of pages and puts it back; it is never narrowed, because host threads may be using them. That splits large pages, and
+/// KVM drops all that is in one of those.
+pub(super) fn change_protection(pages: &VolatileSlice<'_>) -> io::Result<()> {
+    let start = pages.ptr_guard_mut().as_ptr().cast();
+    let plain = libc::PROT_READ | libc::PROT_WRITE;
+    for protection in [plain | libc::PROT_EXEC, plain] {
+        // SAFETY: the pages are a mapping's that outlives the slice, and stay readable and writable.
+        if unsafe { libc::mprotect(start, pages.len(), protection) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 fn map(file: Option<FileOffset>, bytes: u64, flags: i32) -> Result<MmapRegion, VmmError> {

@@ -1,5 +1,6 @@
+use super::super::memory::change_protection;
 use super::super::state::ExtendedState;
-use super::super::{Access, Entry, Frames, Hypervisor, PageTables, Vm, Xsave};
+use super::super::{Access, Entry, FRAME_SIZE, Frames, Hypervisor, PageTables, Vm, Xsave};
 use super::*;
 
 /// A VM with `code` at 0x40_0000 and a writable page at 0x50_0000; `None`, and a note, where there is no KVM.
@@ -61,16 +62,23 @@ fn a_page_that_was_taken_away_is_not_reached_any_more() {
     let Some((vm, _, mut vcpu)) = machine(&[0x48, 0x89, 0x07, 0x0f, 0x05, 0xeb, 0xf9]) else { return };
     let tables = PageTables::new(vm.memory());
     let whole = tables.get(0x50_0000).expect("the data page");
-    for narrowed in [None, Some(Entry { access: Access::READ, ..whole })] {
-        let mut regs = UserRegs { rdi: 0x50_0000, ..start() };
-        assert_eq!(vcpu.enter(&mut regs).expect("entry"), Exit::Syscall);
-        tables.update(0x50_0000, 0x50_1000, |_, _| narrowed);
-        vm.memory().flush(whole.frame.address(), 4096).expect("flush");
-        let error = if narrowed.is_some() { 7 } else { 6 };
-        let fault = vcpu.enter(&mut regs).expect("entry");
-        assert_eq!(fault, Exit::Exception { vector: 14, error, address: 0x50_0000 });
-        let mut frames = Frames::new(8 << 20);
-        assert!(tables.set(0x50_0000, whole, &mut frames));
+    let (address, page) = (whole.frame.address(), FRAME_SIZE as usize);
+    let flush = || vm.memory().flush(address, page).expect("flush");
+    // What `flush` does where the kernel cannot announce a change.
+    let change =
+        || change_protection(&vm.memory().slice(address, page).expect("the page")).expect("a change");
+    for forget in [&flush as &dyn Fn(), &change] {
+        for narrowed in [None, Some(Entry { access: Access::READ, ..whole })] {
+            let mut regs = UserRegs { rdi: 0x50_0000, ..start() };
+            assert_eq!(vcpu.enter(&mut regs).expect("entry"), Exit::Syscall);
+            tables.update(0x50_0000, 0x50_1000, |_, _| narrowed);
+            forget();
+            let error = if narrowed.is_some() { 7 } else { 6 };
+            let fault = vcpu.enter(&mut regs).expect("entry");
+            assert_eq!(fault, Exit::Exception { vector: 14, error, address: 0x50_0000 });
+            let mut frames = Frames::new(8 << 20);
+            assert!(tables.set(0x50_0000, whole, &mut frames));
+        }
     }
 }
 
