@@ -7,6 +7,9 @@
 //! [`exec`] → [`linux`] → [`vmm`]: a microVM that runs one Linux program in guest ring 3, whose system calls Hydra serves.
 //! [`snapshot`] keeps such programs on disk, stopped in the middle, to go on any number of times.
 
+// The library is there for its own programs and tests; who reads of it reads with `--document-private-items`.
+#![allow(rustdoc::private_intra_doc_links)]
+
 pub mod agent;
 pub mod cli;
 pub mod config;

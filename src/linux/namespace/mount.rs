@@ -85,7 +85,7 @@ pub struct Namespace {
     added: OnceLock<Mounted>,
     /// As whom the program is checked.
     pub caller: Caller,
-    /// Whether the guest may have files of a host device: see [`host::is_allowed`].
+    /// Whether the guest may have files of a host device: see `host::is_allowed`.
     pub(super) devices: Mutex<HashMap<u64, bool>>,
     /// Where files without a name live: those of `memfd_create`.
     pub memory_files: Arc<Tmpfs>,

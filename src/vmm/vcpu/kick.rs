@@ -25,7 +25,7 @@ impl KickState {
 pub struct Kick(pub(super) Arc<KickState>);
 
 impl Kick {
-    /// The next or current [`Vcpu::enter`] returns [`Exit::Kicked`] soon, or another exit that happened before.
+    /// The next or current [`Vcpu::enter`](super::Vcpu::enter) returns [`Exit::Kicked`](super::Exit::Kicked) soon, or another exit that happened before.
     pub fn kick(&self) {
         let flag = self.0.immediate_exit.load(Ordering::Acquire);
         if flag == 0 {
