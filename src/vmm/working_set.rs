@@ -48,8 +48,9 @@ impl GuestMemory {
     /// Brings the pages in, and makes this RAM's own those that will be written to: KVM finds them mapped then, several at a time where
     /// they lie next to each other. What cannot be had ahead comes when it is touched.
     pub fn populate(&self, set: &WorkingSet) {
+        // To read a page brings in those around it, and to make one its own that is there is told to every VM of the process.
         for (runs, advice) in
-            [(&set.read, libc::MADV_POPULATE_READ), (&set.written, libc::MADV_POPULATE_WRITE)]
+            [(&set.written, libc::MADV_POPULATE_WRITE), (&set.read, libc::MADV_POPULATE_READ)]
         {
             for run in runs {
                 let Some(slice) = self.slice(run.start, (run.end - run.start) as usize) else { continue };
