@@ -24,4 +24,5 @@ pub mod metrics;
 pub mod sandbox;
 pub mod service;
 pub mod snapshot;
+mod sync;
 pub mod vmm;

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::context::{Args, Ctx};
 use super::errno::{Errno, SysResult};
@@ -14,6 +14,7 @@ use super::namespace::Namespace;
 use super::stat::Attributes;
 use super::tmpfs::OpenDirectory;
 use vm_memory::VolatileSlice;
+use crate::sync::lock;
 
 /// An open directory.
 pub enum Directory {
@@ -65,7 +66,7 @@ impl Directory {
                 Ok(bytes)
             }
             Directory::Listed(names, listed) => {
-                let mut listed = listed.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut listed = lock(listed);
                 let mut bytes = Vec::new();
                 while let Some((name, kind)) = names.get(*listed) {
                     let next = *listed as u64 + 1;
@@ -109,7 +110,7 @@ impl Object for Directory {
                 Ok(rustix::fs::seek(fd, position)?)
             }
             Directory::Listed(_, listed) if whence == libc::SEEK_SET && offset >= 0 => {
-                *listed.lock().unwrap_or_else(PoisonError::into_inner) = offset as usize;
+                *lock(listed) = offset as usize;
                 Ok(offset as u64)
             }
             Directory::Listed(..) => Err(Errno::EINVAL),

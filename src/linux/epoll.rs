@@ -1,7 +1,7 @@
 //! `epoll`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,7 @@ use super::kernel::Kernel;
 use super::stat::Attributes;
 use super::thread::FileId;
 use super::time::Timespec;
+use crate::sync::lock;
 
 const ONESHOT: u32 = 1 << 30;
 const EDGE: u32 = 1 << 31;
@@ -98,7 +99,7 @@ impl Epoll {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(i32, FileId), Item>> {
-        self.items.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.items)
     }
 
     /// Files that are in the set and still open.
@@ -253,7 +254,7 @@ pub fn ctl(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         Kind::Host(host) if !host.is_stream() => return Err(Errno::EPERM),
         Kind::Directory(_) | Kind::Text(_) => return Err(Errno::EPERM),
         Kind::Epoll(inner) if operation == libc::EPOLL_CTL_ADD => {
-            nesting = Some(NESTING.lock().unwrap_or_else(PoisonError::into_inner));
+            nesting = Some(lock(&NESTING));
             let (depth, circle) = inner.survey(set.id);
             if circle || depth >= DEEPEST {
                 return Err(Errno::ELOOP);

@@ -1,6 +1,6 @@
 //! `eventfd`: a counter.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
 use vm_memory::VolatileSlice;
@@ -11,6 +11,7 @@ use super::file::{File, Kind, Object, Ready};
 use super::kernel::Kernel;
 use super::stat::Attributes;
 use super::user::{gather, scatter};
+use crate::sync::lock;
 
 /// Highest value of the counter.
 const MOST: u64 = u64::MAX - 1;
@@ -41,7 +42,7 @@ impl EventFd {
     }
 
     fn lock(&self) -> MutexGuard<'_, u64> {
-        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.count)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::counters::Counters;
@@ -19,6 +19,7 @@ use super::thread::Thread;
 use super::time::Clock;
 use super::timer::Timers;
 use super::tmpfs::Caller;
+use crate::sync::lock;
 use crate::vmm::{ExtendedState, GuestMemory, Hypervisor, UserRegs, Vm, VmmError, Xsave, xsave_layout};
 
 /// So many looks in a row find all threads waiting where a program is at rest; a thread that waits for a moment goes on between two.
@@ -100,8 +101,7 @@ impl Guest {
         // As `/proc/self/exe` shows it: programs look beside it for their libraries.
         let real =
             namespace.open_to_read(&config.program).map_or_else(|_| config.program.clone(), |found| found.1);
-        let start =
-            loader::load(&mut space.lock().unwrap_or_else(PoisonError::into_inner), &namespace, &image)?;
+        let start = loader::load(&mut lock(&space), &namespace, &image)?;
         let kernel = Kernel::new(Parts {
             memory: Arc::clone(vm.memory()),
             vm: Some(vm),

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use serde::{Deserialize, Serialize};
 use vm_memory::VolatileMemory;
@@ -25,6 +25,7 @@ use super::time::Clock;
 use super::timer::Timers;
 use super::trace::Trace;
 use super::worker;
+use crate::sync::lock;
 use crate::vmm::{Access, GuestMemory, Vm, VmmError};
 
 /// Number of the program's process, and of its first thread.
@@ -114,11 +115,6 @@ pub fn workers_limit() -> usize {
 pub fn processors() -> usize {
     static ALL: OnceLock<usize> = OnceLock::new();
     *ALL.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic is a bug that ends the VM; until then others may go on.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Kernel {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Once, Weak};
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
@@ -13,6 +13,7 @@ use super::kernel::Kernel;
 use super::sched::Alarm;
 use super::thread::{FileId, Wait};
 use super::time::SECOND;
+use crate::sync::lock;
 use crate::vmm::VmmError;
 
 /// Event data of the timer and of the order to stop; files count from 16.
@@ -52,7 +53,7 @@ impl Reactor {
 
     /// From now on a change of readiness of the file's host descriptor wakes those who wait for it.
     pub fn watch(&self, file: &Arc<File>, fd: BorrowedFd<'_>) -> Result<(), Errno> {
-        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watched = lock(&self.watched);
         if watched.insert(file.id, Arc::downgrade(file)).is_some() {
             return Ok(());
         }
@@ -73,12 +74,12 @@ impl Reactor {
 
     /// Forgets a file that was closed.
     pub fn forget(&self, id: FileId) {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        lock(&self.watched).remove(&id);
     }
 
     /// Waits until the events under way have been served; those that follow wait until the value is dropped.
     pub fn stop_events(&self) -> Stopped<'_> {
-        Stopped(self.serving.lock().unwrap_or_else(PoisonError::into_inner))
+        Stopped(lock(&self.serving))
     }
 
     /// Ends the thread.
@@ -89,7 +90,7 @@ impl Reactor {
 
     /// Makes the timer expire at `at`, in host nanoseconds, or earlier.
     fn arm(&self, at: u64) {
-        let mut armed = self.armed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut armed = lock(&self.armed);
         if at < *armed {
             *armed = at;
             let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -161,7 +162,7 @@ impl Kernel {
         let mut count = [0; 8];
         // Nothing to read only says that the timer was set anew in between.
         let _ = rustix::io::read(&self.reactor.timer, &mut count);
-        *self.reactor.armed.lock().unwrap_or_else(PoisonError::into_inner) = u64::MAX;
+        *lock(&self.reactor.armed) = u64::MAX;
         for alarm in self.sched.expired(self.clock.monotonic()) {
             match alarm {
                 Alarm::Thread(tid) => self.wake_locked(self.sched.lock(), vec![tid]),
@@ -178,13 +179,7 @@ impl Kernel {
     }
 
     fn file_event(&self, id: FileId) {
-        let file = self
-            .reactor
-            .watched
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&id)
-            .and_then(Weak::upgrade);
+        let file = lock(&self.reactor.watched).get(&id).and_then(Weak::upgrade);
         if let Some(file) = file {
             self.changed(&file);
         }

@@ -1,6 +1,6 @@
 //! Read-only files whose text is made when they are opened: those of `/proc`.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use vm_memory::VolatileSlice;
 
@@ -10,6 +10,7 @@ use super::file::{File, Object, Ready};
 use super::kernel::Kernel;
 use super::stat::Attributes;
 use super::user::scatter;
+use crate::sync::lock;
 
 /// A text and the position in it.
 pub struct Text {
@@ -32,13 +33,13 @@ impl Text {
 
     /// The text and the position, for a checkpoint.
     pub fn save(&self) -> (Vec<u8>, u64) {
-        (self.bytes.clone(), *self.position.lock().unwrap_or_else(PoisonError::into_inner))
+        (self.bytes.clone(), *lock(&self.position))
     }
 }
 
 impl Object for Text {
     fn read(&self, _: &Kernel, _: &File, into: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
-        let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut position = lock(&self.position);
         let n = self.read_at(into, *position)?;
         *position += n as u64;
         Ok(n)
@@ -50,7 +51,7 @@ impl Object for Text {
     }
 
     fn seek(&self, offset: i64, whence: i32) -> Result<u64, Errno> {
-        let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut position = lock(&self.position);
         let base = match whence {
             libc::SEEK_SET => 0,
             libc::SEEK_CUR => *position,

@@ -1,6 +1,6 @@
 //! `timerfd`: a timer that is read.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
 use vm_memory::VolatileSlice;
@@ -13,6 +13,7 @@ use super::sched::Alarm;
 use super::stat::Attributes;
 use super::time::Timespec;
 use super::user::scatter;
+use crate::sync::lock;
 
 /// A timer, in nanoseconds of the guest's monotonic clock.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -62,7 +63,7 @@ impl TimerFd {
     }
 
     fn lock(&self) -> MutexGuard<'_, Timer> {
-        self.timer.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.timer)
     }
 }
 

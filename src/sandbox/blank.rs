@@ -4,7 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -18,6 +18,7 @@ use crate::agent::spawn::forward;
 use crate::agent::{Agent, Channel, LogSink, Runtimes};
 use crate::config::{Config, NetworkPolicy};
 use crate::jail::{Jail, Jailed, Network};
+use crate::sync::lock;
 
 /// How long an agent may take until its `HELLO`.
 const START_TIME: Duration = Duration::from_secs(20);
@@ -180,8 +181,4 @@ fn read_available(pipe: OwnedFd) -> String {
         .take(2000)
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

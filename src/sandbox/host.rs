@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -21,6 +21,7 @@ use crate::agent::channel::{Hello, json, json_frame, write_all};
 use crate::agent::frame::{self, Kind};
 use crate::agent::runtime::Mode;
 use crate::agent::{Agent, Channel, Runtime, Runtimes, spawn};
+use crate::sync::lock;
 
 /// How long a language host may take until its `HELLO`.
 const START_TIME: Duration = Duration::from_secs(20);
@@ -335,8 +336,4 @@ impl ControlReader {
 
 fn start_error(error: impl ToString) -> Error {
     Error::Start(error.to_string())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,11 +6,12 @@
 //! Languages that can bound an isolate's heap themselves (V8) do, and end that isolate alone.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use super::Health;
 use super::host::LanguageHost;
 use super::memory::{Watched, resident};
+use crate::sync::lock;
 
 /// What a host may grow by beyond its isolates' memory: its own caches, heap not yet given back.
 const SLACK: u64 = 64 << 20;
@@ -55,7 +56,7 @@ impl HostMemory {
             host: self.clone(),
             health,
         });
-        self.isolates.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&usage));
+        lock(&self.isolates).push(Arc::downgrade(&usage));
         usage
     }
 }
@@ -79,7 +80,7 @@ impl Watched for HostMemory {
         let now = resident(self.pid);
         self.now.store(now, Ordering::Relaxed);
         let all: Vec<Arc<Usage>> = {
-            let mut isolates = self.isolates.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut isolates = lock(&self.isolates);
             isolates.retain(|usage| usage.strong_count() > 0);
             isolates.iter().filter_map(Weak::upgrade).collect()
         };

@@ -1,6 +1,7 @@
 //! Watches the memory of sandboxes where no cgroup bounds it.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use crate::sync::lock;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 /// How often memory is looked at.
@@ -37,12 +38,12 @@ impl MemoryWatch {
 
     /// Adds something to look at.
     pub fn add(&self, watched: Weak<dyn Watched>) {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner).push(watched);
+        lock(&self.watched).push(watched);
     }
 
     fn look(&self) {
         let all: Vec<_> = {
-            let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut watched = lock(&self.watched);
             watched.retain(|watched| watched.strong_count() > 0);
             watched.iter().filter_map(Weak::upgrade).collect()
         };

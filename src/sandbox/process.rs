@@ -1,7 +1,7 @@
 //! The `process` sandbox: an agent with one function, in a jailed process of its own.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -12,6 +12,7 @@ use super::{Error, Health, Sandbox, Starter, load};
 use crate::agent::Channel;
 use crate::function::Function;
 use crate::jail::{Jailed, Limits};
+use crate::sync::lock;
 
 /// Starts process sandboxes.
 pub struct ProcessStarter {
@@ -110,7 +111,7 @@ impl Sandbox for Process {
     }
 
     fn kill(&mut self) {
-        self.jail.jailed.lock().unwrap_or_else(PoisonError::into_inner).kill();
+        lock(&self.jail.jailed).kill();
     }
 }
 
@@ -121,7 +122,7 @@ impl Watched for WatchedJail {
         {
             return;
         }
-        let mut jailed = self.jailed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut jailed = lock(&self.jailed);
         if jailed.memory().is_ok_and(|used| used > self.limit) && !self.health.is_out_of_memory() {
             self.health.ran_out_of_memory();
             jailed.kill();

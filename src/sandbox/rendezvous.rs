@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::agent::{Channel, LogSink};
+use crate::sync::lock;
 
 /// How long a connection may take to identify itself.
 const HELLO_TIME: Duration = Duration::from_secs(5);
@@ -110,8 +111,4 @@ async fn identify(stream: UnixStream, expected: Expected) {
     if let Some(waiter) = waiter {
         let _ = waiter.send(channel);
     }
-}
-
-fn lock(expected: &Expected) -> std::sync::MutexGuard<'_, HashMap<String, oneshot::Sender<Channel>>> {
-    expected.lock().unwrap_or_else(PoisonError::into_inner)
 }

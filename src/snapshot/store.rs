@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
 use nix::fcntl::Flock;
@@ -19,6 +19,7 @@ use super::opened::Snapshot;
 use super::shelf::{Files, Shelf};
 use crate::folder::{self, FolderError, Staged};
 use crate::linux::Checkpoint;
+use crate::sync::lock;
 use crate::vmm::{Cpu, GuestMemory};
 
 /// The store in one folder. Clones share it.
@@ -223,9 +224,4 @@ fn can_run(here: &Cpu, made_on: &Cpu) -> Result<(), Reason> {
         return Err(Reason::Vendor { was: made_on.vendor.clone(), is: here.vendor.clone() });
     }
     Ok(made_on.check(here)?)
-}
-
-/// Every change under these locks is one assignment, so a panic leaves them whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,13 +6,14 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread;
 
 use super::error::VmmError;
 use super::image::Image;
 use super::memory::GuestMemory;
 use super::vm::Vm;
+use crate::sync::lock;
 
 /// VMs that are kept of one size of RAM, and in all.
 const KEPT_OF_SIZE: usize = 2;
@@ -73,7 +74,7 @@ impl BlankVms {
     fn order(&self, bytes: u64) {
         if let Some(orders) = &self.orders {
             // The thread waits for orders as long as the process lives.
-            let _ = orders.lock().unwrap_or_else(PoisonError::into_inner).send(bytes);
+            let _ = lock(orders).send(bytes);
         }
     }
 
@@ -99,7 +100,7 @@ impl BlankVms {
     }
 
     fn ready(&self) -> MutexGuard<'_, VecDeque<Arc<Vm>>> {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ready)
     }
 }
 

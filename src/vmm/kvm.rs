@@ -1,7 +1,7 @@
 //! `/dev/kvm`: what it offers, found out once for the process.
 
 use std::io;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 
 use kvm_ioctls::{Cap, Kvm};
@@ -16,6 +16,7 @@ use super::ring0;
 use super::state::{UserRegs, Xsave, XsaveLayout};
 use super::vcpu::{Exit, Vcpu};
 use super::vm::Vm;
+use crate::sync::lock;
 
 /// How ring 0 comes about, which decides how a system call arrives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -199,7 +200,7 @@ impl<T> Found<T> {
         if let Some(found) = self.value.get() {
             return Ok(found);
         }
-        let _finding = self.finding.lock().unwrap_or_else(PoisonError::into_inner);
+        let _finding = lock(&self.finding);
         if let Some(found) = self.value.get() {
             return Ok(found);
         }

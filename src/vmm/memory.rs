@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use vm_memory::mmap::MmapRegion;
@@ -14,6 +14,7 @@ use super::frames::{FRAME_SIZE, Frames};
 use super::image::Layer;
 use super::kvm::Hypervisor;
 use super::pagemap::Pagemap;
+use crate::sync::lock;
 
 /// The RAM of one VM, mapped into this process. All access is bounds-checked and volatile: guest threads may change any
 /// byte at any time.
@@ -70,13 +71,13 @@ impl GuestMemory {
 
     /// The layers of the image whose content it had at first; none if it was zero.
     pub(super) fn began_as(&self) -> Vec<Arc<Layer>> {
-        self.began_as.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.began_as).clone()
     }
 
     /// Notes that it has the content of an image now.
     pub(super) fn begin_as(&self, layers: Vec<Arc<Layer>>) {
-        *self.began_as.lock().unwrap_or_else(PoisonError::into_inner) = layers;
-        self.replaced.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *lock(&self.began_as) = layers;
+        lock(&self.replaced).clear();
     }
 
     /// Size in bytes.
@@ -189,11 +190,11 @@ impl GuestMemory {
 
     /// Guest-physical ranges that do not show the image any more, whether they were written to or not.
     pub(super) fn replaced(&self) -> Vec<Range<u64>> {
-        self.replaced.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.replaced).clone()
     }
 
     fn note_replaced(&self, range: Range<u64>) {
-        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut replaced = lock(&self.replaced);
         let first = replaced.partition_point(|other| other.end < range.start);
         let last = replaced.partition_point(|other| other.start <= range.end);
         let joined = replaced[first..last]

@@ -10,6 +10,7 @@ use std::thread;
 use super::error::VmmError;
 use super::vcpu::Vcpu;
 use super::vm::Vm;
+use crate::sync::lock;
 
 /// Host stack of a thread: handlers keep their buffers on the heap.
 const STACK: usize = 512 << 10;
@@ -98,7 +99,7 @@ impl VcpuThreads {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -12,6 +12,7 @@ pub mod unpack;
 
 pub use crate::folder::FolderError as StoreError;
 use crate::folder::Staged;
+use crate::sync::lock;
 pub use error::CodeError;
 pub use form::Form;
 pub use limits::Limits;
@@ -29,7 +30,7 @@ use std::{
     collections::HashMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 use tokio::sync::Semaphore;
 
@@ -104,7 +105,7 @@ impl CodeStore {
 
     /// The fetch of this URL that is under way, or a new one.
     fn join(&self, url: Url) -> Shared<Fetch> {
-        let mut under_way = self.0.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut under_way = lock(&self.0.under_way);
         let current = under_way.get(url.as_str()).and_then(WeakShared::upgrade);
         if let Some(fetch) = current.filter(|fetch| fetch.peek().is_none()) {
             return fetch;

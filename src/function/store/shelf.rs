@@ -14,6 +14,7 @@ use super::{
     index::{Index, Source},
 };
 use crate::folder::{self, Staged, remove_tree};
+use crate::sync::lock;
 use nix::fcntl::Flock;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,7 +22,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
 };
 
 /// Keeps the code of one digest from being removed.
@@ -151,7 +152,7 @@ impl Shelf {
 
     /// Notes what a URL gave, and writes the index.
     pub(super) fn remember(&self, url: &str, source: Source) -> io::Result<()> {
-        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        let _saving = lock(&self.saving);
         let text = {
             let mut state = self.state();
             state.index.put(url, source);
@@ -192,7 +193,7 @@ impl Shelf {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change leaves the state whole, a panic in between included.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -23,6 +23,7 @@ use super::super::thread::FileId;
 use super::super::timerfd::{SavedTimer, TimerFd};
 use super::super::tmpfs::{Ino, OpenDirectory, OpenFile};
 use super::{CheckpointError, Finder, Keeper, Place, RestoreError};
+use crate::sync::lock;
 
 /// Everything that descriptors stand for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -232,7 +233,7 @@ fn save_kind(
             position: position(fd.as_fd()),
         },
         Kind::Directory(Directory::Listed(names, listed)) => {
-            let listed = *listed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) as u64;
+            let listed = *lock(listed) as u64;
             SavedKind::Listed { names: names.clone(), listed }
         }
         Kind::Directory(Directory::Tmpfs(open)) => SavedKind::TmpfsDirectory {

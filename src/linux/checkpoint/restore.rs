@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::super::Guest;
 use super::super::counters::Counters;
@@ -19,6 +19,7 @@ use super::super::time::Clock;
 use super::super::tmpfs::Caller;
 use super::super::vdso;
 use super::{Finder, State, unpack};
+use crate::sync::lock;
 use crate::vmm::{
     Cpu, CpuMismatch, Frames, Hypervisor, Image, Reference, ResetFigures, Vm, VmmError, WorkingSet, reset,
 };
@@ -163,7 +164,7 @@ impl Guest {
             // The program has made the page unreadable: it does not use it.
             tracing::debug!(errno = errno.name(), "the data of the vDSO was not renewed");
         }
-        *mm.lock().unwrap_or_else(PoisonError::into_inner) = restored;
+        *lock(&mm) = restored;
         let namespace =
             Namespace::with(&surroundings.mounts, caller, &mm, state.mounts).map_err(RestoreError::Mounts)?;
         let sched = Sched::restore(state.sched, hypervisor.xsave(), workers_limit());

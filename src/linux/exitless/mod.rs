@@ -21,12 +21,13 @@ use std::time::{Duration, Instant};
 use super::context::{Args, Ctx};
 use super::counters::{count, spend};
 use super::errno::Errno;
-use super::kernel::{Kernel, lock, processors};
+use super::kernel::{Kernel, processors};
 use super::mm::Fault;
 use super::signal::Set;
 use super::table::{self, Answer};
 use super::thread::{Thread, Tid};
 use super::worker::needed_access;
+use crate::sync::lock;
 use crate::vmm::{
     Asked, AskedCall, AskedFault, CallSlot, Reply, StateHolder, Vcpu, VmmError, Xsave, XsaveLayout,
 };

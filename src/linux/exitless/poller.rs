@@ -9,8 +9,8 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::{Pid, gettid};
 
 use super::super::host_io;
-use super::super::kernel::lock;
 use super::{Place, all_processors_run};
+use crate::sync::lock;
 
 /// Looks of a waiting vCPU: some 60 µs, what it takes to read ahead a part of a file, and then to answer.
 const SPINS: u32 = 1200;

@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use super::super::errno::Errno;
 use super::space::{AddressSpace, Backing, Region};
 use crate::vmm::{FRAME_SIZE, Frame};
+use crate::sync::lock;
 
 /// Most different files that are mapped at a time.
 const MOST_FILES: usize = 4096;
@@ -68,7 +69,7 @@ impl MappedFile {
 
     /// The pages that shared mappings show.
     pub fn shared(&self) -> MutexGuard<'_, BTreeMap<u64, SharedPage>> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared)
     }
 
     /// Those among `pages` that the program may have stored to.

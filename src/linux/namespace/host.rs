@@ -5,13 +5,13 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::PoisonError;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno as HostErrno;
 
 use super::super::errno::Errno;
 use super::mount::Namespace;
+use crate::sync::lock;
 
 /// Something of the host, found and not opened.
 pub struct HostNode {
@@ -102,12 +102,12 @@ impl Namespace {
 
     fn is_allowed(&self, device: u64, fd: &OwnedFd) -> Result<bool, Errno> {
         // There are as many entries as the host has file systems.
-        if let Some(known) = self.devices.lock().unwrap_or_else(PoisonError::into_inner).get(&device) {
+        if let Some(known) = lock(&self.devices).get(&device) {
             return Ok(*known);
         }
         let kind = rustix::fs::fstatfs(fd)?.f_type as u32;
         let allowed = !KERNELS_OWN.contains(&kind);
-        self.devices.lock().unwrap_or_else(PoisonError::into_inner).insert(device, allowed);
+        lock(&self.devices).insert(device, allowed);
         Ok(allowed)
     }
 }

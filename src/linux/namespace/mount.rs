@@ -15,6 +15,7 @@ use super::super::mm::AddressSpace;
 use super::super::tmpfs::{Caller, ROOT, SavedTmpfs, Tmpfs, now};
 use super::host;
 use super::place::{Node, Place};
+use crate::sync::lock;
 
 /// Something shown at a path of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +109,7 @@ impl Namespace {
         space: &Arc<Mutex<AddressSpace>>,
         mut saved: SavedMounts,
     ) -> std::io::Result<Namespace> {
-        let ram = space.lock().unwrap_or_else(std::sync::PoisonError::into_inner).ram().0;
+        let ram = lock(space).ram().0;
         let mut tmpfs = |number: u32, target: &Path, size, mode| {
             let index = saved.0.iter().position(|(at, _)| at == target.as_os_str().as_bytes());
             let known = index.map(|index| saved.0.swap_remove(index).1);

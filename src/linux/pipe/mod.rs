@@ -3,7 +3,7 @@
 mod buffer;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use serde::{Deserialize, Serialize};
 use vm_memory::VolatileSlice;
@@ -17,6 +17,7 @@ use super::stat::Attributes;
 use super::thread::FileId;
 use super::user::scatter;
 use buffer::{ATOMIC, Buffer};
+use crate::sync::lock;
 
 /// One end.
 pub struct PipeEnd {
@@ -52,7 +53,7 @@ impl SavedPipe {
 impl PipeEnd {
     /// What a checkpoint keeps.
     pub fn save(&self, is_open: impl Fn(FileId) -> bool) -> SavedPipe {
-        let peer = self.peer.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        let peer = lock(&self.peer).upgrade();
         let peer = peer.map(|peer| peer.id).filter(|peer| is_open(*peer));
         let content = if self.writes && peer.is_some() { None } else { Some(self.lock().clone()) };
         SavedPipe { writes: self.writes, inode: self.inode, peer, content }
@@ -62,7 +63,7 @@ impl PipeEnd {
     pub fn restore(id: FileId, saved: &SavedPipe, made: &mut SavedPipes, budget: &Budget) -> PipeEnd {
         let key = saved.peer.map_or(id, |peer| peer.min(id));
         let buffer = made.entry(key).or_default();
-        let mut content = buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut content = lock(buffer);
         if let Some(saved) = saved.content.as_ref().filter(|saved| saved.is_consistent()) {
             budget.give(content.len());
             budget.take_restored(saved.len());
@@ -78,7 +79,7 @@ impl PipeEnd {
 
     /// Makes `other` the other end of a restored one.
     pub fn join(&self, other: &Arc<File>) {
-        *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(other);
+        *lock(&self.peer) = Arc::downgrade(other);
     }
 
     /// An end whose other end is gone: it reads as over, and writing fails with `EPIPE`.
@@ -90,11 +91,11 @@ impl PipeEnd {
     }
 
     fn lock(&self) -> MutexGuard<'_, Buffer> {
-        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.buffer)
     }
 
     fn tell_peer(&self, kernel: &Kernel) {
-        let peer = self.peer.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        let peer = lock(&self.peer).upgrade();
         if let Some(peer) = peer {
             kernel.changed(&peer);
         }
@@ -204,7 +205,7 @@ fn make(ctx: &Ctx<'_>, pointer: u64, flags: u32) -> SysResult {
     let writer = kernel.new_file(Kind::Pipe(end(true)), name.into(), status | libc::O_WRONLY as u32);
     for (file, peer) in [(&reader, &writer), (&writer, &reader)] {
         if let Kind::Pipe(end) = &file.kind {
-            *end.peer.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(peer);
+            *lock(&end.peer) = Arc::downgrade(peer);
         }
     }
     kernel.install_pair([reader, writer], flags, pointer)

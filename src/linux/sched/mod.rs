@@ -26,6 +26,7 @@ use super::errno::Errno;
 use super::futex::Futexes;
 use super::signal::{ProcessSignals, SigInfo, ThreadSignals};
 use super::thread::{FileId, Thread, Tid, Wait};
+use crate::sync::lock;
 use crate::vmm::{Kick, Vcpu, VmmError};
 pub use saved::SavedSched;
 use state::Phase;
@@ -110,7 +111,7 @@ impl Sched {
 
     pub(in crate::linux) fn lock(&self) -> MutexGuard<'_, State> {
         // A worker that panicked is a bug, but the state is consistent between statements that can panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Adds a thread that is ready to run.

@@ -1,11 +1,12 @@
 //! Open directories of a tmpfs.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::super::errno::Errno;
 use super::super::stat::Attributes;
 use super::file::close;
 use super::{Ino, Tmpfs};
+use crate::sync::lock;
 
 /// An open directory.
 pub struct OpenDirectory {
@@ -36,7 +37,7 @@ impl OpenDirectory {
 
     /// The position of the entry that is listed next.
     pub fn position(&self) -> u64 {
-        *self.position.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.position)
     }
 
     /// The file system.
@@ -51,7 +52,7 @@ impl OpenDirectory {
 
     /// The next entries, as many as fit: `add` takes position of the following one, name, inode and `DT_…` type; false if it is full.
     pub fn list(&self, mut add: impl FnMut(u64, &[u8], Ino, u8) -> bool) -> Result<(), Errno> {
-        let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut position = lock(&self.position);
         self.fs.with(|tree| {
             let inode = tree.get(self.ino)?;
             let entries = inode.entries()?;
@@ -74,7 +75,7 @@ impl OpenDirectory {
 
     /// Moves to a position that a listing gave.
     pub fn seek(&self, offset: i64, whence: i32) -> Result<u64, Errno> {
-        let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut position = lock(&self.position);
         let target = match whence {
             libc::SEEK_SET => Some(offset),
             libc::SEEK_CUR => (*position as i64).checked_add(offset),

@@ -1,6 +1,6 @@
 //! Open files of a tmpfs.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use vm_memory::VolatileSlice;
 
@@ -10,6 +10,7 @@ use super::super::kernel::Kernel;
 use super::super::mm::{AddressSpace, LARGEST, ObjectId};
 use super::super::stat::Attributes;
 use super::{Content, Ino, Tmpfs, Tree, now};
+use crate::sync::lock;
 
 /// Bytes that are copied without giving others a turn at the address space.
 const PART: usize = 1 << 20;
@@ -66,7 +67,7 @@ impl OpenFile {
     }
 
     fn position(&self) -> MutexGuard<'_, u64> {
-        self.position.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.position)
     }
 
     /// Its content; `EINVAL` if it is not a regular file.

@@ -20,7 +20,7 @@ mod inode;
 mod tree;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,7 @@ use super::errno::Errno;
 use super::mm::{AddressSpace, PoolId};
 use super::stat::Attributes;
 
+use crate::sync::lock;
 pub use directory::OpenDirectory;
 pub use file::OpenFile;
 pub use inode::{Caller, Content, EXECUTE, Ino, Time, WRITE};
@@ -73,7 +74,7 @@ impl Tmpfs {
         space: &Arc<Mutex<AddressSpace>>,
     ) -> Arc<Tmpfs> {
         let most_held = (size / NAMES_SHARE).clamp(NAMES_BOUNDS.0, NAMES_BOUNDS.1);
-        let pool = space.lock().unwrap_or_else(PoisonError::into_inner).new_pool(size);
+        let pool = lock(space).new_pool(size);
         let tree = Tree::new(mode, caller, most_held, now());
         let device = rustix::fs::makedev(0, 64 + number);
         Arc::new(Tmpfs { device, caller, pool, space: Arc::clone(space), tree: tree.into() })
@@ -86,7 +87,7 @@ impl Tmpfs {
         caller: Caller,
         space: &Arc<Mutex<AddressSpace>>,
     ) -> Option<Arc<Tmpfs>> {
-        if !space.lock().unwrap_or_else(PoisonError::into_inner).has_pool(saved.pool) {
+        if !lock(space).has_pool(saved.pool) {
             return None;
         }
         let SavedTmpfs { pool, mut tree } = saved;
@@ -101,12 +102,12 @@ impl Tmpfs {
     }
 
     fn space(&self) -> MutexGuard<'_, AddressSpace> {
-        self.space.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.space)
     }
 
     /// Does something with the tree; gives back the content of files that went.
     pub fn with<T>(&self, act: impl FnOnce(&mut Tree) -> T) -> T {
-        let mut tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tree = lock(&self.tree);
         let outcome = act(&mut tree);
         let freed = std::mem::take(&mut tree.freed);
         drop(tree);

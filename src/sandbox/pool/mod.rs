@@ -5,7 +5,7 @@ mod stock;
 mod tests;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -15,6 +15,7 @@ use super::lease::Lease;
 use super::{Error, Sandbox, Snapshots, Starter, VERDICT_TIME};
 use crate::agent::{ChannelError, Outcome};
 use crate::function::Function;
+use crate::sync::lock;
 
 /// How long a request waits for a sandbox to become free before another sandbox is added.
 const GROW_AFTER: Duration = Duration::from_millis(5);
@@ -285,7 +286,7 @@ impl Pool {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // No code that holds the lock panics half-way through a change.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

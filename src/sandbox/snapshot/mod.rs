@@ -34,7 +34,7 @@ mod template;
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use self::root::GuestRoot;
 pub use self::starter::SnapshotStarter;
@@ -47,6 +47,7 @@ use crate::config::{Config, NetworkPolicy};
 use crate::function::Function;
 use crate::linux::net::Policy;
 use crate::snapshot::{Expected, Snapshot, Store, runtime_digest};
+use crate::sync::lock;
 use crate::vmm::{Cpu, Hypervisor};
 
 /// What all microVMs of a Hydra have in common.
@@ -220,10 +221,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 fn start_error(error: impl std::fmt::Display) -> Error {
     Error::Start(error.to_string())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 //! How many there are follows the demand. A request that finds none, or has to wait for one that is being made, raises the number by one;
 //! a copy that nobody wanted for a while is let go, and lowers it. A copy that is lent to one request counts: it comes back.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::sync::lock;
 use tokio::sync::watch;
 
 /// Copies `C` of one function.
@@ -138,7 +139,7 @@ impl<C> Spares<C> {
 
     fn lock(&self) -> MutexGuard<'_, State<C>> {
         // No code that holds the lock panics half-way through a change.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::lock;
 use crate::linux::counters::{Counters, Counts};
+use crate::sync::lock;
 
 /// The counters of a function.
 #[derive(Default)]

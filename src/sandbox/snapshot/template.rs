@@ -24,12 +24,13 @@ use super::slot::{Making, Slot};
 use super::spares::Spares;
 use super::starter::{NotRestored, SETTLE_TIME};
 use super::svmid::template_svmid;
-use super::{MicroVms, blocking, lock, start_error};
+use super::{MicroVms, blocking, start_error};
 use crate::agent::{Agent, Channel, ChannelError, Load, LogSink, Outcome};
 use crate::jail::view::{CODE, TMP};
 use crate::linux::counters::Counters;
 use crate::linux::{Guest, Surroundings};
 use crate::snapshot::{Expected, Snapshot};
+use crate::sync::lock;
 
 /// What a template's manifest has in the place of a function's name. No function can have it.
 pub const NAME: &str = "(template)";

@@ -15,12 +15,13 @@ mod entry;
 mod tests;
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use kvm_bindings::kvm_regs;
 
 use super::layout::{EXITLESS_AREAS, EXITLESS_SIZE, EXITLESS_VCPUS, SYSCALL_CLEARS};
 use super::memory::GuestMemory;
+use crate::sync::lock;
 use entry::{Position, Stage};
 pub(super) use entry::{address, fault_entry, install, is_in_fault};
 
@@ -294,6 +295,6 @@ impl CallSlot {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }

@@ -1,7 +1,7 @@
 //! Unix sockets in a checkpoint: the records as they are. Files that wait to be received are among the program's open files.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,7 @@ use super::super::Socket;
 use super::super::saved::cut;
 use super::UnixSocket;
 use super::table::{Kind, Passed, RECORD, Record, SocketId};
+use crate::sync::lock;
 
 /// What a checkpoint keeps of a socket's file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -51,13 +52,13 @@ pub struct SavedUnix {
 impl Kernel {
     /// What a checkpoint keeps of the Unix sockets.
     pub fn save_unix(&self) -> SavedUnix {
-        let table = self.network.unix.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = lock(&self.network.unix.0);
         SavedUnix { sockets: table.sockets.clone(), next: table.next, next_name: table.next_name }
     }
 
     /// Files that wait in Unix sockets to be received.
     pub fn files_in_sockets(&self) -> Vec<Arc<File>> {
-        let table = self.network.unix.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = lock(&self.network.unix.0);
         table.passed_files().map(|(file, _)| Arc::clone(file)).collect()
     }
 
@@ -68,7 +69,7 @@ impl Kernel {
         shown: impl Iterator<Item = (SocketId, &'f Arc<File>)>,
         find: impl Fn(FileId) -> Option<&'f Arc<File>>,
     ) {
-        let mut table = self.network.unix.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = lock(&self.network.unix.0);
         for (id, mut record) in saved.sockets {
             if let Some(key) = record.name.as_ref().and_then(|name| name.key.clone()) {
                 table.names.insert(key, id);

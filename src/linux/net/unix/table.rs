@@ -1,7 +1,7 @@
 //! All Unix sockets of a program, as plain records under one lock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,7 @@ use super::super::super::kernel::Kernel;
 use super::super::super::thread::FileId;
 use super::name::{Key, Name};
 use super::options::Options;
+use crate::sync::lock;
 
 /// Number of a socket, unique in the VM. A connection that was not accepted yet has a number, but no file.
 pub type SocketId = u64;
@@ -258,7 +259,7 @@ impl Kernel {
 
     /// Runs `work` on the table. Those whom it concerns are told, and files closed, when the lock is released.
     pub(in super::super) fn unix<T>(&self, work: impl FnOnce(&mut Table) -> T) -> T {
-        let mut table = self.network.unix.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = lock(&self.network.unix.0);
         let result = work(&mut table);
         let wakes = std::mem::take(&mut table.wakes);
         // Closing a file may discard others. One caller closes them all, so that a chain of them needs no deep stack.
@@ -274,7 +275,7 @@ impl Kernel {
 
     /// Closes what was discarded so far; false if that is nothing, and closing is over.
     fn close_discarded(&self) -> bool {
-        let mut table = self.network.unix.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = lock(&self.network.unix.0);
         let discarded = std::mem::take(&mut table.discarded);
         table.closing = !discarded.is_empty();
         drop(table);
