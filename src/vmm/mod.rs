@@ -8,7 +8,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `kvm.rs` | `/dev/kvm`: what it offers, and the probe of how a system call arrives |
+//! | `kvm.rs` | `/dev/kvm`: what it offers, and the probe of how a system call arrives and how a page is taken away |
 //! | `vm.rs` | one virtual machine |
 //! | `blank.rs` | virtual machines that were made ahead |
 //! | `vcpu/` | one virtual CPU: entering, leaving, loading and saving a thread's state |
@@ -19,7 +19,8 @@
 //! | `difference.rs` | which pages of RAM differ from such a content |
 //! | `frames.rs` | which pages of guest RAM are in use |
 //! | `paging.rs` | the guest's page tables |
-//! | `reset.rs`, `pagemap.rs` | putting RAM back to its image; which pages were written to |
+//! | `reset.rs` | putting RAM back to its image |
+//! | `pagemap.rs` | which pages were written to; having KVM forget some |
 //! | `working_set.rs` | the pages that a program touches when it goes on from an image |
 //! | `layout.rs` | where things lie in guest-physical and guest-virtual memory |
 //! | `ring0.rs` | descriptor tables and the ring-0 code |
