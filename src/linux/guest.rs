@@ -84,7 +84,7 @@ impl Guest {
         Hypervisor::get_ahead();
         let vm = Arc::new(Vm::new(GuestMemory::new(config.memory)?)?);
         vm.prepare_vcpu()?;
-        // Meanwhile.
+        // While its thread makes it.
         vm.add_memory()?;
         vm.memory().touch_ahead();
         let xsave = xsave_layout()?;
