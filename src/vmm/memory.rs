@@ -126,14 +126,13 @@ impl GuestMemory {
         }
     }
 
-    /// Sets `len` bytes from `address` to zero.
+    /// Sets `len` bytes from `address`, which the caller has from the layout or from [`super::Frames`], to zero.
     pub fn zero(&self, address: u64, len: usize) {
-        const ZEROS: [u8; 4096] = [0; 4096];
-        let mut at = 0;
-        while at < len {
-            let n = (len - at).min(ZEROS.len());
-            self.write(address + at as u64, &ZEROS[..n]);
-            at += n;
+        let target = self.slice(address, len);
+        debug_assert!(target.is_some(), "clears outside of guest RAM");
+        if let Some(target) = target {
+            // SAFETY: slice() checked that the bytes lie within our own mapping; no reference to them exists, whatever vCPUs do with them.
+            unsafe { target.ptr_guard_mut().as_ptr().write_bytes(0, len) };
         }
     }
 
