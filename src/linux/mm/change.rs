@@ -10,7 +10,7 @@ use crate::vmm::{Access, Entry, FRAME_SIZE, Frame};
 
 /// Runs of at least this many frames are given back to the host. Shorter ones are soon used again, by collectors of garbage above all: to clear
 /// them then costs less than to have the host find memory anew, and break a large page for it.
-const GIVE_BACK: usize = 512;
+const GIVE_BACK: usize = 4096;
 
 impl AddressSpace {
     /// Unmaps the page-aligned range; absent parts are skipped.
