@@ -138,7 +138,8 @@ fn times(ctx: &Ctx<'_>, pointer: u64) -> Result<[Timespec; 2], Errno> {
         return Ok([now, now]);
     }
     let times = ctx.kernel.read::<[Timespec; 2]>(pointer)?;
-    let valid = |t: &Timespec| matches!(t.nanoseconds, NOW | OMIT) || (0..1_000_000_000).contains(&t.nanoseconds);
+    let valid =
+        |t: &Timespec| matches!(t.nanoseconds, NOW | OMIT) || (0..1_000_000_000).contains(&t.nanoseconds);
     if times.iter().all(valid) { Ok(times) } else { Err(Errno::EINVAL) }
 }
 

@@ -34,9 +34,17 @@ impl Descriptors {
     }
 
     /// Puts a file at the lowest free descriptor from `from` on, below `limit`.
-    pub fn insert(&mut self, file: Arc<File>, close_on_exec: bool, from: usize, limit: usize) -> Result<i32, Errno> {
+    pub fn insert(
+        &mut self,
+        file: Arc<File>,
+        close_on_exec: bool,
+        from: usize,
+        limit: usize,
+    ) -> Result<i32, Errno> {
         let start = from.max(self.used_below);
-        let free = (start..self.slots.len()).find(|i| self.slots[*i].is_none()).unwrap_or(self.slots.len().max(start));
+        let free = (start..self.slots.len())
+            .find(|i| self.slots[*i].is_none())
+            .unwrap_or(self.slots.len().max(start));
         if from <= self.used_below {
             self.used_below = free;
         }
@@ -216,9 +224,12 @@ pub fn fcntl(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
             Ok(0)
         }
         libc::F_GETOWN | libc::F_SETOWN | F_GETSIG | F_SETSIG => Ok(0),
-        command @ (libc::F_GETLK | libc::F_SETLK | libc::F_SETLKW | libc::F_OFD_GETLK | libc::F_OFD_SETLK | libc::F_OFD_SETLKW) => {
-            super::lock::record_lock(ctx, &file, command, value)
-        }
+        command @ (libc::F_GETLK
+        | libc::F_SETLK
+        | libc::F_SETLKW
+        | libc::F_OFD_GETLK
+        | libc::F_OFD_SETLK
+        | libc::F_OFD_SETLKW) => super::lock::record_lock(ctx, &file, command, value),
         libc::F_GETPIPE_SZ => match &file.kind {
             Kind::Pipe(pipe) => Ok(pipe.capacity() as u64),
             _ => Err(Errno::EBADF),

@@ -13,8 +13,8 @@ use super::kernel::Kernel;
 use super::namespace::Namespace;
 use super::stat::Attributes;
 use super::tmpfs::OpenDirectory;
-use vm_memory::VolatileSlice;
 use crate::sync::lock;
+use vm_memory::VolatileSlice;
 
 /// An open directory.
 pub enum Directory {
@@ -102,7 +102,9 @@ impl Object for Directory {
         match self {
             Directory::Host(fd) => {
                 let position = match whence {
-                    libc::SEEK_SET => rustix::fs::SeekFrom::Start(u64::try_from(offset).map_err(|_| Errno::EINVAL)?),
+                    libc::SEEK_SET => {
+                        rustix::fs::SeekFrom::Start(u64::try_from(offset).map_err(|_| Errno::EINVAL)?)
+                    }
                     libc::SEEK_CUR => rustix::fs::SeekFrom::Current(offset),
                     libc::SEEK_END => rustix::fs::SeekFrom::End(offset),
                     _ => return Err(Errno::EINVAL),

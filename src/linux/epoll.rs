@@ -266,7 +266,9 @@ pub fn ctl(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let mut items = epoll.lock();
     match operation {
         libc::EPOLL_CTL_ADD if items.contains_key(&key) => return Err(Errno::EEXIST),
-        libc::EPOLL_CTL_ADD if items.len() >= MOST_ITEMS && !make_room(&mut items) => return Err(Errno::ENOSPC),
+        libc::EPOLL_CTL_ADD if items.len() >= MOST_ITEMS && !make_room(&mut items) => {
+            return Err(Errno::ENOSPC);
+        }
         libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_DEL if !items.contains_key(&key) => return Err(Errno::ENOENT),
         libc::EPOLL_CTL_MOD if events & EXCLUSIVE != 0 => return Err(Errno::EINVAL),
         libc::EPOLL_CTL_ADD | libc::EPOLL_CTL_MOD => {

@@ -307,9 +307,8 @@ impl Kernel {
         if !word.is_multiple_of(4) {
             return;
         }
-        let changed = self.update_word(word, |old| {
-            (old & OWNER == tid as u32).then_some(old & WAITERS | OWNER_DIED)
-        });
+        let changed =
+            self.update_word(word, |old| (old & OWNER == tid as u32).then_some(old & WAITERS | OWNER_DIED));
         let wake = match changed {
             Ok(Some(old)) => old & WAITERS != 0,
             Ok(None) => pending && self.read::<u32>(word) == Ok(0),

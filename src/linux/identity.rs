@@ -103,8 +103,7 @@ pub const VERSION: &str = "#1 SMP Hydra";
 
 pub fn uname(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     const FIELD: usize = 65;
-    let fields =
-        ["Linux", &ctx.kernel.identity.host_name, RELEASE, VERSION, "x86_64", "(none)"];
+    let fields = ["Linux", &ctx.kernel.identity.host_name, RELEASE, VERSION, "x86_64", "(none)"];
     let mut bytes = [0u8; FIELD * 6];
     for (i, text) in fields.into_iter().enumerate() {
         let n = text.len().min(FIELD - 1);

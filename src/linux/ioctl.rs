@@ -40,7 +40,8 @@ pub fn ioctl(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
             // `struct termios` of the kernel has 36 bytes, `struct winsize` 8.
             let mut bytes = [0u8; 64];
             // SAFETY: both requests write less than the buffer holds.
-            let done = unsafe { libc::ioctl(host.fd().as_raw_fd(), libc::Ioctl::from(request), bytes.as_mut_ptr()) };
+            let done =
+                unsafe { libc::ioctl(host.fd().as_raw_fd(), libc::Ioctl::from(request), bytes.as_mut_ptr()) };
             if done != 0 {
                 return Err(Errno::last());
             }

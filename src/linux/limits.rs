@@ -19,7 +19,8 @@ impl Default for Limits {
         limits[libc::RLIMIT_STACK as usize] = (STACK, UNLIMITED);
         limits[libc::RLIMIT_CORE as usize] = (0, UNLIMITED);
         limits[libc::RLIMIT_NOFILE as usize] = (1024, super::descriptor::MOST as u64);
-        limits[libc::RLIMIT_NPROC as usize] = (super::sched::MAX_THREADS as u64, super::sched::MAX_THREADS as u64);
+        limits[libc::RLIMIT_NPROC as usize] =
+            (super::sched::MAX_THREADS as u64, super::sched::MAX_THREADS as u64);
         limits[libc::RLIMIT_MEMLOCK as usize] = (8 << 20, 8 << 20);
         limits[libc::RLIMIT_SIGPENDING as usize] = (1024, 1024);
         limits[libc::RLIMIT_MSGQUEUE as usize] = (0, 0);

@@ -46,7 +46,8 @@ pub fn record_lock(ctx: &Ctx<'_>, file: &File, command: i32, pointer: u64) -> Sy
         return Err(Errno::last());
     }
     if host_command == libc::F_OFD_GETLK {
-        let found = RecordLock { kind: raw.l_type, whence: raw.l_whence, start: raw.l_start, len: raw.l_len, ..lock };
+        let found =
+            RecordLock { kind: raw.l_type, whence: raw.l_whence, start: raw.l_start, len: raw.l_len, ..lock };
         ctx.kernel.write(pointer, &found)?;
     }
     Ok(0)

@@ -48,41 +48,59 @@
 //! Everything that it passes is checked here; it can fail its own calls, exhaust its own memory, descriptors and threads, and end itself.
 //! Guest memory is read and written by bounds-checked volatile copies ([`Kernel::user_slices`]); what is allocated on its behalf is bounded.
 
-macro_rules! call_modules {
-    ($($name:ident),* $(,)?) => {
-        $(#[allow(missing_docs)] // Handlers are named after their system calls.
-        pub mod $name;)*
-    };
-}
-
-call_modules!(
-    attributes,
-    cpu_time,
-    descriptor,
-    directory,
-    epoll,
-    eventfd,
-    futex,
-    identity,
-    io,
-    ioctl,
-    limits,
-    lock,
-    membarrier,
-    memfd,
-    mm,
-    net,
-    open,
-    path_calls,
-    pipe,
-    poll,
-    signal,
-    stat,
-    thread_calls,
-    time,
-    timer,
-    timerfd,
-);
+// Of these, handlers are named after their system calls.
+#[allow(missing_docs)]
+pub mod attributes;
+#[allow(missing_docs)]
+pub mod cpu_time;
+#[allow(missing_docs)]
+pub mod descriptor;
+#[allow(missing_docs)]
+pub mod directory;
+#[allow(missing_docs)]
+pub mod epoll;
+#[allow(missing_docs)]
+pub mod eventfd;
+#[allow(missing_docs)]
+pub mod futex;
+#[allow(missing_docs)]
+pub mod identity;
+#[allow(missing_docs)]
+pub mod io;
+#[allow(missing_docs)]
+pub mod ioctl;
+#[allow(missing_docs)]
+pub mod limits;
+#[allow(missing_docs)]
+pub mod lock;
+#[allow(missing_docs)]
+pub mod membarrier;
+#[allow(missing_docs)]
+pub mod memfd;
+#[allow(missing_docs)]
+pub mod mm;
+#[allow(missing_docs)]
+pub mod net;
+#[allow(missing_docs)]
+pub mod open;
+#[allow(missing_docs)]
+pub mod path_calls;
+#[allow(missing_docs)]
+pub mod pipe;
+#[allow(missing_docs)]
+pub mod poll;
+#[allow(missing_docs)]
+pub mod signal;
+#[allow(missing_docs)]
+pub mod stat;
+#[allow(missing_docs)]
+pub mod thread_calls;
+#[allow(missing_docs)]
+pub mod time;
+#[allow(missing_docs)]
+pub mod timer;
+#[allow(missing_docs)]
+pub mod timerfd;
 
 mod budget;
 mod checkpoint;

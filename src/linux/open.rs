@@ -66,8 +66,12 @@ impl How {
 
     /// What `F_GETFL` shows: not the flags that only steer the opening.
     fn kept(self) -> u32 {
-        const STEERING: i32 =
-            libc::O_CREAT | libc::O_EXCL | libc::O_NOCTTY | libc::O_TRUNC | libc::O_CLOEXEC | libc::O_NOFOLLOW;
+        const STEERING: i32 = libc::O_CREAT
+            | libc::O_EXCL
+            | libc::O_NOCTTY
+            | libc::O_TRUNC
+            | libc::O_CLOEXEC
+            | libc::O_NOFOLLOW;
         if self.has(libc::O_PATH) {
             return (self.flags & (libc::O_PATH | libc::O_DIRECTORY)) as u32;
         }
@@ -186,9 +190,7 @@ fn open_place(ctx: &Ctx<'_>, place: Place, how: How) -> Result<Arc<File>, Errno>
         return Err(Errno::EISDIR);
     }
     match place.node {
-        Node::Special(Special::Descriptor(fd)) => {
-            proc::open_descriptor(ctx.kernel, fd, how.flags as u32)
-        }
+        Node::Special(Special::Descriptor(fd)) => proc::open_descriptor(ctx.kernel, fd, how.flags as u32),
         Node::Special(special) => special.open(ctx.kernel, place.path, how.flags as u32, how.kept()),
         Node::Tmpfs(ref fs, ino) => {
             if how.changes() && regular(fs, ino)? {

@@ -68,7 +68,14 @@ impl Kernel {
     }
 
     /// Makes a node of this type (`S_IFREG`, `S_IFIFO` or `S_IFSOCK`) where nothing is.
-    pub fn make_node(&self, tid: Tid, directory: i32, path: &[u8], kind: u32, mode: u32) -> Result<Place, Errno> {
+    pub fn make_node(
+        &self,
+        tid: Tid,
+        directory: i32,
+        path: &[u8],
+        kind: u32,
+        mode: u32,
+    ) -> Result<Place, Errno> {
         let entry = self.new_entry(tid, directory, path)?;
         if entry.wants_directory {
             return Err(Errno::ENOENT);
@@ -273,7 +280,11 @@ fn remove(ctx: &Ctx<'_>, directory: i32, address: u64, flags: i32) -> SysResult 
             rustix::fs::unlinkat(&parent.fd, entry.host_name(), flags)?;
         }
         Node::Tmpfs(fs, at) => fs.with(|tree| {
-            let is_other = || tree.lookup(*at, &entry.name, fs.caller).and_then(|ino| tree.get(ino)).is_ok_and(|inode| inode.entries().is_err());
+            let is_other = || {
+                tree.lookup(*at, &entry.name, fs.caller)
+                    .and_then(|ino| tree.get(ino))
+                    .is_ok_and(|inode| inode.entries().is_err())
+            };
             if entry.wants_directory && is_other() {
                 return Err(Errno::ENOTDIR);
             }
@@ -409,7 +420,9 @@ fn make_symlink(ctx: &Ctx<'_>, target: u64, directory: i32, address: u64) -> Sys
         return Err(Errno::ENOENT);
     }
     match &entry.parent.node {
-        Node::Host(parent) => rustix::fs::symlinkat(OsStr::from_bytes(&target), &parent.fd, entry.host_name())?,
+        Node::Host(parent) => {
+            rustix::fs::symlinkat(OsStr::from_bytes(&target), &parent.fd, entry.host_name())?
+        }
         Node::Tmpfs(fs, at) => {
             let by = (fs.caller, EVERYTHING, now());
             fs.with(|tree| tree.create(*at, &entry.name, by, || Content::Link(target)))?;

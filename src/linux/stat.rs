@@ -98,7 +98,9 @@ impl Attributes {
         put(40, &self.size.to_le_bytes());
         put(48, &self.blocks.to_le_bytes());
         let [access, modification, change] = self.times;
-        for (at, time) in [(64, access), (80, self.birth.unwrap_or_default()), (96, change), (112, modification)] {
+        for (at, time) in
+            [(64, access), (80, self.birth.unwrap_or_default()), (96, change), (112, modification)]
+        {
             put(at, &time.0.to_le_bytes());
             put(at + 8, &(time.1 as u32).to_le_bytes());
         }

@@ -148,7 +148,8 @@ pub fn sched_setaffinity(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     check_found(ctx, args.i32(0))?;
     let mut mask = vec![0u8; args.size(1).min(128)];
     ctx.kernel.read_bytes(args.u64(2), &mut mask)?;
-    let offered = (0..ctx.kernel.cpus).any(|cpu| mask.get(cpu / 8).is_some_and(|byte| byte >> (cpu % 8) & 1 != 0));
+    let offered =
+        (0..ctx.kernel.cpus).any(|cpu| mask.get(cpu / 8).is_some_and(|byte| byte >> (cpu % 8) & 1 != 0));
     if offered { Ok(0) } else { Err(Errno::EINVAL) }
 }
 
@@ -268,5 +269,3 @@ impl Kernel {
         self.sched.add(thread, mask, |need| self.serve(need));
     }
 }
-
-

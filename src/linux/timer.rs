@@ -263,7 +263,9 @@ pub fn timer_create(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
             match notify {
                 SIGEV_NONE => (Some(value), 0, None),
                 SIGEV_SIGNAL if valid => (Some(value), signal, None),
-                SIGEV_THREAD_ID if valid && !ctx.kernel.sched.is_gone(thread) => (Some(value), signal, Some(thread)),
+                SIGEV_THREAD_ID if valid && !ctx.kernel.sched.is_gone(thread) => {
+                    (Some(value), signal, Some(thread))
+                }
                 _ => return Err(Errno::EINVAL),
             }
         }

@@ -88,7 +88,9 @@ impl AddressSpace {
         }
         self.check_room()?;
         let first = self.find(start).map_or(start, |(first, _)| first);
-        if access.contains(Access::WRITE) && self.regions.range(first..end).any(|(_, region)| !region.may_write) {
+        if access.contains(Access::WRITE)
+            && self.regions.range(first..end).any(|(_, region)| !region.may_write)
+        {
             return Err(Errno::EACCES);
         }
         let mut narrowed = Vec::new();
@@ -141,7 +143,13 @@ impl AddressSpace {
     }
 
     /// `mremap` of a range that lies in one region.
-    pub fn remap(&mut self, old: u64, old_len: u64, new_len: u64, to: Option<Placement>) -> Result<u64, Errno> {
+    pub fn remap(
+        &mut self,
+        old: u64,
+        old_len: u64,
+        new_len: u64,
+        to: Option<Placement>,
+    ) -> Result<u64, Errno> {
         let (start, region) = self.find(old).ok_or(Errno::EFAULT)?;
         if region.end < old + old_len {
             return Err(Errno::EFAULT);

@@ -66,7 +66,9 @@ impl AddressSpace {
         }
         let (low, high) = self.window(page, start, &region, reach);
         let outcome = match self.fill(low, high, page, start, &region) {
-            Fault::OutOfMemory if high - low > FRAME_SIZE => self.fill(page, page + FRAME_SIZE, page, start, &region),
+            Fault::OutOfMemory if high - low > FRAME_SIZE => {
+                self.fill(page, page + FRAME_SIZE, page, start, &region)
+            }
             outcome => outcome,
         };
         if outcome == Fault::Handled

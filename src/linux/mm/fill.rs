@@ -77,7 +77,11 @@ impl AddressSpace {
         while at < high {
             let mut end = high;
             if let Some((file, offset)) = &shared {
-                let next = file.shared().range(number(at, *offset)..number(high, *offset)).next().map(|(i, p)| (*i, p.frame));
+                let next = file
+                    .shared()
+                    .range(number(at, *offset)..number(high, *offset))
+                    .next()
+                    .map(|(i, p)| (*i, p.frame));
                 if let Some((index, frame)) = next {
                     let page = start + (index * FRAME_SIZE - offset);
                     if page == at {
@@ -188,7 +192,8 @@ impl AddressSpace {
             None => self.clear(frame, 1),
             Some(original) => {
                 self.frames.mark_dirty(frame);
-                let slices = (self.memory.slice(original.address(), page), self.memory.slice(frame.address(), page));
+                let slices =
+                    (self.memory.slice(original.address(), page), self.memory.slice(frame.address(), page));
                 if let (Some(from), Some(to)) = slices {
                     from.copy_to_volatile_slice(to);
                 }

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use super::super::errno::Errno;
 use super::space::{AddressSpace, Backing, Region};
-use crate::vmm::{FRAME_SIZE, Frame};
 use crate::sync::lock;
+use crate::vmm::{FRAME_SIZE, Frame};
 
 /// Most different files that are mapped at a time.
 const MOST_FILES: usize = 4096;
@@ -75,14 +75,23 @@ impl MappedFile {
     /// Those among `pages` that the program may have stored to.
     pub fn stored(&self, pages: Range<u64>) -> Vec<(u64, Frame)> {
         let shared = self.shared();
-        shared.range(pages).filter(|(_, page)| page.stored).map(|(index, page)| (*index, page.frame)).collect()
+        shared
+            .range(pages)
+            .filter(|(_, page)| page.stored)
+            .map(|(index, page)| (*index, page.frame))
+            .collect()
     }
 }
 
 impl AddressSpace {
     /// The record of the file behind a readable descriptor. `writable`: it is mapped shared, by a descriptor that can be written
     /// to. `ENFILE` where too many files are mapped.
-    pub fn mapped_file(&mut self, fd: BorrowedFd<'_>, path: String, writable: bool) -> Result<Arc<MappedFile>, Errno> {
+    pub fn mapped_file(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        path: String,
+        writable: bool,
+    ) -> Result<Arc<MappedFile>, Errno> {
         let stat = rustix::fs::fstat(fd)?;
         let identity = (stat.st_dev, stat.st_ino);
         if let Some(known) = self.files.get(&identity).and_then(std::sync::Weak::upgrade) {
@@ -137,7 +146,8 @@ impl AddressSpace {
     /// After `len` bytes of a file were written at `offset`, or before the descriptor's position: shows them in shared mappings.
     pub fn after_write(&self, fd: BorrowedFd<'_>, offset: Option<u64>, len: usize) {
         let Some(file) = self.shown_file(fd) else { return };
-        let Some(end) = offset.map(|o| o.saturating_add(len as u64)).or_else(|| rustix::fs::tell(fd).ok()) else {
+        let Some(end) = offset.map(|o| o.saturating_add(len as u64)).or_else(|| rustix::fs::tell(fd).ok())
+        else {
             return;
         };
         let start = end.saturating_sub(len as u64);
@@ -145,7 +155,9 @@ impl AddressSpace {
         for (index, page) in shared.range(start / FRAME_SIZE..end.div_ceil(FRAME_SIZE)) {
             let first = index * FRAME_SIZE;
             let (low, high) = (start.max(first), end.min(first + FRAME_SIZE));
-            if let Some(slice) = self.memory.slice(page.frame.address() + (low - first), (high - low) as usize) {
+            if let Some(slice) =
+                self.memory.slice(page.frame.address() + (low - first), (high - low) as usize)
+            {
                 // What cannot be read again was not written.
                 let _ = super::super::host_io::pread(file.fd(), &[slice], low);
             }
@@ -162,7 +174,9 @@ impl AddressSpace {
             let kept = size % FRAME_SIZE;
             self.memory.zero(page.frame.address() + kept, (FRAME_SIZE - kept) as usize);
         }
-        let (Some((low, _)), Some((high, _))) = (gone.first_key_value(), gone.last_key_value()) else { return Ok(()) };
+        let (Some((low, _)), Some((high, _))) = (gone.first_key_value(), gone.last_key_value()) else {
+            return Ok(());
+        };
         let (low, high) = (low * FRAME_SIZE, (high + 1) * FRAME_SIZE);
         let mut ranges = Vec::new();
         for (start, region) in self.regions() {

@@ -385,7 +385,8 @@ mod tests {
 
     fn read(space: &AddressSpace, id: ObjectId, offset: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0xff; len];
-        let n = space.read_object(id, offset, &[VolatileSlice::from(bytes.as_mut_slice())]).expect("an object");
+        let n =
+            space.read_object(id, offset, &[VolatileSlice::from(bytes.as_mut_slice())]).expect("an object");
         bytes.truncate(n);
         bytes
     }
@@ -409,7 +410,10 @@ mod tests {
         assert_eq!(space.seek_object(id, 0, false), Ok(0));
         assert_eq!(space.pool(pool).used, 2);
         // Two pages more fit; the rest of a larger write does not.
-        assert_eq!(write(&mut space, id, 3 * FRAME_SIZE, &vec![1; 3 * FRAME_SIZE as usize]), Ok(2 * FRAME_SIZE as usize));
+        assert_eq!(
+            write(&mut space, id, 3 * FRAME_SIZE, &vec![1; 3 * FRAME_SIZE as usize]),
+            Ok(2 * FRAME_SIZE as usize)
+        );
         assert_eq!(write(&mut space, id, 0, b"x"), Err(Errno::ENOSPC));
         space.punch_object(id, 1..3 * FRAME_SIZE + 1).expect("a hole");
         assert_eq!(space.pool(pool).used, 2);

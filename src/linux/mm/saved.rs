@@ -7,8 +7,8 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use super::super::errno::Errno;
 use super::super::checkpoint::{CheckpointError, Finder, Keeper, Place, RestoreError};
+use super::super::errno::Errno;
 use super::mapped_file::{MappedFile, SharedPage};
 use super::object::{LARGEST, ObjectId, Objects};
 use super::space::{AddressSpace, Backing, Region};
@@ -94,8 +94,11 @@ impl AddressSpace {
         finder: &Finder<'_>,
     ) -> Result<AddressSpace, RestoreError> {
         let damaged = RestoreError::Damaged("the address space");
-        let files: Vec<_> =
-            saved.files.iter().map(|file| restore_file(file, finder).map(Arc::new)).collect::<Result<_, _>>()?;
+        let files: Vec<_> = saved
+            .files
+            .iter()
+            .map(|file| restore_file(file, finder).map(Arc::new))
+            .collect::<Result<_, _>>()?;
         let mut owned = BTreeSet::new();
         for (index, frame, _) in saved.files.iter().flat_map(|file| &file.shared) {
             if *index >= LARGEST / FRAME_SIZE || !frames.is_used(*frame) || !owned.insert(*frame) {
@@ -120,15 +123,20 @@ impl AddressSpace {
                 (None, Some((object, offset))) => {
                     (fits(offset) && space.objects.has(object)).then_some(Backing::Object { object, offset })
                 }
-                (Some((index, offset)), _) => {
-                    files.get(index as usize).filter(|_| fits(offset)).map(|file| Backing::File { file: Arc::clone(file), offset })
-                }
+                (Some((index, offset)), _) => files
+                    .get(index as usize)
+                    .filter(|_| fits(offset))
+                    .map(|file| Backing::File { file: Arc::clone(file), offset }),
             };
             let whole = region.start % FRAME_SIZE == 0 && region.end % FRAME_SIZE == 0;
             let (Some(backing), Some(access)) = (backing, Access::from_bits(region.access)) else {
                 return Err(damaged);
             };
-            if region.start < free_from || region.end <= region.start || region.end > layout::USER_END || !whole {
+            if region.start < free_from
+                || region.end <= region.start
+                || region.end > layout::USER_END
+                || !whole
+            {
                 return Err(damaged);
             }
             free_from = region.end;
@@ -156,7 +164,10 @@ fn restore_file(saved: &SavedMappedFile, finder: &Finder<'_>) -> Result<MappedFi
     let stat = rustix::fs::fstat(&fd).map_err(|e| damaged(e.into()))?;
     let identity = (stat.st_dev, stat.st_ino);
     let file = MappedFile::new(fd, saved.writable, saved.path.clone(), identity).map_err(damaged)?;
-    let pages = saved.shared.iter().map(|(index, frame, stored)| (*index, SharedPage { frame: *frame, stored: *stored }));
+    let pages = saved
+        .shared
+        .iter()
+        .map(|(index, frame, stored)| (*index, SharedPage { frame: *frame, stored: *stored }));
     file.shared().extend(pages);
     Ok(file)
 }

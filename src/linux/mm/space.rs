@@ -234,7 +234,9 @@ impl AddressSpace {
                 if at != 0 && fits(at) && self.is_free(at, len) {
                     return Ok(at);
                 }
-                self.gap_below(self.top, len).or_else(|| self.gap_below(layout::USER_END, len)).ok_or(Errno::ENOMEM)
+                self.gap_below(self.top, len)
+                    .or_else(|| self.gap_below(layout::USER_END, len))
+                    .ok_or(Errno::ENOMEM)
             }
             Placement::Low => self.gap_below(0x8000_0000, len).ok_or(Errno::ENOMEM),
         }

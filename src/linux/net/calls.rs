@@ -24,10 +24,14 @@ fn split_kind(kind: i32) -> Result<(i32, u32), Errno> {
 fn check_host_kind(domain: i32, kind: i32, protocol: i32) -> Result<(), Errno> {
     match (domain, kind, protocol) {
         (libc::AF_INET | libc::AF_INET6, libc::SOCK_STREAM, 0 | libc::IPPROTO_TCP) => Ok(()),
-        (libc::AF_INET | libc::AF_INET6, libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE) => Ok(()),
+        (libc::AF_INET | libc::AF_INET6, libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE) => {
+            Ok(())
+        }
         (libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_DGRAM, libc::NETLINK_ROUTE) => Ok(()),
         (libc::AF_INET | libc::AF_INET6, libc::SOCK_RAW, _) => Err(Errno::EPERM),
-        (libc::AF_INET | libc::AF_INET6, libc::SOCK_STREAM | libc::SOCK_DGRAM, _) => Err(Errno::EPROTONOSUPPORT),
+        (libc::AF_INET | libc::AF_INET6, libc::SOCK_STREAM | libc::SOCK_DGRAM, _) => {
+            Err(Errno::EPROTONOSUPPORT)
+        }
         (libc::AF_INET | libc::AF_INET6, ..) => Err(Errno::ESOCKTNOSUPPORT),
         (libc::AF_NETLINK, ..) => Err(Errno::EPROTONOSUPPORT),
         _ => Err(Errno::EAFNOSUPPORT),

@@ -86,11 +86,18 @@ pub fn host_room(pointer: u64, len: u64) -> usize {
 }
 
 /// Gives the program what came with a message; returns how many bytes, and sets `MSG_CTRUNC` where its room is too small.
-pub fn write(ctx: &Ctx<'_>, received: &mut Received, pointer: u64, len: u64, flags: i32) -> Result<u64, Errno> {
+pub fn write(
+    ctx: &Ctx<'_>,
+    received: &mut Received,
+    pointer: u64,
+    len: u64,
+    flags: i32,
+) -> Result<u64, Errno> {
     let room = if pointer == 0 { 0 } else { len as usize };
     let mut bytes = std::mem::take(&mut received.control);
     if received.with_credentials {
-        let own = [PID as u32, ctx.kernel.identity.uid, ctx.kernel.identity.gid].map(u32::to_ne_bytes).concat();
+        let own =
+            [PID as u32, ctx.kernel.identity.uid, ctx.kernel.identity.gid].map(u32::to_ne_bytes).concat();
         append(&mut bytes, received, room, libc::SCM_CREDENTIALS, &own);
     }
     let files = std::mem::take(&mut received.files);

@@ -124,7 +124,8 @@ pub fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> Re
 }
 
 fn vectors(slices: &[VolatileSlice<'_>]) -> Vec<libc::iovec> {
-    let part = |s: &VolatileSlice<'_>| libc::iovec { iov_base: s.ptr_guard_mut().as_ptr().cast(), iov_len: s.len() };
+    let part =
+        |s: &VolatileSlice<'_>| libc::iovec { iov_base: s.ptr_guard_mut().as_ptr().cast(), iov_len: s.len() };
     slices.iter().take(PARTS).map(part).collect()
 }
 
@@ -211,7 +212,9 @@ pub fn send(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
+    use rustix::net::{
+        AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    };
     use std::io::{IoSlice, Read};
     use std::os::fd::AsFd;
 
@@ -225,10 +228,12 @@ mod tests {
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         assert!(control.push(SendAncillaryMessage::ScmRights(&files)));
-        rustix::net::sendmsg(&theirs, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).expect("it is sent");
+        rustix::net::sendmsg(&theirs, &[IoSlice::new(b"x")], &mut control, SendFlags::empty())
+            .expect("it is sent");
         drop(writer);
         let mut byte = [0];
-        let received = receive(ours.as_fd(), &[VolatileSlice::from(&mut byte[..])], 0, 64).expect("it is received");
+        let received =
+            receive(ours.as_fd(), &[VolatileSlice::from(&mut byte[..])], 0, 64).expect("it is received");
         assert_eq!((received.bytes, byte, received.control.len()), (1, *b"x", 0));
         assert_ne!(received.flags & libc::MSG_CTRUNC, 0);
         // The end comes only when no copy of the other end is open.

@@ -14,7 +14,8 @@ use super::control::Control;
 use super::{Direction, Endpoint, Received, host, netlink};
 
 /// Flags that are the host's to heed.
-const SEND_FLAGS: i32 = libc::MSG_OOB | libc::MSG_DONTROUTE | libc::MSG_EOR | libc::MSG_MORE | libc::MSG_CONFIRM;
+const SEND_FLAGS: i32 =
+    libc::MSG_OOB | libc::MSG_DONTROUTE | libc::MSG_EOR | libc::MSG_MORE | libc::MSG_CONFIRM;
 /// The same for receiving.
 const RECEIVE_FLAGS: i32 = libc::MSG_OOB | libc::MSG_PEEK | libc::MSG_TRUNC | libc::MSG_ERRQUEUE;
 
@@ -212,21 +213,43 @@ impl Object for Socket {
 fn is_known_option(level: i32, name: i32, set: bool) -> bool {
     match level {
         libc::SOL_SOCKET => match name {
-            libc::SO_REUSEADDR | libc::SO_REUSEPORT | libc::SO_KEEPALIVE | libc::SO_BROADCAST | libc::SO_LINGER => true,
-            libc::SO_SNDBUF | libc::SO_RCVBUF | libc::SO_RCVLOWAT | libc::SO_RCVTIMEO | libc::SO_SNDTIMEO => true,
-            libc::SO_OOBINLINE | libc::SO_DONTROUTE | libc::SO_TIMESTAMP | libc::SO_PASSCRED | libc::SO_PRIORITY => true,
+            libc::SO_REUSEADDR
+            | libc::SO_REUSEPORT
+            | libc::SO_KEEPALIVE
+            | libc::SO_BROADCAST
+            | libc::SO_LINGER => true,
+            libc::SO_SNDBUF | libc::SO_RCVBUF | libc::SO_RCVLOWAT | libc::SO_RCVTIMEO | libc::SO_SNDTIMEO => {
+                true
+            }
+            libc::SO_OOBINLINE
+            | libc::SO_DONTROUTE
+            | libc::SO_TIMESTAMP
+            | libc::SO_PASSCRED
+            | libc::SO_PRIORITY => true,
             libc::SO_TIMESTAMPNS | libc::SO_INCOMING_CPU => true,
-            libc::SO_ERROR | libc::SO_TYPE | libc::SO_DOMAIN | libc::SO_PROTOCOL | libc::SO_ACCEPTCONN => !set,
+            libc::SO_ERROR | libc::SO_TYPE | libc::SO_DOMAIN | libc::SO_PROTOCOL | libc::SO_ACCEPTCONN => {
+                !set
+            }
             _ => false,
         },
-        libc::IPPROTO_TCP => !matches!(
-            name,
-            libc::TCP_REPAIR | libc::TCP_REPAIR_QUEUE | libc::TCP_ULP | libc::TCP_MD5SIG | libc::TCP_CONGESTION
-        ) || name == libc::TCP_CONGESTION && !set,
+        libc::IPPROTO_TCP => {
+            !matches!(
+                name,
+                libc::TCP_REPAIR
+                    | libc::TCP_REPAIR_QUEUE
+                    | libc::TCP_ULP
+                    | libc::TCP_MD5SIG
+                    | libc::TCP_CONGESTION
+            ) || name == libc::TCP_CONGESTION && !set
+        }
         libc::IPPROTO_IP => {
-            matches!(name, libc::IP_TOS | libc::IP_TTL | libc::IP_MTU_DISCOVER | libc::IP_RECVERR | libc::IP_PKTINFO)
-                || matches!(name, libc::IP_MULTICAST_TTL | libc::IP_MULTICAST_LOOP | libc::IP_RECVTOS | libc::IP_MTU)
-                || matches!(name, libc::IP_ADD_MEMBERSHIP | libc::IP_DROP_MEMBERSHIP | libc::IP_MULTICAST_IF)
+            matches!(
+                name,
+                libc::IP_TOS | libc::IP_TTL | libc::IP_MTU_DISCOVER | libc::IP_RECVERR | libc::IP_PKTINFO
+            ) || matches!(
+                name,
+                libc::IP_MULTICAST_TTL | libc::IP_MULTICAST_LOOP | libc::IP_RECVTOS | libc::IP_MTU
+            ) || matches!(name, libc::IP_ADD_MEMBERSHIP | libc::IP_DROP_MEMBERSHIP | libc::IP_MULTICAST_IF)
                 || matches!(name, libc::IP_RECVTTL | libc::IP_FREEBIND | libc::IP_BIND_ADDRESS_NO_PORT)
         }
         libc::IPPROTO_IPV6 => matches!(

@@ -55,7 +55,8 @@ impl SavedSocket {
         } else {
             SavedState::Unconnected
         };
-        let kept = |(level, name, size)| Some((level, name, host::option(socket.fd(), level, name, size).ok()?));
+        let kept =
+            |(level, name, size)| Some((level, name, host::option(socket.fd(), level, name, size).ok()?));
         SavedSocket {
             domain: number(libc::SO_DOMAIN),
             kind: number(libc::SO_TYPE),
@@ -131,11 +132,15 @@ mod tests {
     #[test]
     fn what_a_listener_needs_to_listen_again_is_kept() {
         let fd = host::socket(libc::AF_INET, libc::SOCK_STREAM, 0).expect("a socket");
-        host::set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, &1i32.to_ne_bytes()).expect("an option");
+        host::set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, &1i32.to_ne_bytes())
+            .expect("an option");
         host::bind(fd.as_fd(), &[2, 0, 0, 0, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]).expect("a free port");
         host::listen(fd.as_fd(), 1).expect("it listens");
         let saved = SavedSocket::of(&Socket::new(fd, libc::AF_INET, libc::SOCK_STREAM));
-        assert_eq!((saved.domain, saved.kind, saved.state), (libc::AF_INET, libc::SOCK_STREAM, SavedState::Listening));
+        assert_eq!(
+            (saved.domain, saved.kind, saved.state),
+            (libc::AF_INET, libc::SOCK_STREAM, SavedState::Listening)
+        );
         assert!(has_port(&saved.name));
         assert!(saved.options.contains(&(libc::SOL_SOCKET, libc::SO_REUSEADDR, vec![1, 0, 0, 0])));
     }

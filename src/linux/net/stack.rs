@@ -11,9 +11,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use super::super::errno::Errno;
+use super::host;
 use super::policy::Policy;
 use super::unix::Unix;
-use super::host;
 
 /// A program's networks.
 pub struct Network {
@@ -68,7 +68,10 @@ fn make() -> Result<OwnedFd, Errno> {
         },
     );
     made.map_err(|errno| {
-        tracing::warn!(errno = errno.name(), "no network can be made for the program; it gets no internet sockets");
+        tracing::warn!(
+            errno = errno.name(),
+            "no network can be made for the program; it gets no internet sockets"
+        );
         Errno::EACCES
     })
 }

@@ -81,7 +81,11 @@ impl Buffer {
         let room = self.capacity.saturating_sub(self.len());
         // Packets of a byte each would hold more in records than in bytes.
         let slots = (self.capacity / ATOMIC).saturating_sub(self.pieces.len());
-        if packets || self.pieces.back().is_some_and(|last| last.packet) { room.min(slots * ATOMIC) } else { room }
+        if packets || self.pieces.back().is_some_and(|last| last.packet) {
+            room.min(slots * ATOMIC)
+        } else {
+            room
+        }
     }
 
     /// Takes as much of `from` as there is room for; `EAGAIN` if that is nothing.

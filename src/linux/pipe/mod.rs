@@ -16,8 +16,8 @@ use super::kernel::Kernel;
 use super::stat::Attributes;
 use super::thread::FileId;
 use super::user::scatter;
-use buffer::{ATOMIC, Buffer};
 use crate::sync::lock;
+use buffer::{ATOMIC, Buffer};
 
 /// One end.
 pub struct PipeEnd {

@@ -120,7 +120,8 @@ pub fn rt_sigpending(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     }
     let state = ctx.kernel.sched.lock();
     let own = state.threads.get(&ctx.thread.tid).map_or(0, |s| s.signals.pending.set() & s.signals.mask);
-    let all = own | state.signals.pending.set() & state.threads.get(&ctx.thread.tid).map_or(0, |s| s.signals.mask);
+    let all =
+        own | state.signals.pending.set() & state.threads.get(&ctx.thread.tid).map_or(0, |s| s.signals.mask);
     drop(state);
     ctx.kernel.write_bytes(args.u64(0), &all.to_le_bytes()[..args.size(1)])?;
     Ok(0)
@@ -258,4 +259,3 @@ fn queue_info(ctx: &Ctx<'_>, pid: i32, tid: Option<Tid>, signal: i32, pointer: u
     }
     send(ctx, tid, SigInfo::from_bytes(signal, &bytes))
 }
-

@@ -37,8 +37,8 @@ const SS_AUTODISARM: u32 = 1 << 31;
 /// The order of `sigcontext`.
 fn to_words(r: &UserRegs) -> [u64; 18] {
     [
-        r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax, r.rcx,
-        r.rsp, r.rip, r.rflags,
+        r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax,
+        r.rcx, r.rsp, r.rip, r.rflags,
     ]
 }
 
@@ -197,7 +197,11 @@ fn restore(ctx: &mut Ctx<'_>) -> Result<(), Errno> {
     }
     ctx.thread.regs = from_words(&words);
     ctx.kernel.set_mask(ctx.thread.tid, word(MASK) & !UNBLOCKABLE);
-    let stack = AlternateStack { base: word(STACK), size: word(STACK + 16), flags: word(STACK + 8) as u32 & SS_AUTODISARM };
+    let stack = AlternateStack {
+        base: word(STACK),
+        size: word(STACK + 16),
+        flags: word(STACK + 8) as u32 & SS_AUTODISARM,
+    };
     if word(STACK + 8) as u32 & SS_DISABLE == 0 && !ctx.thread.alternate_stack.holds(ctx.thread.regs.rsp) {
         ctx.thread.alternate_stack = stack;
     }

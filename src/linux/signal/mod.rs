@@ -80,7 +80,12 @@ impl SigInfo {
             word.copy_from_slice(&bytes[at..at + 8]);
             u64::from_le_bytes(word)
         };
-        SigInfo { signal, code: (word(8) & 0xffff_ffff) as i32, fields: [word(16), word(24), word(32)], trap: (0, 0) }
+        SigInfo {
+            signal,
+            code: (word(8) & 0xffff_ffff) as i32,
+            fields: [word(16), word(24), word(32)],
+            trap: (0, 0),
+        }
     }
 
     /// The address of the fault, for the frame's `cr2`.

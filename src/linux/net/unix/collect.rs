@@ -34,7 +34,8 @@ impl Table {
             return;
         }
         // Without a socket among them, files in messages make no circle.
-        let waiting: HashSet<SocketId> = self.passed_files().filter_map(|(file, _)| socket_of(file)).collect();
+        let waiting: HashSet<SocketId> =
+            self.passed_files().filter_map(|(file, _)| socket_of(file)).collect();
         if waiting.is_empty() {
             return;
         }
@@ -42,12 +43,14 @@ impl Table {
             self.passed_files().filter(|(_, open)| *open).filter_map(|(file, _)| socket_of(file)).collect();
         // A connection that is just being accepted has no file yet, and is in no queue any more.
         let unaccepted: HashSet<SocketId> = self.sockets.values().flat_map(unaccepted_of).collect();
-        let is_root = |id: &SocketId| !unaccepted.contains(id) && (!waiting.contains(id) || open.contains(id));
+        let is_root =
+            |id: &SocketId| !unaccepted.contains(id) && (!waiting.contains(id) || open.contains(id));
         let mut next: Vec<SocketId> = self.sockets.keys().filter(|id| is_root(id)).copied().collect();
         let mut reached: HashSet<SocketId> = next.iter().copied().collect();
         while let Some(id) = next.pop() {
             let Some(record) = self.sockets.get(&id) else { continue };
-            let rights: Vec<_> = record.queue.iter().flat_map(|message| message.rights.iter().copied()).collect();
+            let rights: Vec<_> =
+                record.queue.iter().flat_map(|message| message.rights.iter().copied()).collect();
             let files = self.passed(&rights);
             let found = files.iter().filter_map(|file| socket_of(file)).chain(unaccepted_of(record));
             next.extend(found.filter(|id| reached.insert(*id)));

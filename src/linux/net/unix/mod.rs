@@ -112,7 +112,11 @@ impl UnixSocket {
             Asked::Any => Err(Errno::EINVAL),
             Asked::Abstract(path) => {
                 let key = Key::Abstract(self.kind, path);
-                Ok(if open && !known(&key) { Target::Host(address.to_vec(), None) } else { Target::Inside(key) })
+                Ok(if open && !known(&key) {
+                    Target::Host(address.to_vec(), None)
+                } else {
+                    Target::Inside(key)
+                })
             }
             Asked::Path(path) => {
                 let found = name::find_node(kernel, &path)?;
@@ -158,7 +162,9 @@ impl Endpoint for UnixSocket {
         })?;
         match asked {
             Asked::Any => kernel.unix(|table| table.bind_to_any(self.id)),
-            Asked::Abstract(path) => kernel.unix(|table| table.bind(self.id, path.clone(), Key::Abstract(self.kind, path))),
+            Asked::Abstract(path) => {
+                kernel.unix(|table| table.bind(self.id, path.clone(), Key::Abstract(self.kind, path)))
+            }
             Asked::Path(path) => {
                 let node = name::make_node(kernel, &path)?;
                 kernel.unix(|table| table.bind(self.id, path, Key::Node(node)))
@@ -276,9 +282,7 @@ impl Endpoint for UnixSocket {
         };
         let credentials = control.credentials.is_some();
         let parcel = Parcel { bytes: from, to: to.as_ref(), files: &control.files, credentials };
-        kernel.unix(|table| {
-            table.send(&kernel.budget, self.id, parcel)
-        })
+        kernel.unix(|table| table.send(&kernel.budget, self.id, parcel))
     }
 
     fn receive(

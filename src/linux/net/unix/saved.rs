@@ -80,7 +80,10 @@ impl Kernel {
                 message.rights.retain(|right| find(*right).is_some());
                 held = held.saturating_add(message.cost());
                 for file in message.rights.iter().filter_map(|right| find(*right)) {
-                    let passed = table.passed.entry(file.id).or_insert_with(|| Passed { file: Arc::clone(file), count: 0 });
+                    let passed = table
+                        .passed
+                        .entry(file.id)
+                        .or_insert_with(|| Passed { file: Arc::clone(file), count: 0 });
                     passed.count += 1;
                     table.passed_count += 1;
                 }
