@@ -53,13 +53,12 @@ struct ScanArguments {
 
 /// `PAGEMAP_SCAN`: `_IOWR('f', 16, struct pm_scan_arg)`; since Linux 6.7.
 const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610;
+/// `PM_SCAN_WP_MATCHING` of `linux/fs.h`.
+const WRITE_PROTECT: u64 = 1 << 0;
 /// `PAGE_IS_FILE`, `PAGE_IS_PRESENT` and `PAGE_IS_SWAPPED` of `linux/fs.h`.
 const IS_FILE: u64 = 1 << 2;
 const IS_PRESENT: u64 = 1 << 3;
 const IS_SWAPPED: u64 = 1 << 4;
-
-/// `PM_SCAN_WP_MATCHING` of `linux/fs.h`.
-const WRITE_PROTECT: u64 = 1 << 0;
 
 /// Bits of an entry of `/proc/PID/pagemap`, from the kernel's `Documentation/admin-guide/mm/pagemap.rst`.
 const ENTRY_PRESENT: u64 = 1 << 63;
@@ -106,18 +105,8 @@ impl Pagemap {
     /// # Errors
     /// The kernel has no `PAGEMAP_SCAN`.
     pub fn announce_change(&self, range: Range<u64>) -> io::Result<()> {
-        let mut arguments = ScanArguments {
-            size: size_of::<ScanArguments>() as u64,
-            flags: WRITE_PROTECT,
-            start: range.start,
-            end: range.end,
-            ..ScanArguments::default()
-        };
-        // SAFETY: the kernel reads and writes the structure, which outlives the call, and no region: there is no room for one.
-        match unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut arguments) } {
-            0.. => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        let (flags, start, end) = (WRITE_PROTECT, range.start, range.end);
+        self.call(&mut ScanArguments { flags, start, end, ..ScanArguments::default() }, &mut []).map(drop)
     }
 
     fn scan(&self, touched: Touched, range: Range<u64>, found: &mut dyn FnMut(Range<u64>)) -> io::Result<()> {
@@ -130,21 +119,15 @@ impl Pagemap {
         let mut start = range.start;
         loop {
             let mut arguments = ScanArguments {
-                size: size_of::<ScanArguments>() as u64,
                 start,
                 end: range.end,
-                regions: regions.as_mut_ptr() as u64,
-                regions_len: BATCH as u64,
                 category_inverted: inverted,
                 category_mask: IS_FILE,
                 category_any_of: any_of,
                 return_mask: IS_FILE,
                 ..ScanArguments::default()
             };
-            // SAFETY: the kernel reads and writes the structure, and writes at most `regions_len` regions where `regions` points to;
-            // both outlive the call.
-            let count = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut arguments) };
-            let Ok(count) = usize::try_from(count) else { return Err(io::Error::last_os_error()) };
+            let count = self.call(&mut arguments, &mut regions)?;
             for region in regions.iter().take(count) {
                 found(region.start..region.end);
             }
@@ -155,7 +138,19 @@ impl Pagemap {
         }
     }
 
-    /// The same for kernels without `PAGEMAP_SCAN`.
+    /// Scans as the arguments say, which become the kernel's answer, and says how many regions were found.
+    fn call(&self, arguments: &mut ScanArguments, regions: &mut [PageRegion]) -> io::Result<usize> {
+        arguments.size = size_of::<ScanArguments>() as u64;
+        if !regions.is_empty() {
+            (arguments.regions, arguments.regions_len) = (regions.as_mut_ptr() as u64, regions.len() as u64);
+        }
+        // SAFETY: the kernel reads and writes the structure, and writes at most `regions_len` regions where `regions` points to, none where
+        // that is 0; both outlive the call.
+        let count = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, arguments) };
+        usize::try_from(count).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// [`Pagemap::scan`] for kernels without `PAGEMAP_SCAN`.
     fn read(&self, touched: Touched, range: Range<u64>, found: &mut dyn FnMut(Range<u64>)) -> io::Result<()> {
         let mut bytes = [0; 8 * BATCH];
         let mut run: Option<Range<u64>> = None;

@@ -109,9 +109,7 @@ impl AddressSpace {
             });
             self.insert(key, region);
         }
-        for (first, count, _) in runs(&mut narrowed) {
-            self.memory.flush(first.address(), count * FRAME_SIZE as usize).map_err(|_| Errno::ENOMEM)?;
-        }
+        self.flush_seen(narrowed)?;
         if is_new {
             self.fill_writable(start, end);
         }

@@ -31,11 +31,11 @@ const FARTHEST_AROUND: u64 = 256;
 
 /// Most pages that a page fault fills.
 #[derive(Clone, Copy)]
-pub(super) struct Reach {
+struct Reach {
     /// Of a file.
-    pub file: u64,
+    file: u64,
     /// Of memory that the program goes through in order.
-    pub zero: u64,
+    zero: u64,
 }
 
 impl AddressSpace {
@@ -64,7 +64,8 @@ impl AddressSpace {
             }
             return Fault::Handled;
         }
-        let (low, high) = self.window(page, start, &region, reach);
+        let pages = self.pages_around(page, start, &region, reach);
+        let (low, high) = self.window(page, pages, start, &region);
         let outcome = match self.fill(low, high, page, start, &region) {
             Fault::OutOfMemory if high - low > FRAME_SIZE => {
                 self.fill(page, page + FRAME_SIZE, page, start, &region)
@@ -96,22 +97,28 @@ impl AddressSpace {
         }
     }
 
-    /// The range around `page` to fill: absent pages only, within the region.
-    pub(super) fn window(&self, page: u64, start: u64, region: &Region, reach: Reach) -> (u64, u64) {
-        if self.is_scarce() {
-            return (page, page + FRAME_SIZE);
-        }
-        let absent = |at: u64| self.tables().get(at).is_none();
+    /// How many pages a fault at `page` fills.
+    fn pages_around(&self, page: u64, start: u64, region: &Region, reach: Reach) -> u64 {
+        let is_there = |at: u64| self.tables().get(at).is_some();
         let in_order = |pages: u64| {
             let before = |pages: u64| page - pages * FRAME_SIZE;
-            page >= start + pages * FRAME_SIZE && !absent(before(1)) && !absent(before(pages))
+            page >= start + pages * FRAME_SIZE && is_there(before(1)) && is_there(before(pages))
         };
-        let pages = match region.backing {
+        match region.backing {
             Backing::File { .. } => reach.file,
             _ if in_order(FAR_AROUND) => reach.zero,
             _ if in_order(AROUND) || region.end - start <= FAR_AROUND * FRAME_SIZE => FAR_AROUND,
             _ => AROUND,
-        };
+        }
+    }
+
+    /// The range to fill in the window of so many pages around `page`: absent pages only, within the region; the page alone where frames are
+    /// scarce.
+    pub(super) fn window(&self, page: u64, pages: u64, start: u64, region: &Region) -> (u64, u64) {
+        if self.is_scarce() {
+            return (page, page + FRAME_SIZE);
+        }
+        let absent = |at: u64| self.tables().get(at).is_none();
         let Range { start: first, end: last } = around(page, pages, start, region);
         let mut low = page;
         while low > first && absent(low - FRAME_SIZE) {

@@ -7,7 +7,7 @@ use vm_memory::VolatileSlice;
 
 use super::super::errno::Errno;
 use super::super::host_io;
-use super::fault::{FAR_AROUND, Fault, Reach, around};
+use super::fault::{FAR_AROUND, Fault, around};
 use super::mapped_file::SharedPage;
 use super::object::ObjectId;
 use super::space::{AddressSpace, Backing, Region};
@@ -51,7 +51,7 @@ impl AddressSpace {
         let around = around(address, FAR_AROUND, start, &region);
         let mut parts = around.step_by(FRAME_SIZE as usize);
         let Some(page) = parts.find(|page| self.tables().get(*page).is_none()) else { return false };
-        let (low, high) = self.window(page, start, &region, Reach { file: AHEAD, zero: AHEAD });
+        let (low, high) = self.window(page, AHEAD, start, &region);
         self.fill(low, high, page, start, &region) == Fault::Handled
     }
 
