@@ -183,7 +183,7 @@ pub(super) fn device() -> Result<&'static Kvm, VmmError> {
     })
 }
 
-/// What is found out once for the process. Who comes while another finds it out waits; a failure is tried again by the next one.
+/// What is found out, or done, once. Who comes while another is at it waits; a failure is tried again by the next one.
 pub(super) struct Found<T> {
     value: OnceLock<T>,
     finding: Mutex<()>,
