@@ -6,15 +6,17 @@ out=$(realpath -m "${1:?usage: build.sh OUT}")
 cd "$(dirname "${BASH_SOURCE[0]}")"
 mkdir -p "$out"
 
-for file in *.js *.json; do
-    # By renaming: agents that start meanwhile read the old file or the new one. Others may be installing there too.
-    cmp -s "$file" "$out/$file" || { cp "$file" "$out/$file.$$" && mv "$out/$file.$$" "$out/$file"; }
-done
+# By renaming: agents that start meanwhile read the old file or the new one. Others may be installing there too.
+put() { # FILE
+    cmp -s "$1" "$out/$1" || { cp "$1" "$out/$1.$$" && mv "$out/$1.$$" "$out/$1"; }
+}
+
+for file in *.js *.json; do put "$file"; done
 if ! cmp -s reseed.c "$out/reseed.c" || [[ ! -e $out/reseed.node ]]; then
     cc -O2 -Wall -Wextra -Werror -fPIC -fvisibility=hidden -shared -s -o "$out/reseed.node.$$" reseed.c
     mv "$out/reseed.node.$$" "$out/reseed.node"
-    cp reseed.c "$out/reseed.c"
+    put reseed.c
 fi
 for file in "$out"/*.js; do
-    [[ -e ${file##*/} ]] || rm "$file"
+    [[ -e ${file##*/} ]] || rm -f "$file"
 done
