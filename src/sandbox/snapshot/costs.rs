@@ -1,48 +1,69 @@
 //! What a sandbox that has served nobody costs, by each way to have one: measured, because hosts differ. Where KVM shadows page tables in
 //! software, a new microVM pays microseconds for each page that it touches first; where the CPU walks two tables it hardly does.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::collections::VecDeque;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::super::Start;
+use crate::sync::lock;
 
 /// In so many decisions, one goes against what the measurements say: hosts and functions change.
 const TRIAL: u32 = 32;
 
-/// Weight of what was measured before against what is measured now.
-const MEMORY: u64 = 7;
+/// A way is judged by so many measurements, its last: one alone may have met a busy host, or a request that was longer than others.
+const SAMPLES: usize = 8;
 
-/// Moving averages of one function, in nanoseconds; 0 where nothing was measured yet.
+/// The last measurements of one function, by way.
 #[derive(Debug, Default)]
-pub struct Costs {
-    restored: AtomicU64,
-    reset: AtomicU64,
-    decisions: AtomicU32,
+pub struct Costs(Mutex<Measured>);
+
+#[derive(Debug, Default)]
+struct Measured {
+    restored: Samples,
+    reset: Samples,
+    decisions: u32,
 }
 
 impl Costs {
     /// A sandbox that came about by `start` took so long to be made and to give its first answer.
     pub fn note(&self, start: Start, time: Duration) {
-        let average = match start {
-            Start::Restore => &self.restored,
-            Start::Reset => &self.reset,
-            Start::Cold | Start::Template | Start::Warm => return,
-        };
-        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).clamp(1, 1 << 50);
-        // Of two that are noted at once one may be lost: the average hardly changes.
-        let before = average.load(Ordering::Relaxed);
-        let after = if before == 0 { time } else { (MEMORY * before + time) / (MEMORY + 1) };
-        average.store(after, Ordering::Relaxed);
+        let mut measured = lock(&self.0);
+        match start {
+            Start::Restore => measured.restored.add(time),
+            Start::Reset => measured.reset.add(time),
+            Start::Cold | Start::Template | Start::Warm => {}
+        }
     }
 
     /// Whether a microVM that has served is to be put back, rather than replaced by a new one.
     pub fn prefers_reset(&self) -> bool {
-        let (restored, reset) = (self.restored.load(Ordering::Relaxed), self.reset.load(Ordering::Relaxed));
+        let mut measured = lock(&self.0);
         // What is not known is tried.
-        let cheaper = reset <= restored || restored == 0;
-        let trial =
-            restored > 0 && reset > 0 && self.decisions.fetch_add(1, Ordering::Relaxed) % TRIAL == TRIAL - 1;
-        cheaper != trial
+        let Some(reset) = measured.reset.median() else { return true };
+        let Some(restored) = measured.restored.median() else { return false };
+        measured.decisions = measured.decisions.wrapping_add(1);
+        (reset <= restored) != measured.decisions.is_multiple_of(TRIAL)
+    }
+}
+
+/// No more than [`SAMPLES`], oldest first.
+#[derive(Debug, Default)]
+struct Samples(VecDeque<Duration>);
+
+impl Samples {
+    fn add(&mut self, time: Duration) {
+        if self.0.len() == SAMPLES {
+            self.0.pop_front();
+        }
+        self.0.push_back(time);
+    }
+
+    /// The upper one, once there are enough to be judged by.
+    fn median(&self) -> Option<Duration> {
+        let mut sorted: Vec<_> = self.0.iter().copied().collect();
+        sorted.sort_unstable();
+        (sorted.len() == SAMPLES).then(|| sorted[SAMPLES / 2])
     }
 }
 
@@ -55,20 +76,46 @@ mod tests {
         (0..320).filter(|_| costs.prefers_reset()).count()
     }
 
+    /// Notes as many as a way is judged by.
+    fn note(costs: &Costs, start: Start, milliseconds: u64) {
+        (0..SAMPLES).for_each(|_| costs.note(start, Duration::from_millis(milliseconds)));
+    }
+
     #[test]
     fn the_cheaper_way_is_taken_and_the_other_tried_now_and_then() {
         let costs = Costs::default();
         assert_eq!(resets(&costs), 320, "nothing is known yet");
-        costs.note(Start::Restore, Duration::from_millis(9));
+        note(&costs, Start::Restore, 9);
         assert_eq!(resets(&costs), 320, "a reset was not tried yet");
-        costs.note(Start::Reset, Duration::from_millis(1));
+        note(&costs, Start::Reset, 1);
         assert_eq!(resets(&costs), 310);
-        for _ in 0..40 {
-            costs.note(Start::Reset, Duration::from_millis(20));
+        note(&costs, Start::Reset, 20);
+        assert_eq!(resets(&costs), 10);
+        note(&costs, Start::Warm, 1_000_000);
+        note(&costs, Start::Cold, 0);
+        assert_eq!(resets(&costs), 10);
+    }
+
+    #[test]
+    fn a_way_is_tried_until_enough_is_known_of_it() {
+        let costs = Costs::default();
+        for _ in 1..SAMPLES {
+            costs.note(Start::Reset, Duration::from_secs(1));
+            costs.note(Start::Restore, Duration::from_millis(1));
+            assert_eq!(resets(&costs), 320);
         }
+        costs.note(Start::Reset, Duration::from_secs(1));
+        assert_eq!(resets(&costs), 0, "one restore is still to be measured");
+        costs.note(Start::Restore, Duration::from_millis(1));
         assert_eq!(resets(&costs), 10);
-        costs.note(Start::Warm, Duration::from_secs(1000));
-        costs.note(Start::Cold, Duration::ZERO);
-        assert_eq!(resets(&costs), 10);
+    }
+
+    #[test]
+    fn a_few_long_ones_change_nothing() {
+        let costs = Costs::default();
+        note(&costs, Start::Restore, 9);
+        note(&costs, Start::Reset, 1);
+        (1..SAMPLES / 2).for_each(|_| costs.note(Start::Reset, Duration::from_secs(100)));
+        assert_eq!(resets(&costs), 310);
     }
 }
