@@ -121,7 +121,8 @@ impl Staged {
 
     /// Removes it now, and says if that fails.
     pub(crate) fn remove(self) -> io::Result<()> {
-        remove_tree(&self.0)
+        // Whoever has a folder of it open may just have put something there.
+        remove_tree(&self.0).or_else(|_| remove_tree(&self.0))
     }
 }
 

@@ -130,14 +130,13 @@ impl Draft {
         for file in [&memory, &state_file, &manifest_file] {
             file.sync_all().map_err(failed("write to the disk"))?;
         }
-        File::open(staged.path())
-            .and_then(|folder| folder.sync_all())
-            .map_err(failed("write to the disk"))?;
+        let home = File::open(staged.path()).map_err(failed("write to the disk"))?;
+        home.sync_all().map_err(failed("write to the disk"))?;
         store.reached(Step::Synced);
         // The clones' own: nobody can write through it.
         let memory =
             File::open(staged.path().join(Part::Memory.file_name())).map_err(failed("open the memory"))?;
-        let files = Files { manifest, memory, state };
+        let files = Files { home: home.into(), manifest, memory, state };
         let snapshot = Snapshot::new(files, parent)
             .map_err(|reason| failed("open the memory")(io::Error::other(reason)))?;
         let snapshot = Arc::new(snapshot);

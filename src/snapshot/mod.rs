@@ -9,7 +9,7 @@
 //! | `store.rs` | the store, for the one Hydra that has its lock |
 //! | `shelf.rs` | what lies where; looking and removing without the lock |
 //! | `draft.rs`, `copy.rs` | writing |
-//! | `opened.rs` | a snapshot ready to be restored |
+//! | `opened.rs`, `working_set.rs` | a snapshot ready to be restored, and what programs touch first |
 //! | `manifest.rs`, `page_runs.rs`, `checksum.rs` | the format |
 //! | `expected.rs` | what a snapshot must be of |
 //! | `error.rs`, `bytes.rs` | what can go wrong, in sentences |
@@ -39,6 +39,7 @@ mod opened;
 mod page_runs;
 mod shelf;
 mod store;
+mod working_set;
 
 pub use checksum::Checksum;
 pub use draft::{Draft, Step};

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 
 use super::error::{Part, Reason};
 use super::manifest::Manifest;
 use super::shelf::Files;
+use super::working_set;
 use crate::linux::{Guest, RestoreError, State, Surroundings};
 use crate::vmm::{Image, ResetFigures, VmmError, WorkingSet};
 
@@ -17,7 +19,8 @@ pub struct Snapshot {
     manifest: Manifest,
     image: Arc<Image>,
     state: Vec<u8>,
-    /// What the first program that went on from here and was put back had touched.
+    home: OwnedFd,
+    /// What the first program that went on from here and was looked at had touched.
     working_set: OnceLock<WorkingSet>,
     parent: Option<Arc<Snapshot>>,
 }
@@ -25,7 +28,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// The snapshot of these files. `parent` is the one that its manifest names.
     pub(super) fn new(files: Files, parent: Option<Arc<Snapshot>>) -> Result<Snapshot, Reason> {
-        let Files { manifest, memory, state } = files;
+        let Files { home, manifest, memory, state } = files;
         let unreadable = |error| Reason::Unreadable { part: Part::Memory, source: io::Error::other(error) };
         let damaged = |error: VmmError| Reason::Damaged { part: Part::Manifest, how: error.to_string() };
         let image = match (&parent, &manifest.parent) {
@@ -34,7 +37,8 @@ impl Snapshot {
             }
             _ => Image::new(memory, manifest.memory.bytes).map_err(unreadable)?,
         };
-        Ok(Snapshot { manifest, image: Arc::new(image), state, working_set: OnceLock::new(), parent })
+        let known = working_set::read(&home).map(OnceLock::from).unwrap_or_default();
+        Ok(Snapshot { manifest, image: Arc::new(image), state, home, working_set: known, parent })
     }
 
     /// What it is of.
@@ -68,13 +72,28 @@ impl Snapshot {
         guest.reset(self.decode()?, self.image.reference()?, surroundings)
     }
 
+    /// Whether it is known what programs touch first when they go on from here.
+    pub fn has_working_set(&self) -> bool {
+        self.working_set.get().is_some()
+    }
+
     /// Remembers what `guest`, which went on from this snapshot, has touched: for those that follow it is brought in ahead.
     pub fn note_working_set(&self, guest: &Guest) {
-        if self.working_set.get().is_none()
-            && let Ok(set) = guest.working_set()
+        if self.has_working_set() {
+            return;
+        }
+        if let Ok(set) = guest.working_set() {
+            self.keep_working_set(set);
+        }
+    }
+
+    pub(super) fn keep_working_set(&self, set: WorkingSet) {
+        // Another may have been quicker: theirs is as good.
+        if self.working_set.set(set).is_ok()
+            && let Some(set) = self.working_set.get()
+            && let Err(error) = working_set::write(&self.home, set)
         {
-            // Another may have been quicker: theirs is as good.
-            let _ = self.working_set.set(set);
+            tracing::debug!(svmid = self.manifest.svmid, %error, "the working set is not kept");
         }
     }
 

@@ -7,6 +7,7 @@
 //! FOLDER/SVMID/memory         the guest's RAM, or what of it differs from that of the snapshot that this one builds upon: sparse, each
 //!                             byte at its guest-physical address
 //! FOLDER/SVMID/state          threads, files and all else that is not in RAM
+//! FOLDER/SVMID/working-set    the pages that programs touch first when they go on; missing until one has
 //! ```
 //! A snapshot comes to its place, and leaves it, by one rename of its folder. Whoever has opened the folder reads the files of one
 //! snapshot, whatever takes its place meanwhile.
@@ -33,6 +34,8 @@ pub struct Shelf {
 
 /// A snapshot's files, open, whole and undamaged.
 pub(super) struct Files {
+    /// The folder they lie in, wherever that is moved.
+    pub home: OwnedFd,
     pub manifest: Manifest,
     pub memory: File,
     pub state: Vec<u8>,
@@ -126,7 +129,7 @@ impl Shelf {
                 .read_to_end(&mut state)
                 .map_err(unreadable(Part::State))?;
             same(Part::State, Checksum::of_bytes(&state), manifest.state.checksum)?;
-            Ok(Files { manifest, memory, state })
+            Ok(Files { home: home.try_clone().map_err(unreadable(Part::Manifest))?, manifest, memory, state })
         })
     }
 

@@ -15,6 +15,21 @@ pub struct WorkingSet {
 }
 
 impl WorkingSet {
+    /// Of pages that are read only, and of pages that are written.
+    pub fn new(read: Vec<Range<u64>>, written: Vec<Range<u64>>) -> WorkingSet {
+        WorkingSet { read, written }
+    }
+
+    /// What was read only.
+    pub fn read(&self) -> &[Range<u64>] {
+        &self.read
+    }
+
+    /// What was written.
+    pub fn written(&self) -> &[Range<u64>] {
+        &self.written
+    }
+
     /// Bytes that were read only, and bytes that were written.
     pub fn bytes(&self) -> (u64, u64) {
         let sum = |runs: &[Range<u64>]| runs.iter().map(|run| run.end - run.start).sum();
@@ -53,7 +68,7 @@ impl GuestMemory {
             [(&set.written, libc::MADV_POPULATE_WRITE), (&set.read, libc::MADV_POPULATE_READ)]
         {
             for run in runs {
-                let Some(slice) = self.slice(run.start, (run.end - run.start) as usize) else { continue };
+                let Some(slice) = self.slice(run.start, run.end.saturating_sub(run.start) as usize) else { continue };
                 let start: *mut libc::c_void = slice.ptr_guard_mut().as_ptr().cast();
                 // SAFETY: the range lies within our own mapping, whose content this does not change.
                 unsafe { libc::madvise(start, slice.len(), advice) };

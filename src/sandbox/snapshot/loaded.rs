@@ -66,6 +66,16 @@ impl Loaded {
         load(&mut self.channel, function, &code(function), Path::new(TMP), max_result).await
     }
 
+    /// Has it remembered what the first request touched of the snapshot, if that is not known yet.
+    fn note_working_set(&self) {
+        if let Some(snapshot) = self.snapshot.clone().filter(|snapshot| !snapshot.has_working_set())
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let guest = self.machine.guest().clone();
+            runtime.spawn_blocking(move || snapshot.note_working_set(&guest));
+        }
+    }
+
     /// Checkpoints the microVM, whose agent waits for its next invocation, if that is to be done now.
     async fn checkpoint(&mut self) -> Option<()> {
         let starter = self.starter.clone();
@@ -101,6 +111,7 @@ impl Sandbox for Loaded {
             self.began = Some(Instant::now());
         } else if let (Some(began), Some(made_in)) = (self.began.take(), self.made_in.take()) {
             self.starter.costs.note(self.start, made_in + began.elapsed());
+            self.note_working_set();
         }
     }
 

@@ -27,6 +27,31 @@ fn what_is_saved_is_found() {
 }
 
 #[test]
+fn what_programs_touch_first_is_known_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("7/working-set");
+    let saved = save(&store(folder.path()), &expected(7), b'a');
+    assert!(!saved.has_working_set());
+    // Moved with the folder, and not into that of the one that took its place.
+    let old = saved;
+    let new = save(&store(folder.path()), &expected(7), b'b');
+    old.keep_working_set(WorkingSet::new(vec![0x1000..0x2000], vec![]));
+    assert!(!file.exists());
+    new.keep_working_set(WorkingSet::new(vec![0x1000..0x2000], vec![0x3000..0x5000]));
+    drop((old, new));
+    let find = || store(folder.path()).find(&expected(7)).unwrap().unwrap();
+    assert!(find().has_working_set());
+    // Damage costs nothing but time.
+    std::fs::write(&file, "damaged").unwrap();
+    let found = find();
+    assert!(!found.has_working_set());
+    found.keep_working_set(WorkingSet::default());
+    assert!(find().has_working_set());
+    assert!(Shelf::new(folder.path()).remove(7).unwrap());
+    assert_eq!(left_over(folder.path()), 0);
+}
+
+#[test]
 fn the_memory_takes_the_room_of_what_is_used() {
     let folder = tempfile::tempdir().unwrap();
     let snapshot = save(&store(folder.path()), &expected(7), b'a');

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use super::draft::Draft;
 use super::*;
-use crate::vmm::{Cpu, GuestMemory, XsaveLayout};
+use crate::vmm::{Cpu, GuestMemory, WorkingSet, XsaveLayout};
 
 /// Guest RAM of the tests, in bytes.
 const RAM: u64 = 8 << 20;
