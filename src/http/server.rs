@@ -10,7 +10,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::config::Config;
@@ -22,6 +22,8 @@ const MAX_HEADERS: usize = 32 << 10;
 const HEADER_TIME: Duration = Duration::from_secs(30);
 /// Most connections at a time; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 8192;
+/// Connections that may wait to be accepted: a burst of clients. The kernel has a limit of its own, 4096 by default.
+const BACKLOG: u32 = 4096;
 /// How long running invocations may take at the end, beyond their own timeouts' help.
 const STOP_TIME: Duration = Duration::from_secs(60);
 
@@ -57,7 +59,7 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()>) -> Result<()
     let token = read_token(config)?;
     let address = SocketAddr::new(config.bind, config.port);
     let listen_error = |error| ServeError::Listen { address, error };
-    let listener = TcpListener::bind(address).await.map_err(listen_error)?;
+    let listener = listen(address).map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
     let service = Service::start(config)?;
     let router = super::router(service.clone(), config.max_requests, config.max_body, token);
@@ -107,6 +109,14 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()>) -> Result<()
     service.stop().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Connections of the Hydra before linger for a while.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn accept(
