@@ -4,8 +4,10 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, OnceLock};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{FileOffset, VolatileMemory, VolatileSlice};
 
@@ -13,6 +15,7 @@ use super::error::VmmError;
 use super::frames::FRAME_SIZE;
 use super::memory::{GuestMemory, address_space};
 use super::sparse::next_data;
+use crate::sync::lock;
 
 /// The first content of the RAM of any number of VMs. All of them share its pages until they write to them.
 ///
@@ -25,7 +28,16 @@ pub struct Image {
     layers: Vec<Arc<Layer>>,
     bytes: u64,
     reference: OnceLock<Reference>,
+    /// All of it in one piece, while copies have it so.
+    flat: Mutex<Weak<Layer>>,
 }
+
+/// So many copies of an image of several layers are mapped layer by layer, and share their pages with copies of other images. Those beyond
+/// have a file in memory instead, which holds all of the image and takes one mapping: a process may have 65,530 of these by default,
+/// and the more it has the longer it takes to make a VM.
+const MOST_IN_LAYERS: usize = 32;
+/// Bytes that are copied into that file at a time.
+const PIECE: u64 = 256 << 10;
 
 /// Pages of one file.
 pub(super) struct Layer {
@@ -70,7 +82,7 @@ impl Image {
     fn layered(mut layers: Vec<Arc<Layer>>, top: Layer, bytes: u64) -> Result<Image, VmmError> {
         let length = top.file.metadata().map(|metadata| metadata.len());
         layers.push(Arc::new(top));
-        let image = Image { layers, bytes, reference: OnceLock::new() };
+        let image = Image { layers, bytes, reference: OnceLock::new(), flat: Mutex::default() };
         match length {
             Ok(length) if length < bytes => {
                 Err(image.failed("map the image of", io::ErrorKind::UnexpectedEof.into()))
@@ -100,8 +112,9 @@ impl Image {
     /// # Errors
     /// The host has no address space or descriptors left.
     pub fn map(&self) -> Result<GuestMemory, VmmError> {
-        let region = self.region(libc::PROT_READ | libc::PROT_WRITE)?;
-        Ok(GuestMemory::private(region, self.layers.clone()))
+        let layers = self.layers_of_copy();
+        let region = self.region(&layers, libc::PROT_READ | libc::PROT_WRITE)?;
+        Ok(GuestMemory::private(region, layers))
     }
 
     /// Gives existing RAM this content, whatever it holds; its address stays. VMs that have it see the new content.
@@ -114,11 +127,12 @@ impl Image {
         }
         // Should it fail half-way, nothing is known of what there is.
         memory.begin_as(Vec::new());
-        for layer in &self.layers {
+        let layers = self.layers_of_copy();
+        for layer in &layers {
             // SAFETY: `memory` owns a private mapping of just this size and protection, of which whole parts are replaced.
             unsafe { self.lay(layer, memory.host_address() as *mut u8, libc::PROT_READ | libc::PROT_WRITE)? };
         }
-        memory.begin_as(self.layers.clone());
+        memory.begin_as(layers);
         Ok(())
     }
 
@@ -130,18 +144,61 @@ impl Image {
         if let Some(reference) = self.reference.get() {
             return Ok(reference);
         }
-        let region = self.region(libc::PROT_READ)?;
+        let region = self.region(&self.layers, libc::PROT_READ)?;
         Ok(self.reference.get_or_init(|| Reference { region }))
     }
 
-    fn region(&self, protection: i32) -> Result<MmapRegion, VmmError> {
-        let lowest = &self.layers[0].file;
+    /// The layers that the next copy is to have.
+    fn layers_of_copy(&self) -> Vec<Arc<Layer>> {
+        let top = &self.layers[self.layers.len() - 1];
+        // This image holds it, and each copy.
+        if self.layers.len() == 1 || Arc::strong_count(top) <= MOST_IN_LAYERS {
+            return self.layers.clone();
+        }
+        let mut flat = lock(&self.flat);
+        if let Some(flat) = flat.upgrade() {
+            return vec![flat];
+        }
+        match self.flatten().map(Arc::new) {
+            Ok(made) => {
+                *flat = Arc::downgrade(&made);
+                vec![made]
+            }
+            Err(error) => {
+                tracing::debug!(%error, "an image is not put together in one piece");
+                self.layers.clone()
+            }
+        }
+    }
+
+    /// A layer that holds all of the image.
+    fn flatten(&self) -> Result<Layer, VmmError> {
+        let reference = self.reference()?;
+        let failed = |source| self.failed("put together the image of", source);
+        let file = memfd_create(c"image", MFdFlags::MFD_CLOEXEC).map_err(|error| failed(error.into()))?;
+        let file = File::from(file);
+        file.set_len(self.bytes).map_err(failed)?;
+        let mut buffer = vec![0; PIECE as usize];
+        for run in self.data().map_err(failed)? {
+            for start in run.clone().step_by(PIECE as usize) {
+                let piece = &mut buffer[..PIECE.min(run.end - start) as usize];
+                let slice = reference.slice(start, piece.len());
+                slice.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?.copy_to(piece);
+                file.write_all_at(piece, start).map_err(failed)?;
+            }
+        }
+        let whole = 0..self.bytes;
+        Ok(Layer { file, runs: vec![whole] })
+    }
+
+    fn region(&self, layers: &[Arc<Layer>], protection: i32) -> Result<MmapRegion, VmmError> {
+        let lowest = &layers[0].file;
         let file = lowest.try_clone().map_err(|source| self.failed("open the image of", source))?;
         let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
         let size = address_space(self.bytes)?;
         let region = MmapRegion::build(Some(FileOffset::new(file, 0)), size, protection, flags)
             .map_err(|error| self.failed("map the image of", io::Error::other(error)))?;
-        for layer in &self.layers[1..] {
+        for layer in &layers[1..] {
             // SAFETY: the region is ours alone, of the size of the RAM, and private.
             unsafe { self.lay(layer, region.as_ptr(), protection)? };
         }
@@ -217,8 +274,6 @@ impl Reference {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt;
-
     use super::*;
 
     const RAM: u64 = 1 << 20;
@@ -288,6 +343,40 @@ mod tests {
         // It keeps what it lies upon.
         drop(below);
         assert_eq!(byte(image.map().unwrap().slice(0x6000, 1)), b'a');
+    }
+
+    #[test]
+    fn many_copies_share_one_piece() {
+        let below = image(b'a');
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(RAM).unwrap();
+        file.write_all_at(&[b'b'; 4096], 0x8000).unwrap();
+        let image = Image::over(&below, file, vec![0x5000..0x6000, 0x8000..0x9000]).unwrap();
+        let check = |memory: &GuestMemory| {
+            let content = [0x4000, 0x5000, 0x8000].map(|at| byte(memory.slice(at, 1)));
+            assert_eq!(content, [0, 0, b'b']);
+            memory.write(0x8000, b"own");
+        };
+        let copies: Vec<_> = (0..2 * MOST_IN_LAYERS).map(|_| image.map().unwrap()).collect();
+        copies.iter().for_each(check);
+        let in_layers = copies.iter().filter(|copy| copy.began_as().len() == 2).count();
+        assert_eq!(in_layers, MOST_IN_LAYERS);
+        let reserved = GuestMemory::reserve(RAM).unwrap();
+        image.remap(&reserved).unwrap();
+        check(&reserved);
+        assert_eq!(reserved.began_as().len(), 1);
+        // Where they are compared with what lies below, all is looked at.
+        let mut found = Vec::new();
+        reserved
+            .difference(&below, std::iter::once(0..RAM), |page, content| {
+                found.push((page, content.is_some()))
+            })
+            .unwrap();
+        assert_eq!(found, [(0x5000, false), (0x8000, true)]);
+        assert!(lock(&image.flat).upgrade().is_some());
+        drop((copies, reserved));
+        assert!(lock(&image.flat).upgrade().is_none(), "nobody has it any more");
+        assert_eq!(image.map().unwrap().began_as().len(), 2);
     }
 
     #[test]
