@@ -73,7 +73,8 @@ mod tests {
 
     fn sets() -> impl Strategy<Value = WorkingSet> {
         let runs = || {
-            let run = (0..1u64 << 30, 1..100u64).prop_map(|(first, count)| first << 12..(first + count) << 12);
+            let run =
+                (0..1u64 << 30, 1..100u64).prop_map(|(first, count)| first << 12..(first + count) << 12);
             proptest::collection::vec(run, 0..50)
         };
         (runs(), runs()).prop_map(|(read, written)| WorkingSet::new(read, written))

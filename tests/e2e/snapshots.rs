@@ -297,6 +297,8 @@ async fn many_copies_live_at_once(language: &Language) {
     world.result("f", &json!({})).await;
     world.checkpointed("f").await;
     let before = private_memory(world.pid());
+    let held = |what: &str| std::fs::read_dir(format!("/proc/{}/{what}", world.pid())).unwrap().count();
+    let descriptors = held("fd");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let wait = json!({"do": "wait", "port": listener.local_addr().unwrap().port()}).to_string();
     let callers: Vec<_> = (0..COPIES)
@@ -311,7 +313,10 @@ async fn many_copies_live_at_once(language: &Language) {
     }
     assert_eq!(world.sandboxes("f", "busy").await, u64::from(COPIES));
     let each = private_memory(world.pid()).saturating_sub(before) / u64::from(COPIES);
-    eprintln!("{COPIES} copies: {} KiB of memory each (PSS)", each >> 10);
+    let descriptors = held("fd").saturating_sub(descriptors) / COPIES as usize;
+    eprintln!("{COPIES} copies: {} KiB of memory (PSS) and {descriptors} descriptors each", each >> 10);
+    // Connections and vCPUs among them. Libraries and folders are open once for all.
+    assert!(descriptors < 40, "{descriptors}");
     for peer in &mut peers {
         peer.write_all(b"go").await.unwrap();
     }
@@ -325,9 +330,8 @@ async fn many_copies_live_at_once(language: &Language) {
         starts.contains("restore") && !starts.contains("cold") && !starts.contains("template"),
         "{starts:?}"
     );
-    let threads = || std::fs::read_dir(format!("/proc/{}/task", world.pid())).unwrap().count();
     world.deregister("f").await;
-    until("the microVMs' threads to end", async || threads() < 100).await;
+    until("the microVMs' threads to end", async || held("task") < 100).await;
 }
 
 /// Memory that would be freed if the process ended, in bytes, shared pages in parts: proc(5), `smaps_rollup`.

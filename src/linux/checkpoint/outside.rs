@@ -2,17 +2,17 @@
 //! carried along with their content.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, OFlags, Stat};
 use serde::{Deserialize, Serialize};
 
 use super::super::namespace::{self, Namespace};
+use super::super::shared_files::{Identity, MAPPED};
 use super::{CheckpointError, RestoreError};
 
 /// Most bytes that a checkpoint carries of files without a path.
@@ -142,26 +142,35 @@ impl<'a> Finder<'a> {
 
     /// Opens the file anew. What is there must be of the same kind: a directory, or a regular file.
     pub fn open(&self, place: &Place, flags: OFlags, directory: bool) -> Result<OwnedFd, RestoreError> {
-        Ok(self.open_with_version(place, flags, directory)?.0)
+        self.find(place, directory)?.open(flags)
     }
 
-    /// Opens a regular file that must be what it was.
-    pub fn open_unchanged(&self, place: &Place, flags: OFlags) -> Result<OwnedFd, RestoreError> {
-        match (place, self.open_with_version(place, flags, false)?) {
-            (Place::Path { path, version }, (_, now)) if *version != now => {
+    /// Opens a regular file that must be what it was, for reading and writing.
+    pub fn open_unchanged(&self, place: &Place) -> Result<(OwnedFd, Identity), RestoreError> {
+        let found = self.find_unchanged(place)?;
+        let identity = found.identity();
+        Ok((found.open(OFlags::RDWR)?, identity))
+    }
+
+    /// Opens a regular file that must be what it was, to be read only: programs share the descriptor.
+    pub fn open_shared(&self, place: &Place) -> Result<(Arc<OwnedFd>, Identity), RestoreError> {
+        let found = self.find_unchanged(place)?;
+        let identity = found.identity();
+        Ok((MAPPED.get(identity, || found.open(OFlags::RDONLY))?, identity))
+    }
+
+    fn find_unchanged<'p>(&self, place: &'p Place) -> Result<Found<'p>, RestoreError> {
+        let found = self.find(place, false)?;
+        match place {
+            Place::Path { path, version } if *version != Version::of(&found.stat) => {
                 Err(RestoreError::Changed(path.clone()))
             }
-            (_, (fd, _)) => Ok(fd),
+            _ => Ok(found),
         }
     }
 
-    fn open_with_version(
-        &self,
-        place: &Place,
-        flags: OFlags,
-        directory: bool,
-    ) -> Result<(OwnedFd, Version), RestoreError> {
-        let (path, found, read_only) = match place {
+    fn find<'p>(&self, place: &'p Place, directory: bool) -> Result<Found<'p>, RestoreError> {
+        let (path, fd, read_only) = match place {
             Place::Path { path, .. } => {
                 let failed = |errno| RestoreError::gone(path, errno);
                 let found = self.namespace.find_on_host(path).map_err(failed)?;
@@ -171,24 +180,40 @@ impl<'a> Finder<'a> {
                 let fd = self.carried.get(*index as usize).ok_or(RestoreError::Damaged("a carried file"))?;
                 let fd =
                     rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(|e| RestoreError::Carried(e.into()))?;
-                (Path::new(OsStr::from_bytes(b"(without a name)")), fd, false)
+                (Path::new("(without a name)"), fd, false)
             }
         };
-        let failed = |errno: super::Errno| RestoreError::gone(path, errno);
         // Looked at before it is opened: something else in its place could make the opening wait.
-        let stat = rustix::fs::fstat(&found).map_err(|e| failed(e.into()))?;
+        let stat = rustix::fs::fstat(&fd).map_err(|e| RestoreError::gone(path, e.into()))?;
         let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
         if !(if directory { kind.is_dir() } else { kind.is_file() }) {
             return Err(RestoreError::Changed(path.into()));
         }
+        Ok(Found { path, fd, read_only, stat })
+    }
+}
+
+/// A file that is there, and not opened yet.
+struct Found<'p> {
+    path: &'p Path,
+    fd: OwnedFd,
+    read_only: bool,
+    stat: Stat,
+}
+
+impl Found<'_> {
+    fn identity(&self) -> Identity {
+        (self.stat.st_dev, self.stat.st_ino)
+    }
+
+    fn open(self, flags: OFlags) -> Result<OwnedFd, RestoreError> {
         if flags.contains(OFlags::PATH) {
-            return Ok((found, Version::of(&stat)));
+            return Ok(self.fd);
         }
-        if read_only && flags.intersects(OFlags::WRONLY | OFlags::RDWR) {
+        let failed = |errno| RestoreError::gone(self.path, errno);
+        if self.read_only && flags.intersects(OFlags::WRONLY | OFlags::RDWR) {
             return Err(failed(super::Errno::EROFS));
         }
-        let opened =
-            namespace::reopen(found.as_fd(), flags - OFlags::TRUNC - OFlags::TMPFILE).map_err(failed)?;
-        Ok((opened, Version::of(&stat)))
+        namespace::reopen(self.fd.as_fd(), flags - OFlags::TRUNC - OFlags::TMPFILE).map_err(failed)
     }
 }

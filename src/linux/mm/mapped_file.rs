@@ -19,8 +19,8 @@ const MOST_FILES: usize = 4096;
 
 /// A file behind mappings.
 pub struct MappedFile {
-    /// Host descriptors of its own: the guest may close the one that it mapped from.
-    fd: OwnedFd,
+    /// Never the guest's own, which it may close. Other programs may have it too.
+    fd: Arc<OwnedFd>,
     writer: OnceLock<OwnedFd>,
     /// Path as the guest knows it.
     pub path: String,
@@ -41,7 +41,12 @@ pub struct SharedPage {
 
 impl MappedFile {
     /// A record of a readable descriptor; `writable`: it can be written to as well.
-    pub fn new(fd: OwnedFd, writable: bool, path: String, identity: (u64, u64)) -> Result<MappedFile, Errno> {
+    pub fn new(
+        fd: Arc<OwnedFd>,
+        writable: bool,
+        path: String,
+        identity: (u64, u64),
+    ) -> Result<MappedFile, Errno> {
         let file = MappedFile { fd, writer: OnceLock::new(), path, identity, shared: Mutex::default() };
         if writable {
             file.allow_writes(file.fd.as_fd())?;
@@ -106,7 +111,7 @@ impl AddressSpace {
                 return Err(Errno::ENFILE);
             }
         }
-        let own = rustix::io::fcntl_dupfd_cloexec(fd, 3)?;
+        let own = Arc::new(rustix::io::fcntl_dupfd_cloexec(fd, 3)?);
         let file = Arc::new(MappedFile::new(own, writable, path, identity)?);
         self.files.insert(identity, Arc::downgrade(&file));
         Ok(file)

@@ -4,11 +4,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::super::checkpoint::{CheckpointError, Finder, Keeper, Place, RestoreError};
-use super::super::errno::Errno;
 use super::mapped_file::{MappedFile, SharedPage};
 use super::object::{LARGEST, ObjectId, Objects};
 use super::space::{AddressSpace, Backing, Region};
@@ -157,13 +155,15 @@ fn save_file(file: &MappedFile, keeper: &mut Keeper<'_>) -> Result<SavedMappedFi
 }
 
 fn restore_file(saved: &SavedMappedFile, finder: &Finder<'_>) -> Result<MappedFile, RestoreError> {
-    let flags = if saved.writable { OFlags::RDWR } else { OFlags::RDONLY };
-    let fd = finder.open_unchanged(&saved.place, flags)?;
-    let damaged = |_: Errno| RestoreError::Damaged("the mapped files");
-    // A file without a name has become another one of the host's.
-    let stat = rustix::fs::fstat(&fd).map_err(|e| damaged(e.into()))?;
-    let identity = (stat.st_dev, stat.st_ino);
-    let file = MappedFile::new(fd, saved.writable, saved.path.clone(), identity).map_err(damaged)?;
+    // A file without a name has become another one of the host's: its identity is looked up anew.
+    let (fd, identity) = if saved.writable {
+        let (fd, identity) = finder.open_unchanged(&saved.place)?;
+        (Arc::new(fd), identity)
+    } else {
+        finder.open_shared(&saved.place)?
+    };
+    let file = MappedFile::new(fd, saved.writable, saved.path.clone(), identity)
+        .map_err(|_| RestoreError::Damaged("the mapped files"))?;
     let pages = saved
         .shared
         .iter()

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::errno::Errno;
 use super::super::mm::AddressSpace;
+use super::super::shared_files::MOUNTED;
 use super::super::tmpfs::{Caller, ROOT, SavedTmpfs, Tmpfs, now};
 use super::host;
 use super::place::{Node, Place};
@@ -60,15 +61,17 @@ impl<P: Into<PathBuf>> From<P> for Source {
 pub struct SavedMounts(Vec<(Vec<u8>, SavedTmpfs)>);
 
 pub(super) enum Root {
-    Host { root: OwnedFd, directory: bool },
+    Host { root: Arc<OwnedFd>, directory: bool },
     Tmpfs(Arc<Tmpfs>),
 }
 
 impl Root {
     fn of_host(source: &Path) -> std::io::Result<Root> {
         let root = rustix::fs::openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        let directory = FileType::from_raw_mode(rustix::fs::fstat(&root)?.st_mode).is_dir();
-        Ok(Root::Host { root, directory })
+        let stat = rustix::fs::fstat(&root)?;
+        let directory = FileType::from_raw_mode(stat.st_mode).is_dir();
+        let key = (source.to_owned(), (stat.st_dev, stat.st_ino));
+        Ok(Root::Host { root: MOUNTED.get(key, || Ok::<_, std::io::Error>(root))?, directory })
     }
 }
 
