@@ -342,6 +342,27 @@ pub fn private_memory(pid: u32) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_kept_ready_for_ever() {
+    let Some(world) = world(crate::world::options(&["--idle-time", "300"]), &PYTHON).await else { return };
+    register(&world, "f", &PYTHON, |_| {}).await;
+    let none = json!({});
+    assert_eq!(seen(&world.call("f", &none).await), pair("template", "1"));
+    world.checkpointed("f").await;
+    // Each program in a microVM has one such thread: the function's, those of its copies, and that of the template's copy.
+    let guests = || {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", world.pid())).unwrap();
+        let names =
+            threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+        names.filter(|name| name.trim() == "guest-events").count()
+    };
+    until("all microVMs to go", async || guests() == 0).await;
+    // And all goes on as before.
+    assert_eq!(seen(&world.call("f", &none).await), pair("restore", "2"));
+    register(&world, "g", &PYTHON, |_| {}).await;
+    assert_eq!(seen(&world.call("g", &none).await), pair("template", "1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_microvms_of_a_function_did_is_counted() {
     let folder = tempfile::tempdir().unwrap();
     let Some(world) = world(options_in(folder.path()), &PYTHON).await else { return };

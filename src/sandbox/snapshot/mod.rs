@@ -35,6 +35,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use self::root::GuestRoot;
 pub use self::starter::SnapshotStarter;
@@ -60,6 +61,8 @@ pub struct MicroVms {
     max_result: usize,
     /// Whether copies of snapshots, and templates, are made ahead of requests.
     ahead: bool,
+    /// How long a copy of a template waits for a function.
+    idle_time: Duration,
     roots: Mutex<HashMap<Agent, Arc<GuestRoot>>>,
     digests: Mutex<HashMap<Agent, String>>,
     store: OnceLock<Store>,
@@ -83,6 +86,7 @@ impl MicroVms {
             tmp_bytes: u64::from(config.tmp_size) << 20,
             max_result: config.max_result,
             ahead: config.ahead,
+            idle_time: config.idle_time,
             roots: Mutex::default(),
             digests: Mutex::default(),
             store: OnceLock::new(),
@@ -103,11 +107,11 @@ impl MicroVms {
         })
     }
 
-    /// Lets go what is only kept ready, where memory is scarce. Called now and then.
+    /// Lets go what is only kept ready, when nobody used it for long or memory is scarce. Called now and then.
     pub fn sweep(&self) {
-        if is_scarce() {
-            lock(&self.templates).values().for_each(|template| template.let_go());
-        }
+        let scarce = is_scarce();
+        let templates: Vec<_> = lock(&self.templates).values().cloned().collect();
+        templates.iter().for_each(|template| template.sweep(self.idle_time, scarce));
     }
 
     /// A starter of the function's sandboxes, with its snapshot if there is one that will do.
@@ -118,7 +122,7 @@ impl MicroVms {
         let (vms, of) = (self.clone(), function.clone());
         let (expected, found) = blocking(move || vms.find(&of)).await??;
         if found.is_none() && self.ahead {
-            self.template(function.agent(), function.spec.memory)?;
+            self.template(function.agent(), function.spec.memory)?.expect_function(self);
         }
         SnapshotStarter::new(self.clone(), function, expected, found).map(Arc::new).map_err(start_error)
     }

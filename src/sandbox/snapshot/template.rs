@@ -149,9 +149,17 @@ impl Template {
         self.spares.retain(|spare| !Arc::ptr_eq(&spare.snapshot, useless));
     }
 
-    /// Lets go the copies that wait, which are made anew when one is asked for.
-    pub fn let_go(&self) {
-        self.spares.sweep(Duration::MAX, true);
+    /// Lets go the copies that have waited for `idle_time` or, where memory is `scarce`, all; they are made anew when a function comes.
+    pub fn sweep(&self, idle_time: Duration, scarce: bool) {
+        self.spares.sweep(idle_time, scarce);
+    }
+
+    /// A function is there that will begin as a copy: has one wait for it. The first of all is made with the template.
+    pub fn expect_function(self: &Arc<Self>, vms: &Arc<MicroVms>) {
+        if let (Some(snapshot), false) = self.slot.look() {
+            self.spares.expect_one();
+            self.replenish(vms, &snapshot);
+        }
     }
 
     /// Finds or makes the snapshot in the background, if there is none.
