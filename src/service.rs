@@ -24,6 +24,7 @@ use crate::sandbox::{
     self, BlankAgents, Invocation, IsolateStarter, LanguageHosts, MemoryWatch, MicroVms, Pool, PoolSettings,
     PoolStatus, ProcessStarter, SnapshotStatus, Snapshots, Starter,
 };
+use crate::sync::{read, write};
 
 /// How often idle sandboxes are looked after.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -205,7 +206,7 @@ impl Service {
     /// # Errors
     /// When there is no such function.
     pub fn deregister(&self, name: &str) -> Result<(), ServiceError> {
-        let mut functions = self.functions.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut functions = write(&self.functions);
         let registered = functions.remove(name).ok_or_else(|| ServiceError::Unknown(name.into()))?;
         self.metrics.set_functions(functions.len());
         drop(functions);
@@ -283,12 +284,12 @@ impl Service {
     }
 
     fn find(&self, name: &str) -> Result<Arc<Registered>, ServiceError> {
-        let functions = self.functions.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let functions = read(&self.functions);
         functions.get(name).cloned().ok_or_else(|| ServiceError::Unknown(name.into()))
     }
 
     fn all(&self) -> Vec<Arc<Registered>> {
-        let functions = self.functions.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let functions = read(&self.functions);
         functions.values().cloned().collect()
     }
 }

@@ -1,14 +1,15 @@
 //! Registering a function.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
 use super::{Registered, Service, ServiceError};
 use crate::function::spec::Query;
 use crate::function::{Function, SandboxKind, Spec};
 use crate::sandbox::{Pool, Starter, svmid};
+use crate::sync::{read, write};
 
 impl Service {
     /// Registers a function: checks what was said, downloads and unpacks the code.
@@ -24,7 +25,7 @@ impl Service {
             SandboxKind::Isolate | SandboxKind::Process => {}
             SandboxKind::Snapshot => {
                 self.vms.check().await?;
-                check_svmid(&self.functions.read().unwrap_or_else(PoisonError::into_inner), &spec)?;
+                check_svmid(&read(&self.functions), &spec)?;
             }
             SandboxKind::SnapshotProcess => {
                 return Err(ServiceError::Unavailable(format!(
@@ -53,7 +54,7 @@ impl Service {
             }
         };
         let name = function.spec.name.clone();
-        let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
+        let mut functions = write(&self.functions);
         if let Some(other) = functions.get(&name) {
             // It was registered while the code was downloaded.
             return match *other.spec() == function.spec {

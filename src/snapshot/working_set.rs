@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn damage_is_found() {
-        let set = WorkingSet::new(vec![0x1000..0x3000], vec![0x9000..0xa000]);
+        let set = WorkingSet::new(vec![0x1000..0x3000, 0x7000..0x8000], vec![]);
         let text = to_text(&set);
         assert_eq!(parse(&text), Some(set));
         for at in 0..text.len() {

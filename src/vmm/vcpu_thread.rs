@@ -4,13 +4,13 @@
 //! some, at its next entry.
 
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread;
 
 use super::error::VmmError;
 use super::vcpu::Vcpu;
 use super::vm::Vm;
-use crate::sync::lock;
+use crate::sync::{lock, wait};
 
 /// Host stack of a thread: handlers keep their buffers on the heap.
 const STACK: usize = 512 << 10;
@@ -77,7 +77,7 @@ impl Vm {
     pub fn wait_until_idle(&self) {
         let mut state = self.threads.lock();
         while state.busy > 0 {
-            state = self.threads.quiet.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = wait(&self.threads.quiet, state);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The thread that polls.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use nix::unistd::{Pid, gettid};
 
 use super::super::host_io;
 use super::{Place, all_processors_run};
-use crate::sync::lock;
+use crate::sync::{lock, wait};
 
 /// Looks of a waiting vCPU: some 60 µs, what it takes to read ahead a part of a file, and then to answer.
 const SPINS: u32 = 1200;
@@ -73,7 +73,7 @@ impl Poller {
         loop {
             let mut new = lock(&self.new);
             while new.is_empty() {
-                new = self.woken.wait(new).unwrap_or_else(PoisonError::into_inner);
+                new = wait(&self.woken, new);
             }
             drop(new);
             self.poll(&mut taken_on);

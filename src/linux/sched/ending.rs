@@ -1,9 +1,8 @@
 //! Stopping all threads: for good, or for a while.
 
-use std::sync::PoisonError;
-
 use super::state::Phase;
 use super::{ExitStatus, Sched};
+use crate::sync::wait;
 use crate::vmm::VmmError;
 
 impl Sched {
@@ -41,7 +40,7 @@ impl Sched {
             {
                 return (status, state.failure.take());
             }
-            state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = wait(&self.ended, state);
         }
     }
 
@@ -62,7 +61,7 @@ impl Sched {
         }
         while state.exit.is_none() && state.workers.iter().any(|w| !w.gone && (!w.idle || w.loaded.is_some()))
         {
-            state = self.quiet.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = wait(&self.quiet, state);
         }
     }
 

@@ -17,7 +17,7 @@ mod state;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ use super::errno::Errno;
 use super::futex::Futexes;
 use super::signal::{ProcessSignals, SigInfo, ThreadSignals};
 use super::thread::{FileId, Thread, Tid, Wait};
-use crate::sync::lock;
+use crate::sync::{lock, wait};
 use crate::vmm::{Kick, Vcpu, VmmError};
 pub use saved::SavedSched;
 use state::Phase;
@@ -219,7 +219,7 @@ impl Sched {
                 self.quiet.notify_all();
             }
             let wake = Arc::clone(&state.workers[id].wake);
-            state = wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = wait(&wake, state);
             state.workers[id].idle = false;
         }
     }

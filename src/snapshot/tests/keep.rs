@@ -35,9 +35,10 @@ fn what_programs_touch_first_is_known_after_a_restart() {
     // Moved with the folder, and not into that of the one that took its place.
     let old = saved;
     let new = save(&store(folder.path()), &expected(7), b'b');
-    old.keep_working_set(WorkingSet::new(vec![0x1000..0x2000], vec![]));
+    let touched = || vec![0x1000..0x2000, 0x3000..0x5000];
+    old.keep_working_set(WorkingSet::new(touched(), vec![]));
     assert!(!file.exists());
-    new.keep_working_set(WorkingSet::new(vec![0x1000..0x2000], vec![0x3000..0x5000]));
+    new.keep_working_set(WorkingSet::new(vec![], touched()));
     drop((old, new));
     let find = || store(folder.path()).find(&expected(7)).unwrap().unwrap();
     assert!(find().has_working_set());
