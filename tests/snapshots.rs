@@ -110,8 +110,9 @@ fn saved(store: &Store, svmid: u64) -> Arc<Snapshot> {
     drop(theirs);
     assert_eq!(line(&mut stream), "ready\n");
     assert_eq!(ask(&mut stream, "first"), answer(0, "first"));
+    let staging = store.stage(&expected(svmid), None).expect("room");
     let checkpoint = guest.checkpoint().expect("a checkpoint");
-    let draft = store.write(&expected(svmid), None, &checkpoint).expect("a draft");
+    let draft = staging.write(&checkpoint).expect("a draft");
     drop(checkpoint);
     assert_eq!(ask(&mut stream, "second"), answer(1, "second"));
     let snapshot = draft.commit().expect("a snapshot");

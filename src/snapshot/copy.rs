@@ -41,6 +41,12 @@ impl RamCopy {
         Ok(RamCopy { file, pieces, held, in_use: 0, stored: 0, differing })
     }
 
+    /// Takes memory for so many bytes: to get it from the host page by page takes longer than to copy into it.
+    pub fn expect(&mut self, bytes: u64) {
+        self.held.resize(bytes.min(MOST_HELD as u64) as usize, 0);
+        self.held.clear();
+    }
+
     /// Copies the ranges, but for pages that are all zeros.
     pub fn whole(&mut self, memory: &GuestMemory, runs: impl Iterator<Item = Range<u64>>) -> io::Result<()> {
         let mut buffer = vec![0; PIECE as usize];

@@ -17,7 +17,11 @@ use super::page_runs::PageRuns;
 use super::shelf::Files;
 use super::store::Inner;
 use crate::folder::Staged;
+use crate::linux::Checkpoint;
 use crate::vmm::GuestMemory;
+
+/// Of what the parent had in use, this part differs in most programs: room for it is made before they are stopped.
+const DIFFERING: u64 = 3;
 
 /// A snapshot that is copied and not yet in its place. The program may go on: [`Draft::commit`] does the rest. Dropping it removes
 /// what is written.
@@ -66,32 +70,69 @@ impl Step {
     ];
 }
 
-impl Draft {
-    /// Copies RAM and state. `runs` are the guest-physical ranges that count; all else is zero.
-    pub(super) fn write(
+/// Where a snapshot will be written. It is made before the program is stopped, for whose pause every step counts. Dropping it leaves
+/// nothing.
+pub struct Staging {
+    store: Arc<Inner>,
+    expected: Expected,
+    staged: Staged,
+    memory: RamCopy,
+    parent: Option<Arc<Snapshot>>,
+}
+
+impl Staging {
+    /// With a `parent` that is whole by itself, but the pages will be kept that differ from it.
+    pub(super) fn new(
         store: Arc<Inner>,
         expected: &Expected,
         parent: Option<Arc<Snapshot>>,
-        memory: &GuestMemory,
-        runs: impl Iterator<Item = Range<u64>>,
-        state: Vec<u8>,
-        since: Instant,
-    ) -> Result<Draft, SaveError> {
+    ) -> Result<Staging, SaveError> {
         let failed = |doing| store.failed(expected.svmid, doing);
         let parent = parent.filter(|parent| parent.manifest().parent.is_none());
         let staged = Staged::new(&store.shelf.partial()).map_err(failed("make a folder"))?;
         store.reached(Step::Begun);
         let file = create(&staged, Part::Memory).map_err(failed("make the memory's file"))?;
-        let mut copy = RamCopy::new(file, memory.size()).map_err(failed("make the memory's file"))?;
-        match &parent {
-            Some(parent) => copy.difference(memory, runs, parent.image()),
-            None => copy.whole(memory, runs),
+        let mut memory = RamCopy::new(file, expected.memory).map_err(failed("make the memory's file"))?;
+        if let Some(parent) = &parent {
+            memory.expect(parent.manifest().memory.in_use / DIFFERING);
         }
-        .map_err(failed("write the memory"))?;
-        let pause = since.elapsed();
-        Ok(Draft { expected: expected.clone(), staged, memory: copy, state, parent, pause, store })
+        Ok(Staging { expected: expected.clone(), staged, memory, parent, store })
     }
 
+    /// Copies the program of `checkpoint`, which may go on afterwards: drop the checkpoint before [`Draft::commit`].
+    ///
+    /// # Errors
+    /// The disk is full or fails. Nothing is left of the attempt.
+    pub fn write(self, checkpoint: &Checkpoint<'_>) -> Result<Draft, SaveError> {
+        let state = postcard::to_stdvec(checkpoint.state())
+            .map_err(|source| SaveError::Encode { svmid: self.expected.svmid, source })?;
+        self.copy(checkpoint.memory(), checkpoint.runs(), state, checkpoint.since())
+    }
+
+    /// Copies a program that stands still, as [`Staging::write`]: its RAM, of which `runs` are the guest-physical byte ranges that count
+    /// (all else is zero), and its encoded state. It stood still since `since`.
+    ///
+    /// # Errors
+    /// The disk is full or fails. Nothing is left of the attempt.
+    pub fn copy(
+        self,
+        ram: &GuestMemory,
+        runs: impl Iterator<Item = Range<u64>>,
+        state: Vec<u8>,
+        since: Instant,
+    ) -> Result<Draft, SaveError> {
+        let Staging { store, expected, staged, mut memory, parent } = self;
+        match &parent {
+            Some(parent) => memory.difference(ram, runs, parent.image()),
+            None => memory.whole(ram, runs),
+        }
+        .map_err(store.failed(expected.svmid, "write the memory"))?;
+        let pause = since.elapsed();
+        Ok(Draft { store, expected, staged, memory, state, parent, pause })
+    }
+}
+
+impl Draft {
     #[cfg(test)]
     pub(super) fn staged_folder(&self) -> &std::path::Path {
         self.staged.path()

@@ -1,7 +1,7 @@
 //! Snapshots on disk: programs that were stopped in the middle, to go on any number of times.
 //!
-//! A [`Store`] keeps them in a folder, one folder each, named by its number, the *svmid*. [`Store::write`] copies a program that
-//! stands still; [`Draft::commit`] makes that a [`Snapshot`] when the program goes on again. [`Store::find`] gives the one that
+//! A [`Store`] keeps them in a folder, one folder each, named by its number, the *svmid*. [`Store::stage`] makes room for
+//! one, [`Staging::write`] copies a program that stands still, [`Draft::commit`] makes that a [`Snapshot`] when the program goes on again. [`Store::find`] gives the one that
 //! [`Expected`] describes, or says in a [`Refusal`] why what is there will not do.
 //!
 //! | file | holds |
@@ -42,7 +42,7 @@ mod store;
 mod working_set;
 
 pub use checksum::Checksum;
-pub use draft::{Draft, Step};
+pub use draft::{Draft, Staging, Step};
 pub use error::{Part, Reason, Refusal, SaveError};
 pub use expected::{Expected, runtime_digest};
 pub use manifest::{BUILD, FORMAT, Manifest, MemoryFile, Parent, StateFile};

@@ -4,23 +4,20 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Instant;
 
 use nix::fcntl::Flock;
 
-use super::draft::{Draft, Step};
+use super::draft::{Staging, Step};
 use super::error::{Reason, Refusal, SaveError};
 use super::expected::Expected;
 use super::manifest::Manifest;
 use super::opened::Snapshot;
 use super::shelf::{Files, Shelf};
 use crate::folder::{self, FolderError, Staged};
-use crate::linux::Checkpoint;
 use crate::sync::lock;
-use crate::vmm::{Cpu, GuestMemory};
+use crate::vmm::Cpu;
 
 /// The store in one folder. Clones share it.
 #[derive(Clone)]
@@ -68,38 +65,12 @@ impl Store {
         Ok(Store(Arc::new(Inner { shelf, cpu, observer, slots: Mutex::default(), _lock: lock })))
     }
 
-    /// Copies the program of `checkpoint`, which may go on afterwards: drop the checkpoint before [`Draft::commit`]. With a `parent` that
-    /// is whole by itself, but the pages are kept that differ from it.
+    /// Makes room for a snapshot of a program that is to be stopped. With a `parent` that is whole by itself, but the pages are kept that differ from it.
     ///
     /// # Errors
-    /// The disk is full or fails. Nothing is left of the attempt.
-    pub fn write(
-        &self,
-        expected: &Expected,
-        parent: Option<&Arc<Snapshot>>,
-        checkpoint: &Checkpoint<'_>,
-    ) -> Result<Draft, SaveError> {
-        let since = Instant::now();
-        let state = postcard::to_stdvec(checkpoint.state())
-            .map_err(|source| SaveError::Encode { svmid: expected.svmid, source })?;
-        self.copy(expected, parent, checkpoint.memory(), checkpoint.runs(), state, since)
-    }
-
-    /// Copies a program that stands still, as [`Store::write`]: its RAM, of which `runs` are the guest-physical byte ranges that count
-    /// (all else is zero), and its encoded state. It stood still since `since`.
-    ///
-    /// # Errors
-    /// The disk is full or fails. Nothing is left of the attempt.
-    pub fn copy(
-        &self,
-        expected: &Expected,
-        parent: Option<&Arc<Snapshot>>,
-        memory: &GuestMemory,
-        runs: impl Iterator<Item = Range<u64>>,
-        state: Vec<u8>,
-        since: Instant,
-    ) -> Result<Draft, SaveError> {
-        Draft::write(self.0.clone(), expected, parent.cloned(), memory, runs, state, since)
+    /// The disk is full or fails.
+    pub fn stage(&self, expected: &Expected, parent: Option<&Arc<Snapshot>>) -> Result<Staging, SaveError> {
+        Staging::new(self.0.clone(), expected, parent.cloned())
     }
 
     /// The snapshot of that number; `None` if there is none.

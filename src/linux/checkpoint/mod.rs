@@ -23,6 +23,7 @@ mod restore;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +115,7 @@ pub enum CheckpointError {
 pub struct Checkpoint<'a> {
     kernel: &'a Kernel,
     state: State,
+    since: Instant,
 }
 
 impl Checkpoint<'_> {
@@ -125,6 +127,11 @@ impl Checkpoint<'_> {
     /// The RAM, which does not change meanwhile.
     pub fn memory(&self) -> &GuestMemory {
         self.kernel.memory()
+    }
+
+    /// When it was stopped.
+    pub fn since(&self) -> Instant {
+        self.since
     }
 
     /// See [`State::runs`].
@@ -145,9 +152,10 @@ impl Guest {
     pub fn checkpoint(&self) -> Result<Checkpoint<'_>, CheckpointError> {
         let kernel = self.kernel();
         let cpu = Cpu::of_host(Hypervisor::get()?);
+        let since = Instant::now();
         kernel.sched.pause();
         match collect(kernel, cpu) {
-            Ok(state) => Ok(Checkpoint { kernel, state }),
+            Ok(state) => Ok(Checkpoint { kernel, state, since }),
             Err(error) => {
                 kernel.sched.resume();
                 Err(error)

@@ -415,8 +415,9 @@ impl Inner {
 
     fn keep(&self, guest: &Guest, upon: Option<&Arc<Snapshot>>) -> Result<Arc<Snapshot>, String> {
         let store = self.vms.store().map_err(|error| error.to_string())?;
+        let staging = store.stage(&self.expected, upon).map_err(|error| error.to_string())?;
         let checkpoint = guest.checkpoint().map_err(|error| error.to_string())?;
-        let draft = store.write(&self.expected, upon, &checkpoint).map_err(|error| error.to_string())?;
+        let draft = staging.write(&checkpoint).map_err(|error| error.to_string())?;
         // The program goes on; the rest needs it no more.
         drop(checkpoint);
         draft.commit().map_err(|error| error.to_string())

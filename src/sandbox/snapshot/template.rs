@@ -218,8 +218,9 @@ impl Template {
         let (store, expected) = (vms.store()?, self.expected.clone());
         let snapshot = blocking(move || {
             guest.settle(SETTLE_TIME);
+            let staging = store.stage(&expected, None).map_err(start_error)?;
             let checkpoint = guest.checkpoint().map_err(start_error)?;
-            let draft = store.write(&expected, None, &checkpoint).map_err(start_error)?;
+            let draft = staging.write(&checkpoint).map_err(start_error)?;
             drop(checkpoint);
             drop(guest);
             draft.commit().map_err(start_error)

@@ -59,7 +59,8 @@ fn what_does_not_differ_takes_no_room() {
     memory.write(901 * 4096, b"new");
     // A page of the parent's that is not in use any more is zero whatever it holds.
     let runs = || [0..5 * 4096, 900 * 4096..902 * 4096, RAM - 3 * 4096..RAM].into_iter();
-    let draft = store.copy(&expected(7), Some(&parent), &memory, runs(), vec![1], Instant::now());
+    let draft =
+        store.stage(&expected(7), Some(&parent)).unwrap().copy(&memory, runs(), vec![1], Instant::now());
     let child = draft.unwrap().commit().unwrap();
     assert_eq!(child.manifest().parent.as_ref().unwrap().pages.to_string(), "2+2 385+1 3e8+1");
     assert_eq!(child.manifest().memory.stored, 2 * 4096);
@@ -75,7 +76,8 @@ fn what_does_not_differ_takes_no_room() {
     }
     // What goes on from it is compared with the same parent.
     shown.write(4 * 4096, b"more");
-    let draft = store.copy(&expected(8), Some(&parent), &shown, runs(), vec![1], Instant::now());
+    let draft =
+        store.stage(&expected(8), Some(&parent)).unwrap().copy(&shown, runs(), vec![1], Instant::now());
     let next = draft.unwrap().commit().unwrap();
     assert_eq!(next.manifest().parent.as_ref().unwrap().pages.to_string(), "2+3 385+1 3e8+1");
 }
@@ -90,7 +92,8 @@ fn pages_that_lie_scattered_become_few_runs() {
         memory.write(page * 4096 + 5, &[page as u8]);
     }
     let whole = || std::iter::once(0..RAM);
-    let draft = store.copy(&expected(7), Some(&parent), &memory, whole(), vec![1], Instant::now());
+    let draft =
+        store.stage(&expected(7), Some(&parent)).unwrap().copy(&memory, whole(), vec![1], Instant::now());
     let child = draft.unwrap().commit().unwrap();
     let runs = child.manifest().parent.as_ref().unwrap().pages.ranges().len();
     assert!((1..=16).contains(&runs), "{runs} runs");
@@ -160,11 +163,17 @@ fn what_a_manifest_names_is_checked() {
     assert!(matches!(refused(itself), Reason::OtherParent(7)));
     let store = super::store(folder.path());
     let whole = save(&store, &expected(2), b'w');
-    let middle = store.copy(&expected(3), Some(&whole), &ram(b'm'), runs(), vec![1], Instant::now());
+    let middle =
+        store.stage(&expected(3), Some(&whole)).unwrap().copy(&ram(b'm'), runs(), vec![1], Instant::now());
     let middle = middle.unwrap().commit().unwrap();
     let checksum = middle.manifest().memory.checksum;
     // A snapshot that is asked to build upon it is whole instead.
-    let upon = store.copy(&expected(4), Some(&middle), &ram(b'u'), runs(), vec![b'u'; 5000], Instant::now());
+    let upon = store.stage(&expected(4), Some(&middle)).unwrap().copy(
+        &ram(b'u'),
+        runs(),
+        vec![b'u'; 5000],
+        Instant::now(),
+    );
     let upon = upon.unwrap().commit().unwrap();
     assert_eq!((upon.manifest().parent.as_ref(), mark(&upon)), (None, b'u'));
     drop((whole, middle, upon, store));

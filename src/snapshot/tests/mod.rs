@@ -70,7 +70,7 @@ fn draft_over(
     expected: &Expected,
     mark: u8,
 ) -> Result<Draft, SaveError> {
-    store.copy(expected, parent, &ram(mark), runs(), vec![mark; 5000], Instant::now())
+    store.stage(expected, parent)?.copy(&ram(mark), runs(), vec![mark; 5000], Instant::now())
 }
 
 fn save(store: &Store, expected: &Expected, mark: u8) -> Arc<Snapshot> {
