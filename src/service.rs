@@ -260,6 +260,7 @@ impl Service {
         }
         self.blanks.stop().await;
         self.hosts.stop().await;
+        self.store.settled().await;
     }
 
     async fn invoke_on(

@@ -1,4 +1,5 @@
 //! The code store: downloads the code behind a URL once, keeps it by its digest, and hands out folders that hold it.
+mod background;
 mod content;
 mod download;
 mod entry_path;
@@ -94,6 +95,11 @@ impl CodeStore {
         self.0.shelf.folder()
     }
 
+    /// Ready when all code that was fetched until now outlasts a restart. Dropping the last clone waits for that, too.
+    pub async fn settled(&self) {
+        self.0.shelf.settled().await;
+    }
+
     /// The code behind an http or https URL.
     ///
     /// Callers that want one URL at one time share a download. A URL that was fetched before, be it by an earlier
@@ -178,9 +184,7 @@ impl Inner {
         };
         let code = self.code(url, &source, lease)?;
         // The code is there and good, whatever becomes of the rest.
-        if let Err(error) = self.shelf.remember(url.as_str(), source) {
-            tracing::warn!(%error, "cannot write the code store's index; after a restart the code is downloaded again");
-        }
+        self.shelf.remember(url.as_str(), source);
         if let Err(error) = self.shelf.evict() {
             tracing::warn!(%error, "cannot remove unused code from the store");
         }

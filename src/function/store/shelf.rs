@@ -7,10 +7,12 @@
 //! APP_DIR/code/DIGEST/VARIANT/root/  the code, without write permission; VARIANT is `tree` or `file-NAME`
 //! APP_DIR/code/DIGEST/VARIANT/bytes  its size in bytes, decimal
 //! ```
-//! A variant is written in `partial`, synced and renamed, so whatever has its place is complete. Several variants
-//! are the same bytes under several names.
+//! A variant is written in `partial` and renamed, and can be used from then on. In the background it is synced, and gets its file `bytes`: a
+//! variant without that may have lost something when the power failed, and does not count. Several variants are the same bytes under
+//! several names.
 use super::{
     StoreError,
+    background::Background,
     index::{Index, Source},
 };
 use crate::folder::{self, Staged, remove_tree};
@@ -22,7 +24,10 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Keeps the code of one digest from being removed.
@@ -45,9 +50,11 @@ impl Lease {
 pub(super) struct Shelf {
     folder: PathBuf,
     cache_bytes: u64,
-    state: Mutex<State>,
-    /// Held while the index is written, so that an older one never replaces a newer one.
-    saving: Mutex<()>,
+    state: Arc<Mutex<State>>,
+    /// Whether the index is to be written and has not been begun.
+    index_due: Arc<AtomicBool>,
+    /// Before the lock: what it does belongs to this store.
+    background: Background,
     _lock: Flock<File>,
 }
 
@@ -74,8 +81,9 @@ impl Shelf {
         index.retain(|source| {
             held.get(&source.digest).is_some_and(|variants| variants.contains_key(&source.variant()))
         });
-        let state = Mutex::new(State { index, held, leases: HashMap::new() });
-        Ok(Shelf { folder, cache_bytes, state, saving: Mutex::new(()), _lock: lock })
+        let state = Arc::new(Mutex::new(State { index, held, leases: HashMap::new() }));
+        let background = Background::start().map_err(StoreError::io("start a thread for", &folder))?;
+        Ok(Shelf { folder, cache_bytes, state, index_due: Arc::default(), background, _lock: lock })
     }
 
     /// Where all code lies.
@@ -124,11 +132,8 @@ impl Shelf {
         staged: Staged,
         bytes: u64,
     ) -> io::Result<Arc<Lease>> {
-        let mut size = File::create_new(staged.path().join("bytes"))?;
-        size.write_all(bytes.to_string().as_bytes())?;
-        // One call for all files of a tree, instead of a journal commit for each.
-        nix::unistd::syncfs(&size)?;
         let home = self.folder.join(digest);
+        let target = home.join(variant);
         let lease = {
             let mut state = self.state();
             if let Some(lease) = self.find_in(&mut state, digest, variant) {
@@ -138,27 +143,46 @@ impl Shelf {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
-            let target = home.join(variant);
             remove_tree(&target)?;
             fs::set_permissions(staged.path(), Permissions::from_mode(0o711))?;
             fs::rename(staged.path(), &target)?;
             state.held.entry(digest.into()).or_default().insert(variant.into(), bytes);
             state.lease(digest)
         };
-        File::open(&home)?.sync_all()?;
-        File::open(&self.folder)?.sync_all()?;
+        let (folder, of) = (self.folder.clone(), digest.to_owned());
+        self.background.run(move || {
+            match seal(&target, bytes).and_then(|()| sync(&home)).and_then(|()| sync(&folder)) {
+                // Nobody used it any more, and it was removed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::warn!(digest = of, %error, "code is not kept: after a restart it is downloaded again");
+                }
+                Ok(()) => {}
+            }
+        });
         Ok(lease)
     }
 
-    /// Notes what a URL gave, and writes the index.
-    pub(super) fn remember(&self, url: &str, source: Source) -> io::Result<()> {
-        let _saving = lock(&self.saving);
-        let text = {
-            let mut state = self.state();
-            state.index.put(url, source);
-            state.index.text()
-        };
-        Index::write(&self.folder, &self.partial(), &text)
+    /// Notes what a URL gave, and has the index written.
+    pub(super) fn remember(&self, url: &str, source: Source) {
+        self.state().index.put(url, source);
+        if self.index_due.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (folder, partial) = (self.folder.clone(), self.partial());
+        let (state, due) = (self.state.clone(), self.index_due.clone());
+        self.background.run(move || {
+            due.store(false, Ordering::Release);
+            let text = lock(&state).index.text();
+            if let Err(error) = Index::write(&folder, &partial, &text) {
+                tracing::warn!(%error, "cannot write the code store's index; after a restart code is downloaded again");
+            }
+        });
+    }
+
+    /// Ready when all that was taken in outlasts a restart.
+    pub(super) fn settled(&self) -> impl Future<Output = ()> + use<> {
+        self.background.done()
     }
 
     /// Removes what nobody uses, the least recently used first, until the rest is within the bound.
@@ -217,6 +241,20 @@ impl State {
         unused.sort_by_key(|digest| self.index.last_use(digest));
         unused
     }
+}
+
+/// Makes a variant outlast a failure of the power.
+fn seal(variant: &Path, bytes: u64) -> io::Result<()> {
+    // One call for all files of a tree, instead of a journal commit for each.
+    nix::unistd::syncfs(File::open(variant)?)?;
+    let mut size = File::create_new(variant.join("bytes"))?;
+    size.write_all(bytes.to_string().as_bytes())?;
+    size.sync_all()?;
+    sync(variant)
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 /// The complete variants, by digest. What is not one is removed.

@@ -99,6 +99,7 @@ async fn every_state_between_the_steps_is_survived() {
             (&digest, HELLO.to_vec()),
             "{what}"
         );
+        store.settled().await;
         assert_eq!((digests(folder.path()), partial(folder.path()).len()), (1, 0), "{what}");
     };
     // In its place, not in the index.
@@ -113,6 +114,8 @@ async fn every_state_between_the_steps_is_survived() {
     reopened("a variant without its code").await;
     fs::remove_file(variant.join("bytes")).unwrap();
     reopened("a variant without its size").await;
+    fs::write(variant.join("bytes"), "").unwrap();
+    reopened("a size that did not get to the disk").await;
     crate::folder::remove_tree(variant).unwrap();
     reopened("a digest without a variant").await;
     // Moved out of its place, not yet deleted.

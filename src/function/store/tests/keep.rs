@@ -134,6 +134,7 @@ async fn the_least_recently_used_goes_first_and_what_is_used_stays() {
     let c = fetch("c").await.root;
     assert_eq!((held.root.exists(), b.exists(), c.exists()), (true, false, true));
     // Nothing is left but what counts, and what is gone can be fetched again.
+    store.settled().await;
     assert_eq!((digests(folder.path()), partial(folder.path()).len()), (2, 0));
     let (root, clone) = (held.root.clone(), held.clone());
     drop(held);
