@@ -134,6 +134,11 @@ impl Drop for Staged {
     }
 }
 
+/// Makes what was made, renamed and removed in a folder outlast a failure of the power.
+pub(crate) fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
 /// Removes a folder with all that it holds, folders without write permission included. That it, or a part of it, is not
 /// there (any more) is no error.
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {

@@ -6,10 +6,17 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 
+use rustix::fs::Stat;
+
 use crate::sync::lock;
 
 /// Device and inode. While a file is open, no other has the same.
 pub type Identity = (u64, u64);
+
+/// The identity of a file that is open.
+pub fn identity(stat: &Stat) -> Identity {
+    (stat.st_dev, stat.st_ino)
+}
 
 /// Files that are mapped, and are read at given places only.
 pub static MAPPED: SharedFiles<Identity> = SharedFiles::new();

@@ -244,7 +244,7 @@ impl Shelf {
 
     /// Makes renames outlast a failure of the power.
     pub(super) fn sync(&self) -> io::Result<()> {
-        File::open(&self.folder)?.sync_all()
+        folder::sync(&self.folder)
     }
 
     /// The folder of a snapshot.
@@ -292,11 +292,8 @@ fn file(home: &OwnedFd, part: Part, bytes: u64) -> Result<File, Reason> {
 }
 
 fn open(home: &OwnedFd, part: Part) -> Result<File, Reason> {
-    // Should it be a pipe, nobody is to wait for its other end.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    match rustix::fs::openat(home, part.file_name(), flags, Mode::empty()) {
+    match open_at(home, part.file_name()) {
         Ok(file) => {
-            let file = File::from(file);
             if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
                 return Ok(file);
             }
@@ -305,4 +302,10 @@ fn open(home: &OwnedFd, part: Part) -> Result<File, Reason> {
         Err(Errno::NOENT) => Err(Reason::Missing(part)),
         Err(error) => Err(unreadable(part)(error.into())),
     }
+}
+
+/// Opens a file in a snapshot's folder to be read. Should it be a pipe, nobody waits for its other end.
+pub(super) fn open_at(home: &OwnedFd, name: &str) -> Result<File, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::openat(home, name, flags, Mode::empty()).map(File::from)
 }

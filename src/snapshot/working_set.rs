@@ -13,20 +13,18 @@ use rustix::io::Errno;
 
 use super::checksum::Checksum;
 use super::page_runs::PageRuns;
+use super::shelf::open_at;
 use crate::vmm::WorkingSet;
 
 /// Its name in the snapshot's folder.
-pub(super) const FILE: &str = "working-set";
+const FILE: &str = "working-set";
 /// Most bytes of it.
 const MOST_BYTES: u64 = 256 << 10;
 
 /// What the folder `home` has, if that is as it was written.
 pub(super) fn read(home: &OwnedFd) -> Option<WorkingSet> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::openat(home, FILE, flags, Mode::empty()).ok()?);
     let mut text = String::new();
-    // A pipe that nobody writes to ends at once.
-    file.take(MOST_BYTES + 1).read_to_string(&mut text).ok()?;
+    open_at(home, FILE).ok()?.take(MOST_BYTES + 1).read_to_string(&mut text).ok()?;
     parse(&text)
 }
 

@@ -93,7 +93,7 @@ fn pages(range: Range<u64>) -> impl Iterator<Item = u64> {
 }
 
 /// Sorts ranges, and joins those that overlap or touch.
-fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+pub(super) fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     ranges.sort_unstable_by_key(|range| range.start);
     let mut joined: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
     for range in ranges {

@@ -11,6 +11,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{FileOffset, VolatileMemory, VolatileSlice};
 
+use super::difference::joined;
 use super::error::VmmError;
 use super::frames::FRAME_SIZE;
 use super::memory::{GuestMemory, address_space};
@@ -103,7 +104,7 @@ impl Image {
     }
 
     /// The uppermost layer. There is one from the beginning.
-    fn top(&self) -> &Layer {
+    fn top(&self) -> &Arc<Layer> {
         &self.layers[self.layers.len() - 1]
     }
 
@@ -150,9 +151,8 @@ impl Image {
 
     /// The layers that the next copy is to have.
     fn layers_of_copy(&self) -> Vec<Arc<Layer>> {
-        let top = &self.layers[self.layers.len() - 1];
-        // This image holds it, and each copy.
-        if self.layers.len() == 1 || Arc::strong_count(top) <= MOST_IN_LAYERS {
+        // This image holds its uppermost layer, and each copy.
+        if self.layers.len() == 1 || Arc::strong_count(self.top()) <= MOST_IN_LAYERS {
             return self.layers.clone();
         }
         let mut flat = lock(&self.flat);
@@ -179,7 +179,7 @@ impl Image {
         let file = File::from(file);
         file.set_len(self.bytes).map_err(failed)?;
         let mut buffer = vec![0; PIECE as usize];
-        for run in self.data().map_err(failed)? {
+        for run in joined(self.data().map_err(failed)?) {
             for start in run.clone().step_by(PIECE as usize) {
                 let piece = &mut buffer[..PIECE.min(run.end - start) as usize];
                 let slice = reference.slice(start, piece.len());

@@ -3,7 +3,7 @@ use super::{download::Validators, form::Form, name::FileName};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs,
     io::{self, Write},
     path::Path,
 };
@@ -83,7 +83,7 @@ impl Index {
         file.write_all(text)?;
         file.as_file().sync_all()?;
         file.persist(folder.join(FILE))?;
-        File::open(folder)?.sync_all()
+        crate::folder::sync(folder)
     }
 
     /// The index as it is written.

@@ -149,9 +149,9 @@ impl Shelf {
             state.held.entry(digest.into()).or_default().insert(variant.into(), bytes);
             state.lease(digest)
         };
-        let (folder, of) = (self.folder.clone(), digest.to_owned());
+        let (all, of) = (self.folder.clone(), digest.to_owned());
         self.background.run(move || {
-            match seal(&target, bytes).and_then(|()| sync(&home)).and_then(|()| sync(&folder)) {
+            match seal(&target, bytes).and_then(|()| folder::sync(&home)).and_then(|()| folder::sync(&all)) {
                 // Nobody used it any more, and it was removed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
@@ -250,11 +250,7 @@ fn seal(variant: &Path, bytes: u64) -> io::Result<()> {
     let mut size = File::create_new(variant.join("bytes"))?;
     size.write_all(bytes.to_string().as_bytes())?;
     size.sync_all()?;
-    sync(variant)
-}
-
-fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    folder::sync(variant)
 }
 
 /// The complete variants, by digest. What is not one is removed.

@@ -12,7 +12,7 @@ use rustix::fs::{MemfdFlags, OFlags, Stat};
 use serde::{Deserialize, Serialize};
 
 use super::super::namespace::{self, Namespace};
-use super::super::shared_files::{Identity, MAPPED};
+use super::super::shared_files::{Identity, MAPPED, identity};
 use super::{CheckpointError, RestoreError};
 
 /// Most bytes that a checkpoint carries of files without a path.
@@ -52,8 +52,8 @@ impl Version {
 pub struct Keeper<'a> {
     namespace: &'a Namespace,
     carried: Vec<Vec<u8>>,
-    /// Carried files by device and inode.
-    known: HashMap<(u64, u64), u32>,
+    /// Carried files.
+    known: HashMap<Identity, u32>,
     bytes: u64,
 }
 
@@ -72,7 +72,7 @@ impl<'a> Keeper<'a> {
         if stat.st_nlink > 0 && self.leads_to(&now, &stat) {
             return Ok(Place::Path { path: now, version: Version::of(&stat) });
         }
-        if let Some(index) = self.known.get(&(stat.st_dev, stat.st_ino)) {
+        if let Some(index) = self.known.get(&identity(&stat)) {
             return Ok(Place::Carried(*index));
         }
         let size = stat.st_size as u64;
@@ -88,13 +88,13 @@ impl<'a> Keeper<'a> {
             .map_err(|source| CheckpointError::File { path: path.into(), source })?;
         let index = self.carried.len() as u32;
         self.carried.push(content);
-        self.known.insert((stat.st_dev, stat.st_ino), index);
+        self.known.insert(identity(&stat), index);
         Ok(Place::Carried(index))
     }
 
     fn leads_to(&self, path: &Path, stat: &Stat) -> bool {
         let found = self.namespace.find_on_host(path).ok().and_then(|found| rustix::fs::fstat(found).ok());
-        found.is_some_and(|found| (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino))
+        found.is_some_and(|found| identity(&found) == identity(stat))
     }
 
     /// The files to carry.
@@ -148,14 +148,14 @@ impl<'a> Finder<'a> {
     /// Opens a regular file that must be what it was, for reading and writing.
     pub fn open_unchanged(&self, place: &Place) -> Result<(OwnedFd, Identity), RestoreError> {
         let found = self.find_unchanged(place)?;
-        let identity = found.identity();
+        let identity = identity(&found.stat);
         Ok((found.open(OFlags::RDWR)?, identity))
     }
 
     /// Opens a regular file that must be what it was, to be read only: programs share the descriptor.
     pub fn open_shared(&self, place: &Place) -> Result<(Arc<OwnedFd>, Identity), RestoreError> {
         let found = self.find_unchanged(place)?;
-        let identity = found.identity();
+        let identity = identity(&found.stat);
         Ok((MAPPED.get(identity, || found.open(OFlags::RDONLY))?, identity))
     }
 
@@ -202,10 +202,6 @@ struct Found<'p> {
 }
 
 impl Found<'_> {
-    fn identity(&self) -> Identity {
-        (self.stat.st_dev, self.stat.st_ino)
-    }
-
     fn open(self, flags: OFlags) -> Result<OwnedFd, RestoreError> {
         if flags.contains(OFlags::PATH) {
             return Ok(self.fd);

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use super::super::errno::Errno;
+use super::super::shared_files::{Identity, identity};
 use super::space::{AddressSpace, Backing, Region};
 use crate::sync::lock;
 use crate::vmm::{FRAME_SIZE, Frame};
@@ -25,7 +26,7 @@ pub struct MappedFile {
     /// Path as the guest knows it.
     pub path: String,
     /// Device and inode.
-    pub identity: (u64, u64),
+    pub identity: Identity,
     /// By number of the page in the file. Locked only under the address space's lock.
     shared: Mutex<BTreeMap<u64, SharedPage>>,
 }
@@ -45,7 +46,7 @@ impl MappedFile {
         fd: Arc<OwnedFd>,
         writable: bool,
         path: String,
-        identity: (u64, u64),
+        identity: Identity,
     ) -> Result<MappedFile, Errno> {
         let file = MappedFile { fd, writer: OnceLock::new(), path, identity, shared: Mutex::default() };
         if writable {
@@ -98,7 +99,7 @@ impl AddressSpace {
         writable: bool,
     ) -> Result<Arc<MappedFile>, Errno> {
         let stat = rustix::fs::fstat(fd)?;
-        let identity = (stat.st_dev, stat.st_ino);
+        let identity = identity(&stat);
         if let Some(known) = self.files.get(&identity).and_then(std::sync::Weak::upgrade) {
             if writable {
                 known.allow_writes(fd)?;
@@ -137,7 +138,7 @@ impl AddressSpace {
             return None;
         }
         let stat = rustix::fs::fstat(fd).ok()?;
-        self.files.get(&(stat.st_dev, stat.st_ino)).and_then(std::sync::Weak::upgrade)
+        self.files.get(&identity(&stat)).and_then(std::sync::Weak::upgrade)
     }
 
     /// Before `len` bytes of a file are read from `offset`, or from the descriptor's position: writes back what was stored there.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::errno::Errno;
 use super::super::mm::AddressSpace;
-use super::super::shared_files::MOUNTED;
+use super::super::shared_files::{MOUNTED, identity};
 use super::super::tmpfs::{Caller, ROOT, SavedTmpfs, Tmpfs, now};
 use super::host;
 use super::place::{Node, Place};
@@ -70,7 +70,7 @@ impl Root {
         let root = rustix::fs::openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let stat = rustix::fs::fstat(&root)?;
         let directory = FileType::from_raw_mode(stat.st_mode).is_dir();
-        let key = (source.to_owned(), (stat.st_dev, stat.st_ino));
+        let key = (source.to_owned(), identity(&stat));
         Ok(Root::Host { root: MOUNTED.get(key, || Ok::<_, std::io::Error>(root))?, directory })
     }
 }

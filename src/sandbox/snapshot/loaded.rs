@@ -66,9 +66,11 @@ impl Loaded {
         load(&mut self.channel, function, &code(function), Path::new(TMP), max_result).await
     }
 
-    /// Has it remembered what the first request touched of the snapshot, if that is not known yet.
+    /// Has it remembered what the first request touched of the snapshot, if that is not known yet. Of a copy that is lent, it is
+    /// noted when that is put back.
     fn note_working_set(&self) {
-        if let Some(snapshot) = self.snapshot.clone().filter(|snapshot| !snapshot.has_working_set())
+        if self.loan.is_none()
+            && let Some(snapshot) = self.snapshot.clone().filter(|snapshot| !snapshot.has_working_set())
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             let guest = self.machine.guest().clone();

@@ -168,10 +168,7 @@ impl Template {
         let (template, vms) = (self.clone(), vms.clone());
         tokio::spawn(async move {
             match template.find_or_make(&vms, making).await {
-                Ok(snapshot) => {
-                    template.spares.expect_one();
-                    template.replenish(&vms, &snapshot);
-                }
+                Ok(()) => template.expect_function(&vms),
                 Err(error) => {
                     tracing::warn!(language = %template.agent, %error, "a template could not be made");
                 }
@@ -183,7 +180,7 @@ impl Template {
         self: &Arc<Self>,
         vms: &Arc<MicroVms>,
         making: Making<Snapshot>,
-    ) -> Result<Arc<Snapshot>, Error> {
+    ) -> Result<(), Error> {
         let (store, expected) = (vms.store()?, self.expected.clone());
         let found = blocking(move || store.find(&expected)).await?.unwrap_or_else(|refusal| {
             tracing::warn!(language = %self.agent, "{refusal}; it will be made anew");
@@ -193,8 +190,8 @@ impl Template {
             Some(snapshot) => snapshot,
             None => self.make(vms).await?,
         };
-        making.done(snapshot.clone());
-        Ok(snapshot)
+        making.done(snapshot);
+        Ok(())
     }
 
     /// Starts an agent, and keeps it as it waits for its function.
