@@ -73,7 +73,7 @@ pub struct Config {
     #[arg(long, default_value = "host")]
     pub network: NetworkPolicy,
 
-    /// Whether sandboxes are prepared ahead of requests: agents for process sandboxes, copies of snapshots, templates of languages
+    /// Whether sandboxes are prepared ahead of requests: isolates, agents for process sandboxes, copies of snapshots, templates of languages
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub ahead: bool,
 

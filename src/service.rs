@@ -146,8 +146,8 @@ impl Service {
         }
         let watch = MemoryWatch::start();
         let folder_error = |error| StartError::Folder { path: scratch.path().to_owned(), error };
-        let hosts =
-            LanguageHosts::new(runtimes.clone(), scratch.path(), watch.clone()).map_err(folder_error)?;
+        let hosts = LanguageHosts::new(runtimes.clone(), scratch.path(), config, watch.clone())
+            .map_err(folder_error)?;
         let blanks = BlankAgents::new(
             runtimes.clone(),
             scratch.path().to_owned(),

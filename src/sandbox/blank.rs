@@ -3,8 +3,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -12,13 +11,13 @@ use tokio::net::unix::pipe::Receiver;
 
 use super::Error;
 use super::memory::MemoryWatch;
+use super::spare::Spare;
 use crate::agent::log::Stream;
 use crate::agent::runtime::Mode;
 use crate::agent::spawn::forward;
 use crate::agent::{Agent, Channel, LogSink, Runtimes};
 use crate::config::{Config, NetworkPolicy};
 use crate::jail::{Jail, Jailed, Network};
-use crate::sync::lock;
 
 /// How long an agent may take until its `HELLO`.
 const START_TIME: Duration = Duration::from_secs(20);
@@ -34,16 +33,8 @@ pub struct BlankAgents {
     usual_memory: u32,
     /// Whether any are kept.
     keeps: bool,
-    spare: [Spare; Agent::ALL.len()],
-    stopped: AtomicBool,
+    spares: [Arc<Spare<Blank>>; Agent::ALL.len()],
     pub(super) watch: Arc<MemoryWatch>,
-}
-
-#[derive(Default)]
-struct Spare {
-    agent: Mutex<Option<Blank>>,
-    /// Whether one is being started.
-    starting: AtomicBool,
 }
 
 /// An agent that has said `HELLO`.
@@ -83,8 +74,7 @@ impl BlankAgents {
             tmp_mib: config.tmp_size,
             usual_memory: config.default_memory,
             keeps: config.ahead,
-            spare: Default::default(),
-            stopped: AtomicBool::new(false),
+            spares: Default::default(),
             watch,
         })
     }
@@ -94,22 +84,15 @@ impl BlankAgents {
         if !self.keeps {
             return;
         }
-        let spare = &self.spare[agent as usize];
-        if lock(&spare.agent).is_some() || spare.starting.swap(true, Ordering::AcqRel) {
-            return;
-        }
         let blanks = self.clone();
-        tokio::spawn(async move {
-            let started = blanks.start(agent, blanks.usual_memory).await;
-            let spare = &blanks.spare[agent as usize];
-            spare.starting.store(false, Ordering::Release);
-            match started {
-                Ok(blank) if !blanks.stopped.load(Ordering::Acquire) => *lock(&spare.agent) = Some(blank),
-                Ok(_) => {}
-                Err(error) => {
+        self.spares[agent as usize].fill(async move {
+            blanks
+                .start(agent, blanks.usual_memory)
+                .await
+                .inspect_err(|error| {
                     tracing::warn!(language = %agent, %error, "an agent could not be started ahead of need");
-                }
-            }
+                })
+                .ok()
         });
     }
 
@@ -119,7 +102,7 @@ impl BlankAgents {
     /// When there is no such language here, or its agent or jail does not start.
     pub async fn take(self: &Arc<Self>, agent: Agent, memory: u32) -> Result<Blank, Error> {
         if memory == self.usual_memory || !self.is_bound_to_memory(agent) {
-            let kept = lock(&self.spare[agent as usize].agent).take();
+            let kept = self.spares[agent as usize].take().await;
             self.prepare(agent);
             if let Some(mut blank) = kept
                 && blank.channel.is_idle()
@@ -132,10 +115,8 @@ impl BlankAgents {
 
     /// Ends the agents that are kept.
     pub async fn stop(&self) {
-        self.stopped.store(true, Ordering::Release);
-        for spare in &self.spare {
-            let kept = lock(&spare.agent).take();
-            if let Some(mut blank) = kept {
+        for spare in &self.spares {
+            if let Some(mut blank) = spare.close() {
                 blank.jailed.kill();
                 let _ = blank.jailed.wait().await;
             }

@@ -16,11 +16,13 @@ use tokio::sync::{mpsc, watch};
 use super::host_memory::{HostMemory, Usage};
 use super::memory::MemoryWatch;
 use super::rendezvous::Rendezvous;
+use super::spare::Spare;
 use super::{Error, Health};
 use crate::agent::channel::{Hello, json, json_frame, write_all};
 use crate::agent::frame::{self, Kind};
 use crate::agent::runtime::Mode;
 use crate::agent::{Agent, Channel, Runtime, Runtimes, spawn};
+use crate::config::Config;
 use crate::sync::lock;
 
 /// How long a language host may take until its `HELLO`.
@@ -35,6 +37,11 @@ pub struct LanguageHosts {
     runtimes: Arc<Runtimes>,
     rendezvous: Rendezvous,
     watch: Arc<MemoryWatch>,
+    /// The memory of a function that says nothing of it: what the isolates that are kept are made for.
+    usual_memory: u32,
+    /// Whether any are kept.
+    keeps: bool,
+    spares: [Arc<Spare<Opened>>; Agent::ALL.len()],
     hosts: [tokio::sync::Mutex<Option<Arc<LanguageHost>>>; Agent::ALL.len()],
 }
 
@@ -101,27 +108,57 @@ impl LanguageHosts {
     pub fn new(
         runtimes: Arc<Runtimes>,
         folder: &Path,
+        config: &Config,
         watch: Arc<MemoryWatch>,
     ) -> std::io::Result<Arc<LanguageHosts>> {
         let rendezvous = Rendezvous::listen(folder)?;
-        Ok(Arc::new(LanguageHosts { runtimes, rendezvous, watch, hosts: Default::default() }))
+        Ok(Arc::new(LanguageHosts {
+            runtimes,
+            rendezvous,
+            watch,
+            usual_memory: config.default_memory,
+            keeps: config.ahead,
+            spares: Default::default(),
+            hosts: Default::default(),
+        }))
     }
 
-    /// Starts the host of `agent` ahead of need.
+    /// Starts the host of `agent` ahead of need, and makes an isolate in it, unless none is to be kept.
     pub fn prepare(self: &Arc<Self>, agent: Agent) {
         let hosts = self.clone();
-        tokio::spawn(async move { hosts.host(agent).await.map(drop) });
+        if !self.keeps {
+            tokio::spawn(async move { hosts.host(agent).await.map(drop) });
+            return;
+        }
+        self.spares[agent as usize].fill(async move {
+            let made = hosts.make(agent, hosts.usual_memory).await;
+            made.inspect_err(|error| {
+                tracing::warn!(language = %agent, %error, "an isolate could not be made ahead of need");
+            })
+            .ok()
+        });
     }
 
-    /// Makes an isolate for a function that may use `memory` MiB.
+    /// An isolate for a function that may use `memory` MiB: the one that is kept, if it will do, else a new one.
+    /// Another is kept from [`LanguageHosts::prepare`] on: once the function is loaded, for which the host is to have its time.
     ///
     /// # Errors
     /// When the language is not to be had here, or its host or the isolate did not start.
-    pub async fn open(&self, agent: Agent, memory: u32) -> Result<Opened, Error> {
+    pub async fn open(self: &Arc<Self>, agent: Agent, memory: u32) -> Result<Opened, Error> {
+        if memory == self.usual_memory {
+            if let Some(mut kept) = self.spares[agent as usize].take().await
+                && kept.handle.host.is_to_stay().await
+                && kept.channel.is_idle()
+            {
+                return Ok(kept);
+            }
+        }
+        self.make(agent, memory).await
+    }
+
+    async fn make(&self, agent: Agent, memory: u32) -> Result<Opened, Error> {
         let mut host = self.host(agent).await?;
-        // The sender lives in the host, so this cannot fail.
-        let _ = host.ending.subscribe().wait_for(|ending| *ending == 0).await;
-        if !host.is_alive() {
+        if !host.is_to_stay().await {
             host = self.host(agent).await?;
         }
         let mut expectation = self.rendezvous.expect().map_err(start_error)?;
@@ -153,6 +190,9 @@ impl LanguageHosts {
 
     /// Kills every host and waits until they are gone.
     pub async fn stop(&self) {
+        for spare in &self.spares {
+            drop(spare.close());
+        }
         for slot in &self.hosts {
             let Some(host) = slot.lock().await.take() else { continue };
             host.kill();
@@ -214,6 +254,13 @@ impl LanguageHost {
     /// Whether it was alive when last heard of.
     pub fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)
+    }
+
+    /// Whether it is alive once no isolate of it is being ended by force any more.
+    async fn is_to_stay(&self) -> bool {
+        // The sender lives in the host, so this cannot fail.
+        let _ = self.ending.subscribe().wait_for(|ending| *ending == 0).await;
+        self.is_alive()
     }
 
     /// Kills it and all its isolates, and what they started.

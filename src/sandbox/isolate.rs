@@ -45,6 +45,7 @@ impl Starter for IsolateStarter {
                 Err(Error::Start(_)) => start(&hosts, &scratch, max_result, &function).await,
                 started => started,
             };
+            hosts.prepare(function.agent());
             started.map(|isolate| Box::new(isolate) as Box<dyn Sandbox>)
         }
         .boxed()
@@ -52,7 +53,7 @@ impl Starter for IsolateStarter {
 }
 
 async fn start(
-    hosts: &LanguageHosts,
+    hosts: &Arc<LanguageHosts>,
     scratch: &Path,
     max_result: usize,
     function: &Function,

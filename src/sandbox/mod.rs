@@ -10,6 +10,7 @@ mod pool;
 mod process;
 mod rendezvous;
 mod snapshot;
+mod spare;
 #[cfg(test)]
 mod test_agent;
 

@@ -68,6 +68,8 @@ fn build_plain(folder: &Path) {
         "broken/raises.js",
         "shapes/module.mjs",
         "shapes/script.js",
+        "isolates/number.py",
+        "isolates/number.js",
     ] {
         put(folder, path.rsplit('/').next().expect("a name"), &read(path));
     }

@@ -12,6 +12,7 @@ mod deaths;
 mod errors;
 mod examples;
 mod functions;
+mod isolates;
 mod limits;
 mod load;
 mod native;
