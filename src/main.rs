@@ -34,6 +34,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(config: &Config) -> ExitCode {
+    hydra::vmm::limit_heaps();
     start_log(config.log_format);
     raise_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

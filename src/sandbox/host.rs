@@ -145,13 +145,12 @@ impl LanguageHosts {
     /// # Errors
     /// When the language is not to be had here, or its host or the isolate did not start.
     pub async fn open(self: &Arc<Self>, agent: Agent, memory: u32) -> Result<Opened, Error> {
-        if memory == self.usual_memory {
-            if let Some(mut kept) = self.spares[agent as usize].take().await
-                && kept.handle.host.is_to_stay().await
-                && kept.channel.is_idle()
-            {
-                return Ok(kept);
-            }
+        if memory == self.usual_memory
+            && let Some(mut kept) = self.spares[agent as usize].take().await
+            && kept.handle.host.is_to_stay().await
+            && kept.channel.is_idle()
+        {
+            return Ok(kept);
         }
         self.make(agent, memory).await
     }

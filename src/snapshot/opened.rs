@@ -4,13 +4,14 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, RwLock};
 
 use super::error::{Part, Reason};
 use super::manifest::Manifest;
 use super::shelf::Files;
 use super::working_set;
 use crate::linux::{Guest, RestoreError, State, Surroundings};
+use crate::sync::{read, write};
 use crate::vmm::{Image, ResetFigures, VmmError, WorkingSet};
 
 /// A snapshot whose files were verified, and are kept open: programs can be restored from it, any number at a time, even when
@@ -20,9 +21,28 @@ pub struct Snapshot {
     image: Arc<Image>,
     state: Vec<u8>,
     home: OwnedFd,
-    /// What the first program that went on from here and was looked at had touched.
-    working_set: OnceLock<WorkingSet>,
+    known: RwLock<Known>,
     parent: Option<Arc<Snapshot>>,
+}
+
+/// What programs touch first when they go on from a snapshot.
+#[derive(Default)]
+enum Known {
+    #[default]
+    Nothing,
+    /// What one has touched that is still at it.
+    Begun(Arc<WorkingSet>),
+    /// What the first that was done with its request and was looked at had touched.
+    Done(Arc<WorkingSet>),
+}
+
+impl Known {
+    fn working_set(&self) -> Option<&Arc<WorkingSet>> {
+        match self {
+            Known::Nothing => None,
+            Known::Begun(set) | Known::Done(set) => Some(set),
+        }
+    }
 }
 
 impl Snapshot {
@@ -37,8 +57,8 @@ impl Snapshot {
             }
             _ => Image::new(memory, manifest.memory.bytes).map_err(unreadable)?,
         };
-        let known = working_set::read(&home).map(OnceLock::from).unwrap_or_default();
-        Ok(Snapshot { manifest, image: Arc::new(image), state, home, working_set: known, parent })
+        let known = working_set::read(&home).map_or(Known::Nothing, |set| Known::Done(Arc::new(set)));
+        Ok(Snapshot { manifest, image: Arc::new(image), state, home, known: RwLock::new(known), parent })
     }
 
     /// What it is of.
@@ -56,7 +76,8 @@ impl Snapshot {
     /// # Errors
     /// The machine fails, or something that the program used outside of itself is gone or another.
     pub fn restore(&self, surroundings: Surroundings) -> Result<Guest, RestoreError> {
-        Guest::restore(self.decode()?, &self.image, self.working_set.get(), surroundings)
+        let ahead = read(&self.known).working_set().cloned();
+        Guest::restore(self.decode()?, &self.image, ahead.as_deref(), surroundings)
     }
 
     /// Ends the program of `guest`, which went on from this snapshot, and makes it go on from there again, in the same microVM.
@@ -74,10 +95,16 @@ impl Snapshot {
 
     /// Whether it is known what programs touch first when they go on from here.
     pub fn has_working_set(&self) -> bool {
-        self.working_set.get().is_some()
+        matches!(*read(&self.known), Known::Done(_))
     }
 
-    /// Remembers what `guest`, which went on from this snapshot, has touched: for those that follow it is brought in ahead.
+    /// Whether nothing at all is known of what programs touch.
+    pub fn knows_nothing(&self) -> bool {
+        matches!(*read(&self.known), Known::Nothing)
+    }
+
+    /// Remembers what `guest`, which went on from this snapshot and was done with its request, has touched: for those that follow it is
+    /// brought in ahead.
     pub fn note_working_set(&self, guest: &Guest) {
         if self.has_working_set() {
             return;
@@ -87,14 +114,40 @@ impl Snapshot {
         }
     }
 
-    pub(super) fn keep_working_set(&self, set: WorkingSet) {
-        // Another may have been quicker: theirs is as good.
-        if self.working_set.set(set).is_ok()
-            && let Some(set) = self.working_set.get()
-            && let Err(error) = working_set::write(&self.home, set)
+    /// Brings in ahead what `guest` has touched that is in the middle of its request, until it is known what one touches in all.
+    pub fn glance_at(&self, guest: &Guest) {
+        if self.knows_nothing()
+            && let Ok(set) = guest.working_set()
         {
+            self.keep_glance(set);
+        }
+    }
+
+    pub(super) fn keep_glance(&self, set: WorkingSet) {
+        let mut known = write(&self.known);
+        if matches!(*known, Known::Nothing) {
+            *known = Known::Begun(Arc::new(set));
+        }
+    }
+
+    pub(super) fn keep_working_set(&self, set: WorkingSet) {
+        let set = Arc::new(set);
+        {
+            let mut known = write(&self.known);
+            // Another may have been quicker: theirs is as good.
+            if matches!(*known, Known::Done(_)) {
+                return;
+            }
+            *known = Known::Done(set.clone());
+        }
+        if let Err(error) = working_set::write(&self.home, &set) {
             tracing::debug!(svmid = self.manifest.svmid, %error, "the working set is not kept");
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn brought_in(&self) -> Option<Arc<WorkingSet>> {
+        read(&self.known).working_set().cloned()
     }
 
     fn decode(&self) -> Result<State, RestoreError> {

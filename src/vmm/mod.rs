@@ -22,6 +22,7 @@
 //! | `reset.rs` | putting RAM back to its image |
 //! | `pagemap.rs` | which pages were written to; having KVM forget some |
 //! | `working_set.rs` | the pages that a program touches when it goes on from an image |
+//! | `heap.rs` | the host's own heap beside so many VMs |
 //! | `layout.rs` | where things lie in guest-physical and guest-virtual memory |
 //! | `ring0.rs` | descriptor tables and the ring-0 code |
 //! | `exitless/` | system calls and page faults that are answered while the vCPU stays in the guest |
@@ -41,6 +42,7 @@ mod error;
 mod exitless;
 mod features;
 mod frames;
+mod heap;
 mod image;
 mod kvm;
 pub mod layout;
@@ -61,6 +63,7 @@ pub use error::VmmError;
 pub use exitless::{Asked, AskedCall, AskedFault, CallSlot, Reply};
 pub use features::{Cpu, CpuMismatch};
 pub use frames::{FRAME_SIZE, Frame, Frames, SavedFrames};
+pub use heap::limit_heaps;
 pub use image::{Image, Reference};
 pub use kvm::{Hypervisor, Sort, host_counter};
 pub use memory::GuestMemory;

@@ -53,6 +53,24 @@ fn what_programs_touch_first_is_known_after_a_restart() {
 }
 
 #[test]
+fn what_one_has_touched_so_far_does_until_one_is_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let saved = save(&store(folder.path()), &expected(7), b'a');
+    let set = |end| WorkingSet::new(vec![0x1000..end, end..end], vec![]);
+    assert!(saved.knows_nothing() && saved.brought_in().is_none());
+    saved.keep_glance(set(0x2000));
+    saved.keep_glance(set(0x3000));
+    assert_eq!(saved.brought_in().as_deref(), Some(&set(0x2000)));
+    // It is not kept: there is more to come.
+    assert!(!saved.has_working_set() && !folder.path().join("7/working-set").exists());
+    saved.keep_working_set(set(0x4000));
+    saved.keep_working_set(set(0x5000));
+    saved.keep_glance(set(0x6000));
+    assert_eq!(saved.brought_in().as_deref(), Some(&set(0x4000)));
+    assert!(saved.has_working_set() && folder.path().join("7/working-set").exists());
+}
+
+#[test]
 fn the_memory_takes_the_room_of_what_is_used() {
     let folder = tempfile::tempdir().unwrap();
     let snapshot = save(&store(folder.path()), &expected(7), b'a');
