@@ -102,7 +102,7 @@ impl BlankAgents {
     /// When there is no such language here, or its agent or jail does not start.
     pub async fn take(self: &Arc<Self>, agent: Agent, memory: u32) -> Result<Blank, Error> {
         if memory == self.usual_memory || !self.is_bound_to_memory(agent) {
-            let kept = self.spares[agent as usize].take().await;
+            let kept = self.spares[agent as usize].take();
             self.prepare(agent);
             if let Some(mut blank) = kept
                 && blank.channel.is_idle()

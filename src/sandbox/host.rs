@@ -146,7 +146,7 @@ impl LanguageHosts {
     /// When the language is not to be had here, or its host or the isolate did not start.
     pub async fn open(self: &Arc<Self>, agent: Agent, memory: u32) -> Result<Opened, Error> {
         if memory == self.usual_memory
-            && let Some(mut kept) = self.spares[agent as usize].take().await
+            && let Some(mut kept) = self.spares[agent as usize].take()
             && kept.handle.host.is_to_stay().await
             && kept.channel.is_idle()
         {

@@ -2,8 +2,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::oneshot;
-
 use crate::sync::lock;
 
 /// A place for one of them.
@@ -11,8 +9,8 @@ pub struct Spare<T>(Mutex<State<T>>);
 
 enum State<T> {
     Empty,
-    /// It is being made, for the first who came for one in the meantime.
-    Making(Option<oneshot::Sender<T>>),
+    /// It is being made.
+    Making,
     Kept(T),
     /// Nothing is to be kept any more.
     Closed,
@@ -31,38 +29,28 @@ impl<T: Send + 'static> Spare<T> {
         if !matches!(*state, State::Empty) {
             return;
         }
-        *state = State::Making(None);
+        *state = State::Making;
         let spare = self.clone();
         tokio::spawn(async move {
             let made = make.await;
             let mut state = lock(&spare.0);
-            let State::Making(waiting) = &mut *state else { return }; // closed in the meantime
-            let left = match (made, waiting.take()) {
-                (Some(made), Some(waiting)) => waiting.send(made).err(),
-                (made, _) => made,
-            };
-            *state = left.map_or(State::Empty, State::Kept);
+            // Else it was closed in the meantime.
+            if matches!(*state, State::Making) {
+                *state = made.map_or(State::Empty, State::Kept);
+            }
         });
     }
 
-    /// The one that is kept, or that is being made, if nobody waits for that yet.
-    pub async fn take(&self) -> Option<T> {
-        let made = {
-            let mut state = lock(&self.0);
-            match &mut *state {
-                State::Kept(_) => match std::mem::replace(&mut *state, State::Empty) {
-                    State::Kept(spare) => return Some(spare),
-                    _ => return None,
-                },
-                State::Making(waiting) if waiting.as_ref().is_none_or(oneshot::Sender::is_closed) => {
-                    let (sender, made) = oneshot::channel();
-                    *waiting = Some(sender);
-                    made
-                }
-                _ => return None,
-            }
-        };
-        made.await.ok()
+    /// The one that is kept. One that is being made is not waited for: who needs one now makes it beside that, and the next has it.
+    pub fn take(&self) -> Option<T> {
+        let mut state = lock(&self.0);
+        if !matches!(*state, State::Kept(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut *state, State::Empty) {
+            State::Kept(spare) => Some(spare),
+            _ => None,
+        }
     }
 
     /// The one that is kept; there will not be another.
@@ -76,47 +64,38 @@ impl<T: Send + 'static> Spare<T> {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
+    use tokio::sync::oneshot;
 
     use super::*;
 
-    #[tokio::test]
-    async fn one_is_kept_and_taken_once() {
-        let spare = Arc::new(Spare::default());
-        assert_eq!(spare.take().await, None);
-        for value in [1, 2] {
-            spare.fill(async move { Some(value) });
-            while !matches!(*lock(&spare.0), State::Kept(_)) {
-                tokio::task::yield_now().await;
-            }
-            spare.fill(async { Some(9) });
-            assert_eq!(spare.take().await, Some(value));
-            assert_eq!(spare.take().await, None);
+    async fn made(spare: &Spare<u32>) {
+        while matches!(*lock(&spare.0), State::Making) {
+            tokio::task::yield_now().await;
         }
     }
 
     #[tokio::test]
-    async fn the_first_who_comes_while_it_is_made_gets_it() {
+    async fn one_is_kept_and_taken_once() {
         let spare = Arc::new(Spare::default());
-        let (send, made) = oneshot::channel();
-        spare.fill(async move { made.await.ok() });
-        let mut given_up = Box::pin(spare.take());
-        assert_eq!((&mut given_up).now_or_never(), None);
-        drop(given_up);
-        let mut first = Box::pin(spare.take());
-        assert_eq!((&mut first).now_or_never(), None);
-        assert_eq!(spare.take().await, None);
-        send.send(7).unwrap();
-        assert_eq!(first.await, Some(7));
+        assert_eq!(spare.take(), None);
+        for value in [1, 2] {
+            spare.fill(async move { Some(value) });
+            assert_eq!(spare.take(), None);
+            made(&spare).await;
+            spare.fill(async { Some(9) });
+            assert_eq!(spare.take(), Some(value));
+            assert_eq!(spare.take(), None);
+        }
     }
 
     #[tokio::test]
     async fn what_could_not_be_made_is_tried_again() {
         let spare = Arc::new(Spare::default());
-        spare.fill(async { None });
-        assert_eq!(spare.take().await, None);
-        spare.fill(async { Some(3) });
-        assert_eq!(spare.take().await, Some(3));
+        for (outcome, kept) in [(None, None), (Some(3), Some(3))] {
+            spare.fill(async move { outcome });
+            made(&spare).await;
+            assert_eq!(spare.take(), kept);
+        }
     }
 
     #[tokio::test]
@@ -131,6 +110,6 @@ mod tests {
             tokio::task::yield_now().await;
         }
         spare.fill(async { Some(Arc::default()) });
-        assert_eq!(spare.take().await, None);
+        assert_eq!(spare.take(), None);
     }
 }
