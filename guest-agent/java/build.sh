@@ -8,6 +8,9 @@ set -euo pipefail
 out=$(realpath -m "${1:?usage: build.sh OUT}")
 cd "$(dirname "${BASH_SOURCE[0]}")"
 mkdir -p "$out"
+# Others may be installing there too: who comes second waits, and finds it done.
+exec {lock}<"$out"
+flock "$lock"
 
 # Variables such as JAVA_TOOL_OPTIONS would change what is built.
 unset JAVA_TOOL_OPTIONS _JAVA_OPTIONS JDK_JAVA_OPTIONS
