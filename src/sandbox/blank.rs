@@ -11,7 +11,7 @@ use tokio::net::unix::pipe::Receiver;
 
 use super::Error;
 use super::memory::MemoryWatch;
-use super::spare::Spare;
+use super::spares::Spares;
 use crate::agent::log::Stream;
 use crate::agent::runtime::Mode;
 use crate::agent::spawn::forward;
@@ -31,9 +31,8 @@ pub struct BlankAgents {
     tmp_mib: u32,
     /// The memory of a function that says nothing of it: what the agents that are kept are started for.
     usual_memory: u32,
-    /// Whether any are kept.
-    keeps: bool,
-    spares: [Arc<Spare<Blank>>; Agent::ALL.len()],
+    /// Those that are kept.
+    spares: [Arc<Spares<Blank>>; Agent::ALL.len()],
     pub(super) watch: Arc<MemoryWatch>,
 }
 
@@ -73,26 +72,24 @@ impl BlankAgents {
             },
             tmp_mib: config.tmp_size,
             usual_memory: config.default_memory,
-            keeps: config.ahead,
-            spares: Default::default(),
+            spares: std::array::from_fn(|_| Spares::new(config.ahead.into())),
             watch,
         })
     }
 
     /// Starts an agent ahead of need, unless there is one or none is to be kept.
     pub fn prepare(self: &Arc<Self>, agent: Agent) {
-        if !self.keeps {
-            return;
-        }
+        let spares = &self.spares[agent as usize];
+        spares.expect_one();
+        let Some(place) = spares.claim() else { return };
         let blanks = self.clone();
-        self.spares[agent as usize].fill(async move {
-            blanks
-                .start(agent, blanks.usual_memory)
-                .await
-                .inspect_err(|error| {
+        tokio::spawn(async move {
+            match blanks.start(agent, blanks.usual_memory).await {
+                Ok(blank) => place.fill(blank),
+                Err(error) => {
                     tracing::warn!(language = %agent, %error, "an agent could not be started ahead of need");
-                })
-                .ok()
+                }
+            }
         });
     }
 
@@ -102,7 +99,7 @@ impl BlankAgents {
     /// When there is no such language here, or its agent or jail does not start.
     pub async fn take(self: &Arc<Self>, agent: Agent, memory: u32) -> Result<Blank, Error> {
         if memory == self.usual_memory || !self.is_bound_to_memory(agent) {
-            let kept = self.spares[agent as usize].take();
+            let kept = self.spares[agent as usize].take_ready();
             self.prepare(agent);
             if let Some(mut blank) = kept
                 && blank.channel.is_idle()
@@ -115,11 +112,9 @@ impl BlankAgents {
 
     /// Ends the agents that are kept.
     pub async fn stop(&self) {
-        for spare in &self.spares {
-            if let Some(mut blank) = spare.close() {
-                blank.jailed.kill();
-                let _ = blank.jailed.wait().await;
-            }
+        for mut blank in self.spares.iter().flat_map(|spares| spares.close()) {
+            blank.jailed.kill();
+            let _ = blank.jailed.wait().await;
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use super::host_memory::{HostMemory, Usage};
 use super::memory::MemoryWatch;
 use super::rendezvous::Rendezvous;
-use super::spare::Spare;
+use super::spares::Spares;
 use super::{Error, Health};
 use crate::agent::channel::{Hello, json, json_frame, write_all};
 use crate::agent::frame::{self, Kind};
@@ -39,9 +39,8 @@ pub struct LanguageHosts {
     watch: Arc<MemoryWatch>,
     /// The memory of a function that says nothing of it: what the isolates that are kept are made for.
     usual_memory: u32,
-    /// Whether any are kept.
-    keeps: bool,
-    spares: [Arc<Spare<Opened>>; Agent::ALL.len()],
+    /// Those that are kept.
+    spares: [Arc<Spares<Opened>>; Agent::ALL.len()],
     hosts: [tokio::sync::Mutex<Option<Arc<LanguageHost>>>; Agent::ALL.len()],
 }
 
@@ -117,25 +116,28 @@ impl LanguageHosts {
             rendezvous,
             watch,
             usual_memory: config.default_memory,
-            keeps: config.ahead,
-            spares: Default::default(),
+            spares: std::array::from_fn(|_| Spares::new(config.ahead.into())),
             hosts: Default::default(),
         }))
     }
 
-    /// Starts the host of `agent` ahead of need, and makes an isolate in it, unless none is to be kept.
+    /// Starts the host of `agent` ahead of need, and makes an isolate in it, unless there is one or none is to be kept.
     pub fn prepare(self: &Arc<Self>, agent: Agent) {
-        let hosts = self.clone();
-        if !self.keeps {
-            tokio::spawn(async move { hosts.host(agent).await.map(drop) });
-            return;
-        }
-        self.spares[agent as usize].fill(async move {
-            let made = hosts.make(agent, hosts.usual_memory).await;
-            made.inspect_err(|error| {
-                tracing::warn!(language = %agent, %error, "an isolate could not be made ahead of need");
-            })
-            .ok()
+        let spares = &self.spares[agent as usize];
+        spares.expect_one();
+        let (hosts, place) = (self.clone(), spares.claim());
+        tokio::spawn(async move {
+            let Some(place) = place else {
+                // Why there is none is told to whoever needs it.
+                let _ = hosts.host(agent).await;
+                return;
+            };
+            match hosts.make(agent, hosts.usual_memory).await {
+                Ok(isolate) => place.fill(isolate),
+                Err(error) => {
+                    tracing::warn!(language = %agent, %error, "an isolate could not be made ahead of need");
+                }
+            }
         });
     }
 
@@ -146,7 +148,7 @@ impl LanguageHosts {
     /// When the language is not to be had here, or its host or the isolate did not start.
     pub async fn open(self: &Arc<Self>, agent: Agent, memory: u32) -> Result<Opened, Error> {
         if memory == self.usual_memory
-            && let Some(mut kept) = self.spares[agent as usize].take()
+            && let Some(mut kept) = self.spares[agent as usize].take_ready()
             && kept.handle.host.is_to_stay().await
             && kept.channel.is_idle()
         {
@@ -189,9 +191,7 @@ impl LanguageHosts {
 
     /// Kills every host and waits until they are gone.
     pub async fn stop(&self) {
-        for spare in &self.spares {
-            drop(spare.close());
-        }
+        self.spares.iter().for_each(|spares| drop(spares.close()));
         for slot in &self.hosts {
             let Some(host) = slot.lock().await.take() else { continue };
             host.kill();

@@ -10,7 +10,7 @@ mod pool;
 mod process;
 mod rendezvous;
 mod snapshot;
-mod spare;
+mod spares;
 #[cfg(test)]
 mod test_agent;
 

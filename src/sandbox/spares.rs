@@ -1,4 +1,4 @@
-//! Copies of a function's snapshot that were made ahead and wait for their first request.
+//! What was made ahead and waits for its first request: copies of snapshots, and isolates and agents that have no function yet.
 //!
 //! How many there are follows the demand. A request that finds none, or has to wait for one that is being made, raises the number by one;
 //! a copy that nobody wanted for a while is let go, and lowers it. A copy that is lent to one request counts: it comes back.
@@ -6,10 +6,11 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crate::sync::lock;
 use tokio::sync::watch;
 
-/// Copies `C` of one function.
+use crate::sync::lock;
+
+/// Copies `C` of one thing.
 pub struct Spares<C> {
     state: Mutex<State<C>>,
     /// Counts what those who wait are to look at.
@@ -118,14 +119,14 @@ impl<C> Spares<C> {
         drop(gone);
     }
 
-    /// Lets all go; there will be no more.
-    pub fn close(&self) {
+    /// Gives away those that wait, to be let go; there will be no more.
+    pub fn close(&self) -> Vec<C> {
         let mut state = self.lock();
         state.closed = true;
         let gone = std::mem::take(&mut state.ready);
         drop(state);
         self.changed();
-        drop(gone);
+        gone.into_iter().map(|(copy, _)| copy).collect()
     }
 
     /// How many wait.

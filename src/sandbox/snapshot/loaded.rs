@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
+use super::super::spares::Loan;
 use super::super::{Error, Health, Sandbox, Start, load};
 use super::blocking;
 use super::boot::{Obstacle, make_ready};
 use super::machine::Machine;
-use super::spares::Loan;
 use super::starter::{Inner, code};
 use crate::agent::Channel;
 use crate::jail::view::TMP;
@@ -91,7 +91,7 @@ impl Loaded {
             let guest = Arc::downgrade(self.machine.guest());
             runtime.spawn(async move {
                 tokio::time::sleep(GLANCE).await;
-                if let Some(guest) = guest.upgrade().filter(|_| snapshot.knows_nothing()) {
+                if let Some(guest) = guest.upgrade() {
                     tokio::task::spawn_blocking(move || snapshot.glance_at(&guest));
                 }
             });

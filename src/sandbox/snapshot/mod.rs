@@ -5,7 +5,6 @@
 //! | `mod.rs` | what all microVMs have in common |
 //! | `starter.rs` | starting a function's sandboxes: cold, from a template, from its snapshot, put back; and the making of it |
 //! | `loaded.rs` | one of them |
-//! | `spares.rs` | copies that were made ahead |
 //! | `costs.rs` | whether a microVM is put back or replaced by a new one |
 //! | `template.rs` | snapshots of agents without a function, and copies of them that wait for one |
 //! | `boot.rs` | starting an agent |
@@ -25,7 +24,6 @@ mod machine;
 mod output;
 mod root;
 mod slot;
-mod spares;
 mod starter;
 mod svmid;
 mod tally;

@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::super::memory::is_scarce;
+use super::super::spares::{Place, Spares};
 use super::super::{
     Error, Sandbox, SnapshotFigures, SnapshotStatus, Snapshots, Start, Starter, VERDICT_TIME,
 };
@@ -20,7 +21,6 @@ use super::loaded::Loaded;
 use super::machine::{self, Machine};
 use super::output::Output;
 use super::slot::{Making, Slot};
-use super::spares::{Place, Spares};
 use super::tally::Tally;
 use super::{MicroVms, blocking, start_error, svmid};
 use crate::agent::{Channel, LogSink};

@@ -15,13 +15,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::spares::Spares;
 use super::super::{Error, LOAD_TIME};
 use super::boot::{hello, make_ready};
 use super::machine;
 use super::output::{Output, Unnamed};
 use super::root::AGENT;
 use super::slot::{Making, Slot};
-use super::spares::Spares;
 use super::starter::{NotRestored, SETTLE_TIME};
 use super::svmid::template_svmid;
 use super::{MicroVms, blocking, start_error};
