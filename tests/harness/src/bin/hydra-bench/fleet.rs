@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Fleet {
     pub hydra: Hydra,
     work: &'static str,
+    language: &'static str,
     pid: u32,
     /// What a start takes, in seconds.
     start: f64,
@@ -58,7 +59,7 @@ struct Snapshot {
 impl Fleet {
     /// Starts a Hydra with a function that has answered twice, once in a sandbox made for it: if it has a snapshot, that is there.
     pub async fn start(
-        language: &str,
+        language: &'static str,
         sandbox: &str,
         work: &'static str,
         code: &str,
@@ -79,7 +80,7 @@ impl Fleet {
             ..Registration::default()
         };
         hydra.client.register(&registration).await?.success()?;
-        let mut fleet = Fleet { hydra, work, pid, start: 0.0 };
+        let mut fleet = Fleet { hydra, work, language, pid, start: 0.0 };
         let arguments = work::arguments(work);
         let reply = fleet.hydra.client.invoke(NAME, &arguments).await?;
         work::check(work, &reply.body)?;
@@ -126,8 +127,12 @@ impl Fleet {
 
     /// What all of it occupies, at rest; `None` where that cannot be read.
     pub async fn occupied(&self) -> Option<Occupied> {
-        let size = memory::at_rest(self.pid).await?;
-        Some(Occupied { size, page_tables: memory::guest_page_tables() })
+        Some(Occupied::with(memory::at_rest(self.pid).await?))
+    }
+
+    /// As [`occupied`](Self::occupied), once the instances have been idle for some seconds.
+    pub async fn idle(&self) -> Option<Occupied> {
+        Some(Occupied::with(memory::idle(self.pid, self.language).await?))
     }
 
     /// Ends it.
@@ -155,6 +160,10 @@ impl Fleet {
 }
 
 impl Occupied {
+    fn with(size: Size) -> Occupied {
+        Occupied { size, page_tables: memory::guest_page_tables() }
+    }
+
     /// What each of `count` instances more has added since `before`.
     pub fn each(&self, before: Occupied, count: u32) -> [f64; 3] {
         let of = |now: u64, then: u64| (now as f64 - then as f64) / f64::from(count.max(1));

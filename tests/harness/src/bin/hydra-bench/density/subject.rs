@@ -70,7 +70,7 @@ impl Subject {
 
     async fn hydra(
         self,
-        language: &str,
+        language: &'static str,
         sandbox: &str,
         work: &'static str,
         plan: &Plan,
@@ -90,7 +90,7 @@ impl Subject {
 
         let fleet = Fleet::start(language, sandbox, work, code, plan.most).await?;
         let first = fleet.grow(FIRST).await?;
-        let small = bytes(fleet.occupied().await.ok_or(UNREADABLE)?);
+        let small = bytes(fleet.idle().await.ok_or(UNREADABLE)?);
         let (mut instances, mut used, mut each) = (first, small, 0.0);
         while used < plan.memory && instances < plan.most {
             let wanted = instances.saturating_mul(STEP);
@@ -100,6 +100,9 @@ impl Subject {
                 break;
             }
             used = bytes(fleet.occupied().await.ok_or(UNREADABLE)?);
+            if used >= plan.memory || grown == plan.most {
+                used = bytes(fleet.idle().await.ok_or(UNREADABLE)?);
+            }
             instances = grown;
             each = (used - small) / f64::from(instances - first);
         }
@@ -137,6 +140,10 @@ impl Subject {
                 add(&mut running).await?;
             }
             used = all(&running).await?;
+            if used >= plan.memory {
+                memory::idle(running[0].0.pid(), spec.language).await;
+                used = all(&running).await?;
+            }
             each = used / running.len() as f64;
         }
         let instances = running.len() as u32;

@@ -52,14 +52,14 @@ async fn of_hydra(
     let pid = hydra.server.pid().ok_or("Hydra ended")?;
     // The first of all waits for the language's host, too: it is not the one that is measured.
     add(&hydra, "first", language, sandbox).await?;
-    let one = at_rest(pid).await;
-    let mut last = one;
+    let one = idle(pid, language).await;
     let mut times = Vec::new();
     for n in 0..first_calls {
         times.push(add(&hydra, &format!("more-{n}"), language, sandbox).await?);
         // What was used up is made anew in the background: the next call is not to meet that.
-        last = at_rest(pid).await;
+        memory::at_rest(pid).await;
     }
+    let last = idle(pid, language).await;
     let instance = one.zip(last).map(|(one, last)| (last as f64 - one as f64) / f64::from(first_calls));
     round(hydra.target("first", "hello"), 8, load).await?;
     let after_load = memory::proportional(pid);
@@ -72,9 +72,9 @@ async fn of_hydra(
     })
 }
 
-/// The proportional set size of a process and all that it started, at rest.
-async fn at_rest(pid: u32) -> Option<u64> {
-    Some(memory::at_rest(pid).await?.proportional)
+/// The proportional set size of a process and all that it started, idle.
+async fn idle(pid: u32, language: &str) -> Option<u64> {
+    Some(memory::idle(pid, language).await?.proportional)
 }
 
 /// Registers a function and calls it once; the time of both in ms.
@@ -100,7 +100,7 @@ async fn of_peer(
     }
     let (peer, address) = subject::start(spec, places).await?;
     times.push(peer.first_answer.as_secs_f64() * 1e3);
-    let memory = at_rest(peer.pid()).await;
+    let memory = idle(peer.pid(), spec.language).await;
     round(subject::peer_target(address, "hello"), 8, load).await?;
     Ok(Alone {
         first_call: median(times),

@@ -26,13 +26,13 @@ pub async fn measure(languages: &[&'static str], code: &str, count: u32) -> Vec<
     all
 }
 
-async fn each(language: &str, sandbox: &str, code: &str, count: u32) -> Result<[f64; 3], Failure> {
+async fn each(language: &'static str, sandbox: &str, code: &str, count: u32) -> Result<[f64; 3], Failure> {
     let fleet = Fleet::start(language, sandbox, "hello", code, count + 2).await?;
     // What only the second of them has made is not in the mean: a process kept ready, say.
     let before = fleet.grow(2).await?;
-    let small = occupied(&fleet).await?;
+    let small = idle(&fleet).await?;
     let after = fleet.grow(count + 2).await?;
-    let large = occupied(&fleet).await?;
+    let large = idle(&fleet).await?;
     fleet.stop().await?;
     if after <= before {
         return Err("there were no more instances".into());
@@ -40,6 +40,6 @@ async fn each(language: &str, sandbox: &str, code: &str, count: u32) -> Result<[
     Ok(large.each(small, after - before))
 }
 
-async fn occupied(fleet: &Fleet) -> Result<Occupied, Failure> {
-    fleet.occupied().await.ok_or_else(|| "it cannot be read".into())
+async fn idle(fleet: &Fleet) -> Result<Occupied, Failure> {
+    fleet.idle().await.ok_or_else(|| "it cannot be read".into())
 }
