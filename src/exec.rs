@@ -1,7 +1,7 @@
 //! `hydra exec`: runs one Linux program in a microVM with this terminal's standard streams.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::linux::counters::{Counters, Counts};
 use crate::linux::identity::Identity;
 use crate::linux::net::Policy;
-use crate::linux::{Config, ExitStatus, Guest, Mount, Source, StartError};
+use crate::linux::{Config, ExitStatus, Guest, Inherited, Mount, Source, StartError};
 
 /// Options of `hydra exec`.
 #[derive(clap::Args, Debug)]
@@ -219,14 +219,14 @@ fn take_umask() -> u32 {
     rustix::process::umask(rustix::fs::Mode::empty()).as_raw_mode()
 }
 
-/// Copies of descriptors 0 to 2 with their open flags.
-fn standard_streams() -> Result<Vec<(OwnedFd, u32)>, ExecError> {
+/// Copies of descriptors 0 to 2.
+fn standard_streams() -> Result<Vec<Inherited>, ExecError> {
     let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     [input.as_fd(), output.as_fd(), error.as_fd()]
         .into_iter()
         .map(|fd| {
             let flags = rustix::fs::fcntl_getfl(fd)?.bits();
-            Ok((rustix::io::fcntl_dupfd_cloexec(fd, 3)?, flags))
+            Ok(Inherited::Host(rustix::io::fcntl_dupfd_cloexec(fd, 3)?, flags))
         })
         .collect::<rustix::io::Result<_>>()
         .map_err(|e| ExecError::Stream(e.into()))

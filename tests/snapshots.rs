@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -12,7 +11,7 @@ use std::sync::Arc;
 
 use hydra::linux::identity::Identity;
 use hydra::linux::net::Policy;
-use hydra::linux::{Config, ExitStatus, Guest, Mount, Surroundings};
+use hydra::linux::{Config, ExitStatus, Guest, Inherited, Mount, Surroundings};
 use hydra::snapshot::{Expected, Snapshot, Store};
 use hydra::vmm::{Cpu, Hypervisor};
 
@@ -51,8 +50,9 @@ fn mounts() -> Vec<Mount> {
 }
 
 /// Descriptors 0 to 2 of a program whose input and output are `end`.
-fn descriptors(end: &UnixStream) -> Vec<(OwnedFd, u32)> {
-    (0..3).map(|_| (end.try_clone().expect("a descriptor").into(), libc::O_RDWR as u32)).collect()
+fn descriptors(end: &UnixStream) -> Vec<Inherited> {
+    let copy = || end.try_clone().expect("a descriptor").into();
+    (0..3).map(|_| Inherited::Host(copy(), libc::O_RDWR as u32)).collect()
 }
 
 fn start(end: &UnixStream) -> Guest {

@@ -5,11 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
 
 use super::frame::{self, Frame, FrameError, Kind};
 use super::log::{LogSink, Stream};
+use super::transport::Transport;
 
 /// The version of the protocol that Hydra speaks.
 const PROTOCOL: u32 = 1;
@@ -18,9 +17,8 @@ const PROTOCOL: u32 = 1;
 const MAX_JSON: usize = 1 << 20;
 
 /// Hydra's end of a function channel. At most one invocation is under way on it.
-#[derive(Debug)]
 pub struct Channel {
-    stream: UnixStream,
+    stream: Transport,
     received: BytesMut,
     sending: Vec<u8>,
     log: LogSink,
@@ -140,9 +138,9 @@ impl From<io::Error> for ChannelError {
 
 impl Channel {
     /// A channel over `stream`, whose function's output goes to `log`.
-    pub fn new(stream: UnixStream, log: LogSink) -> Channel {
+    pub fn new(stream: impl Into<Transport>, log: LogSink) -> Channel {
         Channel {
-            stream,
+            stream: stream.into(),
             received: BytesMut::with_capacity(16 << 10),
             sending: Vec::new(),
             log,
@@ -153,7 +151,7 @@ impl Channel {
 
     /// A channel to an agent that goes on from a snapshot, with a function loaded whose results have at most `max_result` bytes. It is told of
     /// the restore together with the next order: the first invocation, or what to load.
-    pub fn restored(stream: UnixStream, log: LogSink, max_result: usize) -> Channel {
+    pub fn restored(stream: impl Into<Transport>, log: LogSink, max_result: usize) -> Channel {
         Channel { max_result, restored: true, ..Channel::new(stream, log) }
     }
 
@@ -197,7 +195,7 @@ impl Channel {
     pub async fn tell_restored(&mut self) -> Result<(), ChannelError> {
         self.sending.clear();
         self.encode_restored()?;
-        Ok(write_all(&self.stream, &self.sending).await?)
+        Ok(self.stream.write_all(&self.sending).await?)
     }
 
     fn encode_restored(&mut self) -> Result<(), ChannelError> {
@@ -262,7 +260,7 @@ impl Channel {
     /// Whether the agent is there and quiet, as it is between invocations; what it printed meanwhile is logged.
     pub fn is_idle(&mut self) -> bool {
         loop {
-            match self.stream.try_read_buf(&mut self.received) {
+            match self.stream.try_read(&mut self.received) {
                 Ok(0) => return false,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
@@ -286,7 +284,7 @@ impl Channel {
     /// Sends a frame behind those that were encoded already.
     async fn send_after(&mut self, kind: Kind, payload: &[u8]) -> Result<(), ChannelError> {
         frame::encode(kind, payload, &mut self.sending);
-        write_all(&self.stream, &self.sending).await?;
+        self.stream.write_all(&self.sending).await?;
         if self.sending.capacity() > 1 << 20 {
             self.sending = Vec::new();
         }
@@ -302,7 +300,7 @@ impl Channel {
                 }
                 self.print(&frame.payload);
             }
-            if self.stream.read_buf(&mut self.received).await? == 0 {
+            if self.stream.read(&mut self.received).await? == 0 {
                 return Err(ChannelError::Ended { unread: false });
             }
         }
@@ -312,18 +310,6 @@ impl Channel {
         if let Some((stream, text)) = payload.split_first() {
             let stream = if *stream == 2 { Stream::Stderr } else { Stream::Stdout };
             self.log.write(stream, &String::from_utf8_lossy(text));
-        }
-    }
-}
-
-/// Writes all of `bytes`, first without waiting for the stream to be writable.
-pub(crate) async fn write_all(stream: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
-    loop {
-        match stream.try_write(bytes) {
-            Ok(written) if written == bytes.len() => return Ok(()),
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
-            Err(error) => return Err(error),
         }
     }
 }
@@ -349,7 +335,8 @@ pub(crate) fn json_frame<T: Serialize>(kind: Kind, value: &T) -> Result<Bytes, s
 mod tests {
     use super::*;
     use std::path::Path;
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
 
     fn pair() -> (Channel, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();

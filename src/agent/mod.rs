@@ -6,6 +6,7 @@ pub mod frame;
 pub mod log;
 pub mod runtime;
 pub mod spawn;
+pub mod transport;
 
 pub use channel::{Channel, ChannelError, Failure, Load, Outcome};
 pub use log::LogSink;

@@ -18,7 +18,7 @@ use super::errno::Errno;
 use super::eventfd::EventFd;
 use super::host_file::HostFile;
 use super::kernel::Kernel;
-use super::net::Socket;
+use super::net::{GuestStream, Socket};
 use super::net::unix::UnixSocket;
 use super::pipe::PipeEnd;
 use super::stat::Attributes;
@@ -111,6 +111,8 @@ pub enum Kind {
     Socket(Socket),
     /// A Unix socket.
     Unix(UnixSocket),
+    /// A stream to Hydra.
+    Stream(GuestStream),
     /// A file of `/proc` whose text was made when it was opened.
     Text(Text),
 }
@@ -159,6 +161,7 @@ impl File {
             Kind::Epoll(object) => object,
             Kind::Socket(object) => object,
             Kind::Unix(object) => object,
+            Kind::Stream(object) => object,
             Kind::Text(object) => object,
         }
     }
@@ -222,6 +225,40 @@ impl File {
     }
 }
 
+impl File {
+    /// As [`Kernel::changed`], from outside of the program: not while it is being checkpointed.
+    pub(super) fn announce(&self) {
+        if let Some(kernel) = self.kernel.upgrade() {
+            let _events = kernel.reactor.stop_events();
+            kernel.changed(self);
+        }
+    }
+}
+
+/// What a program is started with, or goes on with, as a descriptor.
+pub enum Inherited {
+    /// A descriptor of the host, with its open flags.
+    Host(OwnedFd, u32),
+    /// A stream to Hydra.
+    Stream(GuestStream),
+}
+
+impl Inherited {
+    fn flags(&self) -> u32 {
+        match self {
+            Inherited::Host(_, flags) => *flags,
+            Inherited::Stream(_) => libc::O_RDWR as u32,
+        }
+    }
+
+    pub(super) fn kind(self) -> Result<Kind, Errno> {
+        match self {
+            Inherited::Host(fd, _) => host_kind(fd, false),
+            Inherited::Stream(stream) => Ok(Kind::Stream(stream)),
+        }
+    }
+}
+
 /// What a host descriptor is.
 pub(super) fn host_kind(fd: OwnedFd, changeable: bool) -> Result<Kind, Errno> {
     Ok(match rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
@@ -251,8 +288,7 @@ impl Kernel {
 
     fn number_file(&self, kind: Kind, path: PathBuf, flags: u32, inherited: Option<u32>) -> Arc<File> {
         let id = self.next_inode();
-        let (flags, changes) = (AtomicU32::new(flags), AtomicU64::new(0));
-        Arc::new(File { id, kind, path, flags, changes, inherited, kernel: self.weak() })
+        self.open_file(kind, Known { id, path, flags, changes: 0, inherited })
     }
 
     /// A number that no file has, and no other object that asked for one.
@@ -262,11 +298,15 @@ impl Kernel {
         FIRST + self.next_file.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A file of a restored program, as what it was known by.
-    pub(super) fn restore_file(&self, known: Known, kind: Kind) -> Arc<File> {
+    /// An open file description, as what it is known by.
+    pub(super) fn open_file(&self, kind: Kind, known: Known) -> Arc<File> {
         let Known { id, path, flags, changes, inherited } = known;
         let (flags, changes) = (AtomicU32::new(flags), AtomicU64::new(changes));
-        Arc::new(File { id, kind, path, flags, changes, inherited, kernel: self.weak() })
+        let file = Arc::new(File { id, kind, path, flags, changes, inherited, kernel: self.weak() });
+        if let Kind::Stream(stream) = &file.kind {
+            stream.shown_as(&file);
+        }
+        file
     }
 
     /// How many files were made so far.
@@ -280,8 +320,9 @@ impl Kernel {
     }
 
     /// Descriptor `number` of those that the program is started with.
-    pub fn inherited_file(&self, fd: OwnedFd, number: u32, flags: u32) -> Result<Arc<File>, Errno> {
-        Ok(self.number_file(host_kind(fd, false)?, format!("/dev/fd/{number}").into(), flags, Some(number)))
+    pub fn inherited_file(&self, given: Inherited, number: u32) -> Result<Arc<File>, Errno> {
+        let flags = given.flags();
+        Ok(self.number_file(given.kind()?, format!("/dev/fd/{number}").into(), flags, Some(number)))
     }
 
     /// A new file on a host descriptor, directory or not. `changeable`: see [`HostFile::new`].

@@ -1,12 +1,12 @@
 //! Starting a program in a microVM, and waiting for its end.
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::counters::Counters;
+use super::file::Inherited;
 use super::identity::Identity;
 use super::kernel::{Kernel, PID, Parts, Program, processors, workers_limit};
 use super::limits::Limits;
@@ -42,8 +42,8 @@ pub struct Config {
     pub environment: Vec<Vec<u8>>,
     /// Absolute path of its working directory in the guest.
     pub working_directory: PathBuf,
-    /// Descriptors 0, 1, … with their open flags.
-    pub descriptors: Vec<(OwnedFd, u32)>,
+    /// Descriptors 0, 1, …
+    pub descriptors: Vec<Inherited>,
     /// Its file mode creation mask.
     pub umask: u32,
     /// As whom it believes to run.
@@ -120,8 +120,8 @@ impl Guest {
             working_directory: config.working_directory,
             umask: config.umask,
         })?;
-        for (i, (fd, flags)) in config.descriptors.into_iter().enumerate() {
-            let file = kernel.inherited_file(fd, i as u32, flags);
+        for (i, given) in config.descriptors.into_iter().enumerate() {
+            let file = kernel.inherited_file(given, i as u32);
             file.and_then(|file| kernel.install(file, 0)).map_err(|_| StartError::Descriptor(i))?;
         }
         let regs = UserRegs { rip: start.rip, rsp: start.rsp, ..UserRegs::default() };

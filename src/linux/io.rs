@@ -88,7 +88,7 @@ fn after_write(kernel: &Kernel, file: &File, offset: Option<u64>, wrote: &Result
 fn waits_for_room(file: &File) -> bool {
     match &file.kind {
         Kind::Host(host) => host.is_stream(),
-        Kind::Pipe(_) | Kind::Socket(_) | Kind::Unix(_) => true,
+        Kind::Pipe(_) | Kind::Socket(_) | Kind::Unix(_) | Kind::Stream(_) => true,
         _ => false,
     }
 }
@@ -318,7 +318,7 @@ pub fn fallocate(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
             rustix::fs::fallocate(host.fd(), mode, offset(args, 2)?, offset(args, 3)?)?;
         }
         Kind::Tmpfs(open) => open.allocate(args.i32(1), offset(args, 2)?, offset(args, 3)?)?,
-        Kind::Pipe(_) | Kind::Socket(_) => return Err(Errno::ESPIPE),
+        Kind::Pipe(_) | Kind::Socket(_) | Kind::Unix(_) | Kind::Stream(_) => return Err(Errno::ESPIPE),
         _ => return Err(Errno::ENODEV),
     }
     Ok(0)
@@ -328,7 +328,7 @@ pub fn fallocate(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 pub fn fadvise(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let file = ctx.kernel.file(args.i32(0))?;
     match (&file.kind, args.i32(3)) {
-        (Kind::Pipe(_) | Kind::Socket(_) | Kind::Unix(_), _) => Err(Errno::ESPIPE),
+        (Kind::Pipe(_) | Kind::Socket(_) | Kind::Unix(_) | Kind::Stream(_), _) => Err(Errno::ESPIPE),
         (_, 0..=5) => Ok(0),
         _ => Err(Errno::EINVAL),
     }

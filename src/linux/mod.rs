@@ -133,8 +133,10 @@ pub use checkpoint::{Checkpoint, CheckpointError, RestoreError, State, Surroundi
 pub use context::{Args, Ctx, OnSignal};
 pub use direct::Direct;
 pub use errno::{Errno, SysResult};
+pub use file::Inherited;
 pub use guest::{Config, Guest, StartError};
 pub use kernel::Kernel;
 pub use loader::LoadError;
 pub use namespace::{Mount, Source};
+pub use net::{GuestStream, HostStream, stream};
 pub use sched::ExitStatus;

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use hydra::linux::identity::Identity;
 use hydra::linux::net::Policy;
-use hydra::linux::{Checkpoint, Config, ExitStatus, Guest, Mount, RestoreError, State, Surroundings};
+use hydra::linux::{Checkpoint, Config, ExitStatus, Guest, Inherited, Mount, RestoreError, State, Surroundings};
 use hydra::vmm;
 
 /// Bytes of RAM of every guest.
@@ -42,10 +42,11 @@ impl Streams {
         Streams { input: File::open("/dev/null").expect("/dev/null").into(), output }
     }
 
-    pub fn descriptors(&self) -> Vec<(OwnedFd, u32)> {
+    pub fn descriptors(&self) -> Vec<Inherited> {
         let output = || OwnedFd::from(self.output.try_clone().expect("a descriptor"));
         let input = self.input.try_clone().expect("a descriptor");
-        vec![(input, 0), (output(), libc::O_WRONLY as u32), (output(), libc::O_WRONLY as u32)]
+        let write = || Inherited::Host(output(), libc::O_WRONLY as u32);
+        vec![Inherited::Host(input, 0), write(), write()]
     }
 
     pub fn text(&self) -> String {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::super::directory::Directory;
 use super::super::epoll::{Epoll, SavedItem};
 use super::super::eventfd::{EventFd, SavedEvent};
-use super::super::file::{File, Kind, Known, host_kind};
+use super::super::file::{File, Inherited, Kind, Known};
 use super::super::host_file::HostFile;
 use super::super::kernel::Kernel;
 use super::super::net::SavedSocket;
@@ -115,7 +115,7 @@ impl SavedFiles {
         self,
         kernel: &Kernel,
         finder: Finder<'_>,
-        inherited: Vec<OwnedFd>,
+        inherited: Vec<Inherited>,
     ) -> Result<Vec<Arc<File>>, RestoreError> {
         let mut files: HashMap<FileId, Arc<File>> = HashMap::new();
         let (mut sets, mut peers, mut sockets, mut order) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -151,7 +151,7 @@ impl SavedFiles {
                 SavedKind::Inherited => {
                     let number = known.inherited.unwrap_or(u32::MAX);
                     let given = inherited.get_mut(number as usize).and_then(Option::take);
-                    let kind = given.and_then(|fd| host_kind(fd, false).ok());
+                    let kind = given.and_then(|given| given.kind().ok());
                     kind.ok_or(RestoreError::Descriptor(number))?
                 }
                 SavedKind::Device => match proc::open_device(&known.path, flags) {
@@ -181,7 +181,7 @@ impl SavedFiles {
                     Kind::Text(Text::restore(&kernel.budget, bytes, position))
                 }
             };
-            let file = kernel.restore_file(known, kind);
+            let file = kernel.open_file(kind, known);
             if files.insert(id, Arc::clone(&file)).is_some() {
                 return Err(RestoreError::Damaged("the open files"));
             }
@@ -253,6 +253,8 @@ fn save_kind(
         Kind::Epoll(set) => SavedKind::Epoll(set.save(is_open)),
         Kind::Socket(socket) => SavedKind::Socket(SavedSocket::of(socket)),
         Kind::Unix(socket) => SavedKind::Unix(socket.save()),
+        // Each is inherited.
+        Kind::Stream(_) => SavedKind::Inherited,
         Kind::Text(text) => {
             let (bytes, position) = text.save();
             SavedKind::Text { bytes, position }

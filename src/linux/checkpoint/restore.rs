@@ -1,14 +1,13 @@
 //! Making a checkpointed program go on in a new microVM.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::super::Guest;
 use super::super::counters::Counters;
 use super::super::errno::Errno;
-use super::super::file::File;
+use super::super::file::{File, Inherited, Kind, Ready};
 use super::super::kernel::{Kernel, Parts, workers_limit};
 use super::super::limits::Limits;
 use super::super::mm::AddressSpace;
@@ -28,8 +27,8 @@ use crate::vmm::{
 pub struct Surroundings {
     /// What it sees of files; as when it was started.
     pub mounts: Vec<Mount>,
-    /// The descriptors that it was started with, with their open flags, in the same order.
-    pub descriptors: Vec<(OwnedFd, u32)>,
+    /// Others in the place of the descriptors that it was started with, in the same order.
+    pub descriptors: Vec<Inherited>,
     /// Whom it may talk to.
     pub network: Policy,
     /// Print its system calls to standard error.
@@ -186,9 +185,8 @@ impl Guest {
             working_directory: state.working_directory,
             umask: state.umask,
         })?;
-        let descriptors = surroundings.descriptors.into_iter().map(|(fd, _)| fd).collect();
         let finder = Finder::new(&kernel.namespace, &carried);
-        let files = state.files.restore(&kernel, finder, descriptors)?;
+        let files = state.files.restore(&kernel, finder, surroundings.descriptors)?;
         kernel.namespace.reap();
         // A failure from here on is the program's: it is there, and ends when the guest is dropped.
         let guest = Guest::of(kernel);
@@ -203,6 +201,10 @@ impl Kernel {
         for file in files {
             if let Some(fd) = file.object().host() {
                 self.reactor.watch(file, fd).map_err(RestoreError::Watch)?;
+            }
+            // What Hydra has sent before there was a file to say so.
+            if matches!(file.kind, Kind::Stream(_)) && file.object().ready(self).contains(Ready::IN) {
+                self.changed(file);
             }
         }
         if let Some(at) = self.sched.next_alarm() {

@@ -8,6 +8,7 @@
 //! | `control.rs` | control messages |
 //! | `address.rs` | socket addresses between guest and host |
 //! | `unix/` | Unix sockets, which are the guest's own |
+//! | `stream.rs` | a stream whose other end Hydra holds |
 //! | `inet.rs` | internet sockets: host sockets behind the guest's descriptors |
 //! | `netlink.rs`, `interfaces.rs` | what may be asked of the host's network interfaces |
 //! | `host.rs` | the host's system calls |
@@ -17,7 +18,7 @@
 //! No operation waits; a call that would wait is begun again when its socket is ready.
 //!
 //! # Checkpoint and restore
-//! Unix sockets and what waits in them are part of a checkpoint. A host socket is not: after a restore a connection reads as reset
+//! Unix sockets and what waits in them are part of a checkpoint. A stream to Hydra is given anew. A host socket is not: after a restore a connection reads as reset
 //! (`ECONNRESET`, then the end), a listener and a bound datagram socket are opened and bound anew, and if that cannot be done, as
 //! where the port is taken, they read as reset too. A netlink socket is opened anew.
 
@@ -34,6 +35,7 @@ mod netlink;
 mod policy;
 mod saved;
 mod stack;
+mod stream;
 pub mod unix;
 
 use std::sync::Arc;
@@ -50,6 +52,7 @@ pub use inet::Socket;
 pub use policy::Policy;
 pub use saved::SavedSocket;
 pub use stack::Network;
+pub use stream::{GuestStream, HostStream, stream};
 
 /// A way through a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,6 +131,7 @@ impl File {
         match &self.kind {
             Kind::Socket(socket) => Ok(socket),
             Kind::Unix(socket) => Ok(socket),
+            Kind::Stream(socket) => Ok(socket),
             _ => Err(Errno::ENOTSOCK),
         }
     }

@@ -1,7 +1,6 @@
 //! Starting an agent in a new microVM, and what all microVMs of an agent find outside of themselves.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use crate::jail::INSIDE;
 use crate::jail::view::TMP;
 use crate::linux::counters::Counters;
 use crate::linux::identity::Identity;
-use crate::linux::{self, Guest, Surroundings};
+use crate::linux::{self, GuestStream, Guest, Inherited, Surroundings};
 
 /// How long an agent may take until its `HELLO`.
 const START_TIME: Duration = Duration::from_secs(20);
@@ -69,12 +68,12 @@ impl MicroVms {
         agent: Agent,
         code: Option<&Path>,
         output: &Output,
-        channel: OwnedFd,
+        channel: GuestStream,
         counters: Arc<Counters>,
     ) -> Result<Surroundings, Error> {
         let root = self.root(self.runtime(agent)?)?;
         let mut descriptors = output.standard_streams().map_err(start_error)?;
-        descriptors.push((channel, nix::libc::O_RDWR as u32));
+        descriptors.push(Inherited::Stream(channel));
         let mounts = root.mounts(code.unwrap_or(root.no_code()), self.tmp_bytes);
         Ok(Surroundings { mounts, descriptors, network: self.network, trace: false, counters })
     }

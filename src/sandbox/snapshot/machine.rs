@@ -1,7 +1,5 @@
 //! A microVM with an agent in it, from its start to its end.
 
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::{io, thread};
@@ -77,15 +75,4 @@ impl Drop for Machine {
     fn drop(&mut self) {
         self.guest.kill();
     }
-}
-
-/// The two ends of a channel: Hydra's, and the guest's as a descriptor to inherit.
-///
-/// # Errors
-/// When the host gives no more descriptors.
-pub fn channel() -> io::Result<(tokio::net::UnixStream, OwnedFd)> {
-    let (ours, theirs) = UnixStream::pair()?;
-    ours.set_nonblocking(true)?;
-    theirs.set_nonblocking(true)?;
-    Ok((tokio::net::UnixStream::from_std(ours)?, theirs.into()))
 }

@@ -9,6 +9,7 @@ use tokio::net::unix::pipe::{self, Receiver};
 use crate::agent::LogSink;
 use crate::agent::log::Stream;
 use crate::agent::spawn::forward;
+use crate::linux::Inherited;
 
 /// The writing ends. What comes out is logged as the output of the function, as long as somebody holds one.
 pub struct Output {
@@ -25,14 +26,15 @@ impl Output {
         Ok(Output { stdout: logged(Stream::Stdout, function)?, stderr: logged(Stream::Stderr, function)? })
     }
 
-    /// Descriptors 0 to 2 of a program, with their open flags; it reads nothing.
+    /// Descriptors 0 to 2 of a program; it reads nothing.
     ///
     /// # Errors
     /// As [`Output::new`].
-    pub fn standard_streams(&self) -> io::Result<Vec<(OwnedFd, u32)>> {
+    pub fn standard_streams(&self) -> io::Result<Vec<Inherited>> {
         let nothing = OpenOptions::new().read(true).open("/dev/null")?;
         let (read, write) = (nix::libc::O_RDONLY as u32, nix::libc::O_WRONLY as u32);
-        Ok(vec![(nothing.into(), read), (self.stdout.try_clone()?, write), (self.stderr.try_clone()?, write)])
+        let streams = [(nothing.into(), read), (self.stdout.try_clone()?, write), (self.stderr.try_clone()?, write)];
+        Ok(streams.into_iter().map(|(fd, flags)| Inherited::Host(fd, flags)).collect())
     }
 }
 

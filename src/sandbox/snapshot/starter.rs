@@ -1,7 +1,6 @@
 //! A function's microVMs: started cold, or made from the function's snapshot.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +17,7 @@ use super::super::{
 use super::boot::hello;
 use super::costs::Costs;
 use super::loaded::Loaded;
-use super::machine::{self, Machine};
+use super::machine::Machine;
 use super::output::Output;
 use super::slot::{Making, Slot};
 use super::tally::Tally;
@@ -26,7 +25,7 @@ use super::{MicroVms, blocking, start_error, svmid};
 use crate::agent::{Channel, LogSink};
 use crate::function::Function;
 use crate::jail::view::CODE;
-use crate::linux::{Guest, RestoreError, Surroundings};
+use crate::linux::{self, Guest, GuestStream, HostStream, RestoreError, Surroundings};
 use crate::snapshot::{Expected, Snapshot};
 
 /// How long a program may go on by itself before it is checkpointed all the same: compilers that run beside the function finish what it was
@@ -228,7 +227,7 @@ impl Inner {
         machine: Machine,
         snapshot: Arc<Snapshot>,
     ) -> Result<Loaded, Error> {
-        let (ours, theirs) = machine::channel().map_err(start_error)?;
+        let (ours, theirs) = linux::stream();
         let (starter, of) = (self.clone(), snapshot.clone());
         let (machine, time) = blocking(move || {
             let remains = machine.end();
@@ -247,7 +246,7 @@ impl Inner {
 
     fn copy(
         self: &Arc<Self>,
-        stream: tokio::net::UnixStream,
+        stream: HostStream,
         machine: Machine,
         snapshot: Arc<Snapshot>,
         start: Start,
@@ -317,7 +316,7 @@ impl Inner {
 
     /// Starts the agent in a new microVM and has it load the function.
     async fn start_cold(self: &Arc<Self>) -> Result<Loaded, Error> {
-        let (ours, theirs) = machine::channel().map_err(start_error)?;
+        let (ours, theirs) = linux::stream();
         let starter = self.clone();
         let machine = blocking(move || starter.boot(theirs)).await??;
         let channel = Channel::new(ours, LogSink::new(self.function.spec.name.as_str()));
@@ -348,21 +347,21 @@ impl Inner {
 
     /// Makes a microVM that goes on from the snapshot.
     async fn restore(self: &Arc<Self>, snapshot: Arc<Snapshot>) -> Result<Loaded, NotRestored> {
-        let (ours, theirs) = machine::channel().map_err(start_error)?;
+        let (ours, theirs) = linux::stream();
         let (starter, of) = (self.clone(), snapshot.clone());
         let (machine, time) = blocking(move || starter.wake(&of, theirs)).await??;
         Ok(self.copy(ours, machine, snapshot, Start::Restore, time))
     }
 
     /// Makes the microVM in which the agent starts. Works for milliseconds in the host.
-    fn boot(&self, channel: OwnedFd) -> Result<Machine, Error> {
+    fn boot(&self, channel: GuestStream) -> Result<Machine, Error> {
         let function = &self.function;
         let guest = self.vms.boot(function.agent(), function.spec.memory, self.surroundings(channel)?)?;
         Machine::new(guest, &function.spec.name).map_err(start_error)
     }
 
     /// Makes the microVM that goes on. Works for a millisecond in the host.
-    fn wake(&self, snapshot: &Snapshot, channel: OwnedFd) -> Result<(Machine, Duration), NotRestored> {
+    fn wake(&self, snapshot: &Snapshot, channel: GuestStream) -> Result<(Machine, Duration), NotRestored> {
         let begun = Instant::now();
         let guest = snapshot.restore(self.surroundings(channel)?)?;
         let time = begun.elapsed();
@@ -372,7 +371,7 @@ impl Inner {
     }
 
     /// What the program finds outside of itself, with this end of the channel to it.
-    fn surroundings(&self, channel: OwnedFd) -> Result<Surroundings, Error> {
+    fn surroundings(&self, channel: GuestStream) -> Result<Surroundings, Error> {
         let (function, counters) = (&self.function, self.counters.own().clone());
         self.vms.surroundings(function.agent(), Some(&function.code.root), &self.output, channel, counters)
     }

@@ -18,7 +18,6 @@ use std::time::Duration;
 use super::super::spares::Spares;
 use super::super::{Error, LOAD_TIME};
 use super::boot::{hello, make_ready};
-use super::machine;
 use super::output::{Output, Unnamed};
 use super::root::AGENT;
 use super::slot::{Making, Slot};
@@ -28,7 +27,7 @@ use super::{MicroVms, blocking, start_error};
 use crate::agent::{Agent, Channel, ChannelError, Load, LogSink, Outcome};
 use crate::jail::view::{CODE, TMP};
 use crate::linux::counters::Counters;
-use crate::linux::{Guest, Surroundings};
+use crate::linux::{self, Guest, Surroundings};
 use crate::snapshot::{Expected, Snapshot};
 use crate::sync::lock;
 
@@ -196,7 +195,7 @@ impl Template {
 
     /// Starts an agent, and keeps it as it waits for its function.
     async fn make(self: &Arc<Self>, vms: &Arc<MicroVms>) -> Result<Arc<Snapshot>, Error> {
-        let (ours, theirs) = machine::channel().map_err(start_error)?;
+        let (ours, theirs) = linux::stream();
         let output = Output::new(self.agent.name()).map_err(start_error)?;
         let (template, maker) = (self.clone(), vms.clone());
         let guest = blocking(move || {
@@ -320,7 +319,7 @@ impl Template {
         snapshot: Arc<Snapshot>,
         make: impl FnOnce(Surroundings) -> Result<Guest, NotRestored> + Send + 'static,
     ) -> Result<Waiting, NotRestored> {
-        let (stream, theirs) = machine::channel().map_err(start_error)?;
+        let (stream, theirs) = linux::stream();
         let (sending, output) = Unnamed::new().map_err(start_error)?;
         let (agent, counters) = (self.agent, Arc::<Counters>::default());
         let counting = counters.clone();

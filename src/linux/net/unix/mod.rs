@@ -41,6 +41,7 @@ use super::{Direction, Endpoint, Policy, Received, Socket, host};
 use name::{Asked, Key};
 use transfer::Parcel;
 
+pub use options::Connected;
 pub use saved::{SavedUnix, SavedUnixSocket};
 pub use table::{Kind, SocketId, Unix};
 
@@ -244,15 +245,7 @@ impl Endpoint for UnixSocket {
         if let Some(bridge) = self.bridge.get() {
             return bridge.timeout(kernel, direction);
         }
-        let [seconds, micros] = kernel.unix(|table| {
-            let options = &table.get(self.id).ok()?.options;
-            Some(match direction {
-                Direction::Receive => options.receive_timeout,
-                Direction::Send => options.send_timeout,
-            })
-        })?;
-        let nanos = seconds.saturating_mul(1_000_000_000).saturating_add(micros * 1000);
-        (nanos > 0).then_some(nanos)
+        kernel.unix(|table| table.get(self.id).ok()?.options.timeout(direction))
     }
 
     fn send(

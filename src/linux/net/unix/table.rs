@@ -75,7 +75,7 @@ pub struct Record {
 }
 
 impl Record {
-    fn new(kind: Kind) -> Record {
+    pub(super) fn new(kind: Kind) -> Record {
         Record {
             kind,
             phase: Phase::Idle,

@@ -1,0 +1,345 @@
+//! A stream between a program and Hydra: to the program a connected Unix socket, whose other end Hydra holds.
+//!
+//! What goes through waits in memory, at most [`ROOM`] bytes in each direction, and wakes nobody but who waits for it: neither end has a
+//! descriptor of the host. A checkpoint keeps nothing of it: a restored program finds the stream that it is given then.
+
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf, BytesMut};
+use vm_memory::VolatileSlice;
+
+use super::super::errno::Errno;
+use super::super::file::{File, Kind, Object, Ready};
+use super::super::kernel::Kernel;
+use super::super::stat::Attributes;
+use super::super::user::{gather, scatter};
+use super::control::Control;
+use super::unix::Connected;
+use super::{Direction, Endpoint, Received};
+use crate::sync::lock;
+
+/// Bytes that wait in one direction at most: about what a Unix socket of Linux holds.
+pub const ROOM: usize = 256 << 10;
+/// Memory that a direction in which nothing waits keeps, in bytes.
+const KEPT: usize = 16 << 10;
+
+/// A new stream: Hydra's end and the program's.
+#[must_use]
+pub fn stream() -> (HostStream, GuestStream) {
+    let pipe = Arc::new(Pipe::default());
+    (HostStream(Arc::clone(&pipe)), GuestStream { pipe, socket: Mutex::new(Connected::stream()) })
+}
+
+/// Hydra's end. The program reads the end of the stream when this is dropped.
+pub struct HostStream(Arc<Pipe>);
+
+/// The program's end. Hydra reads the end of the stream when this is dropped.
+pub struct GuestStream {
+    pipe: Arc<Pipe>,
+    /// What is set and shown of it as of any Unix socket.
+    socket: Mutex<Connected>,
+}
+
+/// What both ends share.
+#[derive(Default)]
+struct Pipe {
+    state: Mutex<State>,
+    /// What the program has open.
+    file: OnceLock<Weak<File>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// On its way to the program, and to Hydra.
+    inward: BytesMut,
+    outward: BytesMut,
+    /// Hydra's end is gone, or the program's.
+    host_gone: bool,
+    guest_gone: bool,
+    /// The program reads, or writes, no more.
+    receive_shut: bool,
+    send_shut: bool,
+    /// The other end went with bytes unread, of which this end was not told yet.
+    host_reset: bool,
+    guest_reset: bool,
+    /// The program was refused room.
+    starved: bool,
+    /// Hydra waits for bytes, or for room.
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl State {
+    /// Whether `poll` shows the program room, as Linux decides it for Unix sockets.
+    fn has_room(&self) -> bool {
+        self.outward.len() * 4 <= ROOM
+    }
+
+    /// Those of Hydra who wait; they look again.
+    fn waiting(&mut self) -> [Option<Waker>; 2] {
+        [self.reader.take(), self.writer.take()]
+    }
+}
+
+/// Takes the first `n` bytes away.
+fn consume(bytes: &mut BytesMut, n: usize) {
+    bytes.advance(n);
+    if bytes.is_empty() && bytes.capacity() > KEPT {
+        *bytes = BytesMut::new();
+    }
+}
+
+fn wake(waiting: [Option<Waker>; 2]) {
+    waiting.into_iter().flatten().for_each(Waker::wake);
+}
+
+impl Pipe {
+    /// Tells the program to look again.
+    fn announce(&self) {
+        if let Some(file) = self.file.get().and_then(Weak::upgrade) {
+            file.announce();
+        }
+    }
+}
+
+impl HostStream {
+    /// Adds what the program has sent to `into`: how many bytes, 0 at the end of the stream. One task at a time waits here.
+    ///
+    /// # Errors
+    /// `ConnectionReset`, once, when the program's end went with bytes unread.
+    pub fn poll_read(&self, cx: &mut Context<'_>, into: &mut BytesMut) -> Poll<std::io::Result<usize>> {
+        let mut state = lock(&self.0.state);
+        let sent = state.outward.len();
+        if sent > 0 {
+            let was_short = std::mem::take(&mut state.starved) || !state.has_room();
+            into.extend_from_slice(&state.outward);
+            consume(&mut state.outward, sent);
+            drop(state);
+            if was_short {
+                self.0.announce();
+            }
+            return Poll::Ready(Ok(sent));
+        }
+        if std::mem::take(&mut state.host_reset) {
+            return Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into()));
+        }
+        if state.guest_gone || state.send_shut {
+            return Poll::Ready(Ok(0));
+        }
+        state.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Sends the program as much of `bytes` as there is room for: how much. One task at a time waits here.
+    ///
+    /// # Errors
+    /// `BrokenPipe` when the program reads no more.
+    pub fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        let mut state = lock(&self.0.state);
+        if state.guest_gone || state.receive_shut {
+            return Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into()));
+        }
+        let taken = bytes.len().min(ROOM - state.inward.len());
+        if taken == 0 && !bytes.is_empty() {
+            state.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        state.inward.extend_from_slice(&bytes[..taken]);
+        drop(state);
+        self.0.announce();
+        Poll::Ready(Ok(taken))
+    }
+}
+
+impl Drop for HostStream {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0.state);
+        state.host_gone = true;
+        state.guest_reset = !state.outward.is_empty();
+        state.outward = BytesMut::new();
+        drop(state);
+        self.0.announce();
+    }
+}
+
+impl Drop for GuestStream {
+    fn drop(&mut self) {
+        let mut state = lock(&self.pipe.state);
+        state.guest_gone = true;
+        state.host_reset = !state.inward.is_empty();
+        state.inward = BytesMut::new();
+        let waiting = state.waiting();
+        drop(state);
+        wake(waiting);
+    }
+}
+
+impl GuestStream {
+    /// Says what the program has open: what comes from Hydra is a change of that file.
+    pub fn shown_as(&self, file: &Arc<File>) {
+        // A stream is given to one program, as one file.
+        let _ = self.pipe.file.set(Arc::downgrade(file));
+    }
+}
+
+impl Endpoint for GuestStream {
+    fn is_stream(&self) -> bool {
+        true
+    }
+
+    fn bind(&self, _: &Kernel, _: &[u8]) -> Result<(), Errno> {
+        Err(Errno::EINVAL)
+    }
+
+    fn connect(&self, _: &Kernel, _: &[u8], _: bool) -> Result<(), Errno> {
+        Err(Errno::EISCONN)
+    }
+
+    fn listen(&self, _: &Kernel, _: i32) -> Result<(), Errno> {
+        Err(Errno::EINVAL)
+    }
+
+    fn accept(&self, _: &Kernel) -> Result<(Kind, Vec<u8>), Errno> {
+        Err(Errno::EINVAL)
+    }
+
+    fn local_address(&self, _: &Kernel) -> Result<Vec<u8>, Errno> {
+        Ok(Connected::address())
+    }
+
+    fn peer_address(&self, _: &Kernel) -> Result<Vec<u8>, Errno> {
+        Ok(Connected::address())
+    }
+
+    fn shutdown(&self, _: &Kernel, how: i32) -> Result<(), Errno> {
+        let (receive, send) = match how {
+            libc::SHUT_RD => (true, false),
+            libc::SHUT_WR => (false, true),
+            libc::SHUT_RDWR => (true, true),
+            _ => return Err(Errno::EINVAL),
+        };
+        let mut state = lock(&self.pipe.state);
+        state.receive_shut |= receive;
+        state.send_shut |= send;
+        let waiting = state.waiting();
+        drop(state);
+        wake(waiting);
+        self.pipe.announce();
+        Ok(())
+    }
+
+    fn option(&self, kernel: &Kernel, level: i32, name: i32, room: usize) -> Result<Vec<u8>, Errno> {
+        let mut socket = lock(&self.socket);
+        if (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR)
+            && std::mem::take(&mut lock(&self.pipe.state).guest_reset)
+        {
+            return Ok(libc::ECONNRESET.to_ne_bytes().into_iter().take(room).collect());
+        }
+        let mut value = socket.option(kernel, level, name)?;
+        value.truncate(room);
+        Ok(value)
+    }
+
+    fn set_option(&self, _: &Kernel, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
+        lock(&self.socket).set_option(level, name, value)
+    }
+
+    fn timeout(&self, _: &Kernel, direction: Direction) -> Option<u64> {
+        lock(&self.socket).timeout(direction)
+    }
+
+    fn send(
+        &self,
+        _: &Kernel,
+        from: &[VolatileSlice<'_>],
+        to: Option<&[u8]>,
+        control: Control,
+        flags: i32,
+    ) -> Result<usize, Errno> {
+        if to.is_some() {
+            return Err(Errno::EISCONN);
+        }
+        // The program's files are not files of Hydra's.
+        if flags & libc::MSG_OOB != 0 || !control.files.is_empty() {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let mut state = lock(&self.pipe.state);
+        if state.host_gone || state.send_shut {
+            return Err(Errno::EPIPE);
+        }
+        let bytes = gather(from, ROOM - state.outward.len());
+        if bytes.is_empty() && from.iter().any(|slice| !slice.is_empty()) {
+            state.starved = true;
+            return Err(Errno::EAGAIN);
+        }
+        state.outward.extend_from_slice(&bytes);
+        let reader = state.reader.take();
+        drop(state);
+        wake([reader, None]);
+        Ok(bytes.len())
+    }
+
+    fn receive(
+        &self,
+        _: &Kernel,
+        into: &[VolatileSlice<'_>],
+        flags: i32,
+        _: usize,
+    ) -> Result<Received, Errno> {
+        if flags & libc::MSG_OOB != 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let mut state = lock(&self.pipe.state);
+        if flags & libc::MSG_ERRQUEUE != 0 {
+            return Err(Errno::EAGAIN);
+        }
+        if state.inward.is_empty() {
+            if std::mem::take(&mut state.guest_reset) {
+                return Err(Errno::ECONNRESET);
+            }
+            let ended = state.host_gone || state.receive_shut || into.iter().all(VolatileSlice::is_empty);
+            return if ended { Ok(Received::default()) } else { Err(Errno::EAGAIN) };
+        }
+        let room = into.iter().map(VolatileSlice::len).sum::<usize>().min(state.inward.len());
+        let bytes = scatter(into, &state.inward[..room]);
+        let mut writer = None;
+        if flags & libc::MSG_PEEK == 0 {
+            consume(&mut state.inward, bytes);
+            writer = state.writer.take();
+        }
+        drop(state);
+        wake([None, writer]);
+        Ok(Received { bytes, ..Received::default() })
+    }
+
+    fn waiting(&self, _: &Kernel) -> Result<usize, Errno> {
+        Ok(lock(&self.pipe.state).inward.len())
+    }
+}
+
+impl Object for GuestStream {
+    fn read(&self, kernel: &Kernel, _: &File, into: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
+        Ok(Endpoint::receive(self, kernel, into, 0, 0)?.bytes)
+    }
+
+    fn write(&self, kernel: &Kernel, _: &File, from: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
+        Endpoint::send(self, kernel, from, None, Control::default(), 0)
+    }
+
+    fn ready(&self, _: &Kernel) -> Ready {
+        let state = lock(&self.pipe.state);
+        let (ended, deaf) = (state.host_gone || state.receive_shut, state.host_gone || state.send_shut);
+        let mut ready = Ready::empty();
+        ready.set(Ready::IN | Ready::RDNORM, ended || !state.inward.is_empty());
+        ready.set(Ready::OUT | Ready::WRNORM, state.has_room());
+        ready.set(Ready::RDHUP, ended);
+        ready.set(Ready::HUP, ended && deaf);
+        ready.set(Ready::ERR, state.guest_reset);
+        ready
+    }
+
+    fn attributes(&self) -> Result<Attributes, Errno> {
+        Ok(Attributes::synthetic(libc::S_IFSOCK | 0o777))
+    }
+}
