@@ -1,6 +1,6 @@
 """Hydra's agent for Python: `agent.py --function FD` serves one function, `agent.py --host FD` many of them.
 
-Start it as `python3 -I -S agent.py …`: no user settings, no site-packages. See PROTOCOL.md and README.md.
+Start it as `python3 -I -S -B agent.py …`: no user settings, no site-packages. See PROTOCOL.md and README.md.
 """
 
 import sys

@@ -163,7 +163,7 @@ impl Runtime {
         let mut arguments: Vec<OsString> = self.flags(mode, place).into_iter().map(OsString::from).collect();
         match self.agent {
             // Isolated from the environment and from the user's packages.
-            Agent::Python => arguments.extend(["-I".into(), "-S".into(), file("agent.py")]),
+            Agent::Python => arguments.extend(["-I".into(), "-S".into(), "-B".into(), file("agent.py")]),
             Agent::JavaScript => arguments.push(file("agent.js")),
             Agent::Java => {
                 arguments.extend(["-cp".into(), file("hydra-agent.jar"), "hydra.agent.Main".into()]);

@@ -100,7 +100,7 @@ fn python(_work: &Path) -> Prepared {
         program("/usr/bin/python3.11", "--version").or_else(|_| program("/usr/bin/python3", "--version"))?;
     Ok(Runtime {
         name: "python",
-        command: vec![python, "-I".into(), "-S".into(), agent],
+        command: vec![python, "-I".into(), "-S".into(), "-B".into(), agent],
         code: fixture("kit.py"),
         entry_point: Some("kit.main"),
         broken: fixture("broken/kit.py"),

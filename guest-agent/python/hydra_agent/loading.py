@@ -1,6 +1,10 @@
 """From a function's code and entry point to the Python function to call."""
 
+import posix
 import sys
+from _frozen_importlib import module_from_spec
+from _frozen_importlib_external import SourceFileLoader, spec_from_file_location
+from _imp import is_frozen
 
 from .errors import EntryPointError
 
@@ -8,6 +12,8 @@ DEFAULT_MODULE = "main"
 DEFAULT_FUNCTION = "main"
 # What the agent offers functions to import; a module of the function's own goes before.
 MODULES = f"{__file__.rpartition('/')[0]}/modules"
+# Bytes that are read of a file at once.
+CHUNK = 1 << 16
 
 
 def load(code, entry_point):
@@ -29,7 +35,10 @@ def load(code, entry_point):
 
     sys.path.insert(0, directory)
     sys.path.append(MODULES)
-    module = _import(module_name, directory)
+    if code.endswith(".py") and module_name == own_module and _is_free(module_name):
+        module = _import_file(module_name, code)
+    else:
+        module = _import(module_name, directory)
     function = getattr(module, function_name, None)
     if callable(function):
         return function, module
@@ -62,6 +71,42 @@ def _locate(code):
         directory, _, file = code.rpartition("/")
         return directory, file[:-3]
     return code, DEFAULT_MODULE
+
+
+class _FileLoader(SourceFileLoader):
+    """Reads a module's file without a look for what it may have been compiled to before."""
+
+    def get_code(self, fullname):
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+    def get_data(self, path):
+        file, data = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC), b""
+        try:
+            while len(part := posix.read(file, CHUNK)) == CHUNK:
+                data += part
+            return data + part
+        finally:
+            posix.close(file)
+
+
+def _is_free(name):
+    """Whether a module `name` in the first directory of `sys.path` is what `import` finds in a new interpreter."""
+    taken = name == __package__ or name in sys.builtin_module_names or is_frozen(name)
+    return "." not in name and not taken
+
+
+def _import_file(name, path):
+    """Imports a function's only file: as `import` does it, without a search for the file. Also under the name of a module that was
+    imported before, which in a new interpreter it would go before, too.
+    """
+    module = module_from_spec(spec_from_file_location(name, path, loader=_FileLoader(name, path)))
+    sys.modules[name] = module
+    try:
+        module.__loader__.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return sys.modules.get(name, module)
 
 
 def _import(name, directory):

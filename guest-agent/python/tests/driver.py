@@ -76,7 +76,7 @@ class Connection:
 def _start(mode):
     ours, theirs = socket.socketpair()
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", AGENT, mode, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env={},
+        [sys.executable, "-I", "-S", "-B", AGENT, mode, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env={},
     )
     theirs.close()
     return process, Connection(ours)

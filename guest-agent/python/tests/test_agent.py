@@ -80,7 +80,7 @@ class Agent(unittest.TestCase):
 
     def test_usage(self):
         for arguments in ([], ["--function"], ["--function", "x"], ["--other", "3"]):
-            done = subprocess.run([sys.executable, "-I", "-S", AGENT, *arguments], stderr=subprocess.PIPE)
+            done = subprocess.run([sys.executable, "-I", "-S", "-B", AGENT, *arguments], stderr=subprocess.PIPE)
             self.assertEqual(done.returncode, 64)
             self.assertIn(b"usage: agent.py", done.stderr)
 

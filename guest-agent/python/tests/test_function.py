@@ -49,6 +49,36 @@ class Loading(Case):
     def test_a_file_of_any_name_by_default(self):
         self.loads(self.write("my-function.py", "def main(args): return 'file'"), None, "file")
 
+    def test_a_single_file_is_a_module_as_any_other(self):
+        names = ("__name__", "__file__", "__package__", "__spec__", "__cached__")
+        source = f"""
+            import inspect, pickle, sys
+            class Kept: pass
+            def main(args):
+                again = __import__(__name__)
+                assert again is sys.modules[__name__] and pickle.loads(pickle.dumps(Kept())).__class__ is Kept
+                module = {{name: str(globals().get(name)) for name in {names}}}
+                return module | {{"loader": type(__loader__).__mro__[-2].__name__, "source": inspect.getsource(Kept), "size": len("ä")}}
+        """
+        shown = []
+        for folder in ("alone", "tree"):
+            code = self.write(f"{folder}/main.py", source)
+            connection = self.agent.open()
+            self.assertEqual(connection.load(code if folder == "alone" else os.path.dirname(code)), (LOADED, None))
+            kind, result = connection.invoke("{}")
+            self.assertEqual(kind, RESULT, result)
+            module = json.loads(result.replace(f"/{folder}/", "/"))
+            module["__spec__"] = module["__spec__"].partition("origin=")[2]
+            shown.append(module)
+        self.assertEqual(*shown)
+
+    def test_a_single_file_goes_before_the_languages_modules_that_are_files(self):
+        for name in ("json", "__main__"):
+            self.loads(self.write(f"{name}.py", "def main(args): return __name__"), f"{name}.main", name)
+        self.loads(self.write("traceback.py", "import json\ndef main(args): return json.__name__"), None, "json")
+        report = self.refused(self.write("sys.py", "def main(args): return 1"))
+        self.assertIn("module 'sys' has no function 'main'", report["message"])
+
     def test_a_tree_by_default(self):
         self.write("helper.py", "value = 'helped'")
         self.write("main.py", "import helper\ndef main(args): return helper.value")

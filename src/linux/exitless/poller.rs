@@ -87,6 +87,7 @@ impl Poller {
         /// Looks between two at the clock.
         const LOOKS: u64 = 64;
         let mut crowded: Option<(Instant, u32)> = None;
+        let mut in_vain = 0u64;
         for look in 1u64.. {
             if self.is_new.swap(false, Ordering::AcqRel) {
                 taken_on.extend(lock(&self.new).drain(..).map(TakenOn::new));
@@ -102,8 +103,15 @@ impl Poller {
                     return;
                 }
             }
-            if answered == 0 {
-                std::hint::spin_loop();
+            if answered > 0 {
+                in_vain = 0;
+                continue;
+            }
+            std::hint::spin_loop();
+            in_vain += 1;
+            if in_vain % LOOKS == 0 {
+                // Whoever else is to run on this processor, not least upon what was just answered, goes first.
+                thread::yield_now();
             }
         }
     }

@@ -32,6 +32,10 @@ use crate::snapshot::{Expected, Snapshot};
 /// that they were at, one that goes on for ever is stopped in the middle of it.
 pub(super) const SETTLE_TIME: Duration = Duration::from_secs(1);
 
+/// For how long a function that has just been loaded into a copy of the template is left alone before the next copy is made: to its first answer,
+/// mostly, which the host's processors are for until then.
+const HEAD_START: Duration = Duration::from_millis(10);
+
 /// Starts one function's microVMs.
 pub struct SnapshotStarter(Arc<Inner>);
 
@@ -309,8 +313,11 @@ impl Inner {
         let (start, starter, upon) = (Start::Template, self.clone(), Some(snapshot));
         let loaded = Loaded::new(channel, machine, start, starter, upon);
         let loaded = self.load(loaded, Ok(())).await;
-        // Not before: both would be in each other's way.
-        template.replenish(&self.vms, &of);
+        let vms = self.vms.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(HEAD_START).await;
+            template.replenish(&vms, &of);
+        });
         loaded.map(Some)
     }
 
