@@ -11,10 +11,10 @@ const IDENTIFIER = /^[A-Za-z_$][\w$]*$/;
 const ES_SYNTAX = /Cannot use import statement|Unexpected token 'export'|Cannot use 'import\.meta'|await is only valid/;
 
 /**
- * Loads `file`, which belongs to the code at `root`. Returns what it exports and, of a CommonJS module, the function
- * `name` of its top level, exported or not.
+ * Loads `file`, which belongs to the tree at `root` or, if that is null, is all there is; `source` is its text, if it was read already. Returns
+ * what it exports and, of a CommonJS module, the function `name` of its top level, exported or not.
  */
-async function loadModule(file, root, name) {
+async function loadModule(file, root, name, source = null) {
   const type = path.extname(file) === '.js' ? packageType(file, root) : path.extname(file);
   if (type === 'module' || type === '.mjs') {
     return { exports: await importFile(file) };
@@ -22,7 +22,7 @@ async function loadModule(file, root, name) {
   if (!['commonjs', 'unknown', '.cjs'].includes(type)) {
     return { exports: createRequire(file)(file) }; // an addon, say: Node knows what to do with it
   }
-  const source = fs.readFileSync(file, 'utf8').replace(/^\ufeff/, '');
+  source ??= readSource(file);
   let run;
   try {
     run = compile(source, file, name);
@@ -35,8 +35,24 @@ async function loadModule(file, root, name) {
   return run();
 }
 
+/** The text of a file; null for a directory. */
+function readSource(file) {
+  try {
+    const text = fs.readFileSync(file, 'utf8');
+    return text.charCodeAt(0) === 0xfeff ? text.slice(1) : text;
+  } catch (error) {
+    if (error.code === 'EISDIR') {
+      return null;
+    }
+    throw error;
+  }
+}
+
 /** The `type` that the nearest package.json declares for `file`, up to `root`: `commonjs`, `module` or `unknown`. */
 function packageType(file, root) {
+  if (root === null) {
+    return 'unknown';
+  }
   for (let directory = path.dirname(file); ; directory = path.dirname(directory)) {
     const description = readPackage(directory);
     if (description !== null) {
@@ -98,7 +114,7 @@ async function importUndeclared(file, root, source) {
   try {
     return await importFile(file); // newer Nodes look at the syntax
   } catch (error) {
-    if (file !== root || !(error instanceof SyntaxError) || !ES_SYNTAX.test(error.message)) {
+    if (root !== null || !(error instanceof SyntaxError) || !ES_SYNTAX.test(error.message)) {
       throw error;
     }
   }
@@ -115,4 +131,4 @@ function isFile(file) {
   return fs.statSync(file, { throwIfNoEntry: false })?.isFile() === true;
 }
 
-module.exports = { isFile, loadModule, readPackage };
+module.exports = { isFile, loadModule, readPackage, readSource };

@@ -71,9 +71,11 @@ impl Shelf {
         folder::shared(app_dir)?;
         let lock = folder::lock(app_dir)?;
         let folder = app_dir.join("code");
-        let partial = folder.join("partial");
         // Process sandboxes run as another user: they must get to their own code, by the path that they are told.
         folder::own(&folder, 0o755)?;
+        // Agents take it for the real path: runtimes tell modules apart by it.
+        let folder = folder.canonicalize().map_err(StoreError::io("find", &folder))?;
+        let partial = folder.join("partial");
         remove_tree(&partial).map_err(StoreError::io("empty", &partial))?;
         folder::own(&partial, 0o700)?;
         let held = scan(&folder).map_err(StoreError::io("read", &folder))?;
