@@ -33,7 +33,7 @@ async function loadFunction(code, entryPoint) {
   others = new Set(Object.keys(require.cache));
   // What can be read is a file: a single one takes as few system calls as can be.
   const source = ['.js', '.cjs'].includes(path.extname(code)) ? readSource(code) : null;
-  const root = source === null && fs.statSync(code).isDirectory() ? code : null;
+  const root = source === null && (path.extname(code) === '' || fs.statSync(code).isDirectory()) ? code : null;
   const { file, exportPath } = root !== null
     ? findInDirectory(root, entryPoint)
     : { file: code, exportPath: entryPoint === null ? DEFAULT_EXPORT_PATH : [entryPoint.slice(entryPoint.lastIndexOf('.') + 1)] };
@@ -52,7 +52,7 @@ function findInDirectory(root, entryPoint) {
   }
   // `lib/app.handler` is handler of lib/app; of `app.v2.handler` the longest name of a module counts.
   for (let dot = entryPoint.lastIndexOf('.'); dot > 0; dot = entryPoint.lastIndexOf('.', dot - 1)) {
-    const file = findModule(path.join(root, entryPoint.slice(0, dot)));
+    const file = findModule(path.join(root, entryPoint.slice(0, dot)), root);
     if (file !== null) {
       return { file, exportPath: entryPoint.slice(dot + 1).split('.') };
     }
@@ -67,24 +67,29 @@ function findInDirectory(root, entryPoint) {
 
 /** What package.json calls the package's module, else index.js. */
 function defaultModule(root) {
-  const file = findModule(root);
+  const file = findModule(root, root);
   if (file === null) {
     throw new EntryPointError('the code has no default module: there is no index.js, index.mjs or index.cjs, and no package.json whose "exports" or "main" names a file; name it with the entry point, as module.export');
   }
   return file;
 }
 
-/** The file for a path without extension, with one, or of a directory; null if there is none. */
-function findModule(base) {
+/** The file for a path without extension, with one, or of a directory; null if there is none. Paths in the folder `root` itself are real ones. */
+function findModule(base, root) {
   for (const extension of ['', ...EXTENSIONS]) {
-    if (isFile(base + extension)) {
-      return fs.realpathSync(base + extension);
+    const file = base + extension;
+    const found = fs.lstatSync(file, { throwIfNoEntry: false });
+    if (found?.isFile() && path.dirname(file) === root) {
+      return file;
+    }
+    if (found !== undefined && isFile(file)) {
+      return fs.realpathSync(file);
     }
   }
   const description = readPackage(base);
   const named = exportsTarget(description?.exports) ?? description?.main;
   if (typeof named === 'string' && named !== '' && path.join(base, named) !== base) {
-    const file = findModule(path.join(base, named));
+    const file = findModule(path.join(base, named), root);
     if (file !== null) {
       return file;
     }

@@ -35,13 +35,13 @@ async function loadModule(file, root, name, source = null) {
   return run();
 }
 
-/** The text of a file; null for a directory. */
+/** The text of a file; null if there is none, or a directory. */
 function readSource(file) {
   try {
     const text = fs.readFileSync(file, 'utf8');
     return text.charCodeAt(0) === 0xfeff ? text.slice(1) : text;
   } catch (error) {
-    if (error.code === 'EISDIR') {
+    if (['EISDIR', 'ENOENT', 'ENOTDIR'].includes(error.code)) {
       return null;
     }
     throw error;
@@ -123,8 +123,8 @@ async function importUndeclared(file, root, source) {
 }
 
 function readPackage(directory) {
-  const file = path.join(directory, 'package.json');
-  return isFile(file) ? JSON.parse(fs.readFileSync(file, 'utf8')) : null;
+  const text = readSource(path.join(directory, 'package.json'));
+  return text === null ? null : JSON.parse(text);
 }
 
 function isFile(file) {

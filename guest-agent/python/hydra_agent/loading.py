@@ -35,10 +35,8 @@ def load(code, entry_point):
 
     sys.path.insert(0, directory)
     sys.path.append(MODULES)
-    if code.endswith(".py") and module_name == own_module and _is_free(module_name):
-        module = _import_file(module_name, code)
-    else:
-        module = _import(module_name, directory)
+    loader = _find(module_name, code, directory)
+    module = _import_by(loader) if loader else _import(module_name, directory)
     function = getattr(module, function_name, None)
     if callable(function):
         return function, module
@@ -74,10 +72,14 @@ def _locate(code):
 
 
 class _FileLoader(SourceFileLoader):
-    """Reads a module's file without a look for what it may have been compiled to before."""
+    """Reads a module's file with few system calls; without a look for what it was compiled to, unless it is `compiled`."""
+
+    def __init__(self, name, path, compiled=False):
+        super().__init__(name, path)
+        self._compiled = compiled
 
     def get_code(self, fullname):
-        return self.source_to_code(self.get_data(self.path), self.path)
+        return super().get_code(fullname) if self._compiled else self.source_to_code(self.get_data(self.path), self.path)
 
     def get_data(self, path):
         file, data = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC), b""
@@ -89,20 +91,30 @@ class _FileLoader(SourceFileLoader):
             posix.close(file)
 
 
-def _is_free(name):
-    """Whether a module `name` in the first directory of `sys.path` is what `import` finds in a new interpreter."""
-    taken = name == __package__ or name in sys.builtin_module_names or is_frozen(name)
-    return "." not in name and not taken
+def _find(name, code, directory):
+    """A loader for module `name` of the function if all that it can be is a source file in `directory`, where a new interpreter looks first."""
+    if "." in name or name == __package__ or name in sys.builtin_module_names or is_frozen(name):
+        return None
+    path = f"{directory}/{name}.py"
+    if path == code:
+        return _FileLoader(name, path)
+    try:
+        entries = posix.listdir(directory)
+    except OSError:
+        return None
+    others = name in entries or any(entry.startswith(f"{name}.") and entry.endswith(".so") for entry in entries)
+    return _FileLoader(name, path, "__pycache__" in entries) if f"{name}.py" in entries and not others else None
 
 
-def _import_file(name, path):
-    """Imports a function's only file: as `import` does it, without a search for the file. Also under the name of a module that was
-    imported before, which in a new interpreter it would go before, too.
+def _import_by(loader):
+    """Imports a module: as `import` does it, without a search. Also under the name of one that was imported before, which in a new
+    interpreter it would go before, too.
     """
-    module = module_from_spec(spec_from_file_location(name, path, loader=_FileLoader(name, path)))
+    name = loader.name
+    module = module_from_spec(spec_from_file_location(name, loader.path, loader=loader))
     sys.modules[name] = module
     try:
-        module.__loader__.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
         sys.modules.pop(name, None)
         raise

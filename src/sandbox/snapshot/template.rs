@@ -264,11 +264,11 @@ impl Template {
     /// It has one, and that fails.
     async fn rehearse(&self, vms: &MicroVms, channel: &mut Channel) -> Result<bool, Error> {
         let folder = &vms.runtime(self.agent)?.folder;
-        let Some((file, entry_point)) = rehearsal(self.agent).filter(|(file, _)| folder.join(file).is_file())
+        let Some((code, entry_point)) = rehearsal(self.agent).filter(|(code, _)| folder.join(code).exists())
         else {
             return Ok(false);
         };
-        let code = Path::new(AGENT).join(file);
+        let code = Path::new(AGENT).join(code);
         let load = Load {
             name: self.agent.name(),
             code: &code,
@@ -331,11 +331,11 @@ impl Template {
     }
 }
 
-/// The function in the agent's folder that copies rehearse with: its file and entry point.
+/// The function in the agent's folder that copies rehearse with: its code, a folder as that of most functions, and the entry point.
 fn rehearsal(agent: Agent) -> Option<(&'static str, &'static str)> {
     match agent {
-        Agent::Python => Some(("rehearsal.py", "rehearsal.main")),
-        Agent::JavaScript => Some(("rehearsal.js", "rehearsal.main")),
+        Agent::Python => Some(("rehearsal", "main.main")),
+        Agent::JavaScript => Some(("rehearsal", "index.main")),
         Agent::Java => Some(("rehearsal.jar", "Rehearsal")),
         Agent::Native => None,
     }
