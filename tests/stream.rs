@@ -166,11 +166,7 @@ fn natively(end: &str) -> String {
         .expect("Python starts");
     drop(theirs);
     ours.set_nonblocking(true).expect("it never waits");
-    converse_within(
-        || tokio::net::UnixStream::from_std(ours).expect("in the runtime").into(),
-        end,
-        &output,
-    );
+    converse_within(|| tokio::net::UnixStream::from_std(ours).expect("in the runtime").into(), end, &output);
     assert!(program.wait().expect("its end").success());
     text(&output)
 }
@@ -182,7 +178,8 @@ fn in_a_guest(end: &str) -> String {
         let input = || File::open("/dev/null").expect("/dev/null");
         if write { output.try_clone().expect("a descriptor") } else { input() }
     };
-    let host = |write: bool| Inherited::Host(file(write).into(), if write { libc::O_WRONLY } else { 0 } as u32);
+    let host =
+        |write: bool| Inherited::Host(file(write).into(), if write { libc::O_WRONLY } else { 0 } as u32);
     let arguments = [PYTHON, "-I", "-S", "-c", PROGRAM, "3", end];
     let guest = Guest::start(Config {
         memory: 128 << 20,

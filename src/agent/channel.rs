@@ -16,6 +16,9 @@ const PROTOCOL: u32 = 1;
 /// Most bytes of a frame that is JSON of the agent's own (`HELLO`, `RAISED`, …): message and stack are bounded by the protocol.
 const MAX_JSON: usize = 1 << 20;
 
+/// Most bytes that an agent may have printed between invocations and still be quiet.
+const MOST_PRINTED: usize = 1 << 20;
+
 /// Hydra's end of a function channel. At most one invocation is under way on it.
 pub struct Channel {
     stream: Transport,
@@ -259,10 +262,12 @@ impl Channel {
 
     /// Whether the agent is there and quiet, as it is between invocations; what it printed meanwhile is logged.
     pub fn is_idle(&mut self) -> bool {
-        loop {
+        let mut printed = 0;
+        // One that never stops printing is not quiet.
+        while printed <= MOST_PRINTED {
             match self.stream.try_read(&mut self.received) {
                 Ok(0) => return false,
-                Ok(_) => {}
+                Ok(count) => printed += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(_) => return false,
             }
@@ -274,6 +279,7 @@ impl Channel {
                 }
             }
         }
+        false
     }
 
     async fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<(), ChannelError> {

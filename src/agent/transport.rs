@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
@@ -38,7 +38,7 @@ impl Transport {
     pub async fn read(&mut self, into: &mut BytesMut) -> io::Result<usize> {
         match self {
             Transport::Process(stream) => stream.read_buf(into).await,
-            Transport::MicroVm(stream) => poll_fn(|cx| stream.poll_read(cx, into)).await,
+            Transport::MicroVm(stream) => poll_fn(|cx| in_turn(cx, |cx| stream.poll_read(cx, into))).await,
         }
     }
 
@@ -49,10 +49,12 @@ impl Transport {
     pub fn try_read(&mut self, into: &mut BytesMut) -> io::Result<usize> {
         match self {
             Transport::Process(stream) => stream.try_read_buf(into),
-            Transport::MicroVm(stream) => match stream.poll_read(&mut Context::from_waker(Waker::noop()), into) {
-                Poll::Ready(read) => read,
-                Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-            },
+            Transport::MicroVm(stream) => {
+                match stream.poll_read(&mut Context::from_waker(Waker::noop()), into) {
+                    Poll::Ready(read) => read,
+                    Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+                }
+            }
         }
     }
 
@@ -66,13 +68,24 @@ impl Transport {
             Transport::MicroVm(stream) => {
                 let mut left = bytes;
                 while !left.is_empty() {
-                    let written = poll_fn(|cx| stream.poll_write(cx, left)).await?;
+                    let written = poll_fn(|cx| in_turn(cx, |cx| stream.poll_write(cx, left))).await?;
                     left = &left[written..];
                 }
                 Ok(())
             }
         }
     }
+}
+
+/// Polls as tokio's own streams do: after many successes the task gives way, so that a program which never stops sending keeps neither other
+/// tasks nor this one's timeouts waiting.
+fn in_turn<T>(cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    let turn = ready!(tokio::task::coop::poll_proceed(cx));
+    let polled = poll(cx);
+    if polled.is_ready() {
+        turn.made_progress();
+    }
+    polled
 }
 
 /// Writes all of `bytes`, first without waiting for the stream to be writable.

@@ -18,8 +18,8 @@ use super::errno::Errno;
 use super::eventfd::EventFd;
 use super::host_file::HostFile;
 use super::kernel::Kernel;
-use super::net::{GuestStream, Socket};
 use super::net::unix::UnixSocket;
+use super::net::{GuestStream, Socket};
 use super::pipe::PipeEnd;
 use super::stat::Attributes;
 use super::text::Text;
@@ -302,11 +302,7 @@ impl Kernel {
     pub(super) fn open_file(&self, kind: Kind, known: Known) -> Arc<File> {
         let Known { id, path, flags, changes, inherited } = known;
         let (flags, changes) = (AtomicU32::new(flags), AtomicU64::new(changes));
-        let file = Arc::new(File { id, kind, path, flags, changes, inherited, kernel: self.weak() });
-        if let Kind::Stream(stream) = &file.kind {
-            stream.shown_as(&file);
-        }
-        file
+        Arc::new(File { id, kind, path, flags, changes, inherited, kernel: self.weak() })
     }
 
     /// How many files were made so far.
@@ -322,7 +318,11 @@ impl Kernel {
     /// Descriptor `number` of those that the program is started with.
     pub fn inherited_file(&self, given: Inherited, number: u32) -> Result<Arc<File>, Errno> {
         let flags = given.flags();
-        Ok(self.number_file(given.kind()?, format!("/dev/fd/{number}").into(), flags, Some(number)))
+        let file = self.number_file(given.kind()?, format!("/dev/fd/{number}").into(), flags, Some(number));
+        if let Kind::Stream(stream) = &file.kind {
+            stream.shown_as(&file);
+        }
+        Ok(file)
     }
 
     /// A new file on a host descriptor, directory or not. `changeable`: see [`HostFile::new`].

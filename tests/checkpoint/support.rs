@@ -11,7 +11,9 @@ use std::sync::OnceLock;
 
 use hydra::linux::identity::Identity;
 use hydra::linux::net::Policy;
-use hydra::linux::{Checkpoint, Config, ExitStatus, Guest, Inherited, Mount, RestoreError, State, Surroundings};
+use hydra::linux::{
+    Checkpoint, Config, ExitStatus, Guest, Inherited, Mount, RestoreError, State, Surroundings,
+};
 use hydra::vmm;
 
 /// Bytes of RAM of every guest.

@@ -33,6 +33,25 @@ async fn a_function_over_its_time_is_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_never_stops_sending_is_stopped() {
+    let world = World::start(&[]).await;
+    // In an isolate the channel is not its function's alone.
+    let own = |cell: &Cell| cell.language.name == "python" && cell.kind != "isolate";
+    for cell in world.cells().await.into_iter().filter(own) {
+        let other = world.register(&cell, "other", |_| {}).await;
+        let name = world.register(&cell, "babbler", |registration| registration.timeout = Some(400)).await;
+        let babbled = (0..8).map(|_| world.call(&name, &json!({"do": "babble"})));
+        for reply in futures_util::future::join_all(babbled).await {
+            expect_error(&reply, 504, "timeout", "its timeout of 400 ms");
+        }
+        assert_eq!(world.result(&other, &json!({"do": "count"})).await, "1", "{cell:?}");
+        for name in [name, other] {
+            world.deregister(&name).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_function_over_its_memory_is_stopped() {
     let world = World::start(&[]).await;
     for cell in world.cells().await {

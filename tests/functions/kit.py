@@ -3,6 +3,7 @@
 import asyncio
 import mmap
 import os
+import stat
 import sys
 import threading
 import time
@@ -52,6 +53,13 @@ def main(args):
         for _ in range(args["lines"]):
             print("f" * 1000)
         return "flooded"
+    if action == "babble":
+        # Empty LOG frames past the agent, on every socket that there is.
+        frames = b"\0\0\0\0\x06\0\0\0" * 30_000
+        sockets = [fd for fd in range(3, 64) if is_socket(fd)]
+        while sockets:
+            for fd in sockets:
+                os.write(fd, frames)
     if action == "exit":
         sys.exit(3)
     if action == "large":
@@ -77,6 +85,13 @@ def main(args):
     if action == "ticks":
         return ticks
     raise ValueError(f"unknown: {action}")
+
+
+def is_socket(fd):
+    try:
+        return stat.S_ISSOCK(os.fstat(fd).st_mode)
+    except OSError:
+        return False
 
 
 def tick():

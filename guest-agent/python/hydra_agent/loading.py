@@ -2,7 +2,7 @@
 
 import posix
 import sys
-from _frozen_importlib import module_from_spec
+from _frozen_importlib import _load as import_spec
 from _frozen_importlib_external import SourceFileLoader, spec_from_file_location
 from _imp import is_frozen
 
@@ -14,6 +14,8 @@ DEFAULT_FUNCTION = "main"
 MODULES = f"{__file__.rpartition('/')[0]}/modules"
 # Bytes that are read of a file at once.
 CHUNK = 1 << 16
+# Modules in whose place a function's own was put: others still use them.
+replaced = {}
 
 
 def load(code, entry_point):
@@ -111,14 +113,9 @@ def _import_by(loader):
     interpreter it would go before, too.
     """
     name = loader.name
-    module = module_from_spec(spec_from_file_location(name, loader.path, loader=loader))
-    sys.modules[name] = module
-    try:
-        loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
-    return sys.modules.get(name, module)
+    if name in sys.modules:
+        replaced[name] = sys.modules[name]
+    return import_spec(spec_from_file_location(name, loader.path, loader=loader))
 
 
 def _import(name, directory):

@@ -2,6 +2,8 @@
 
 import sys
 
+from .loading import replaced
+
 
 def reseed(entropy):
     """Seeds the generators that the program has loaded with `entropy`, 64 hexadecimal digits that no other clone has.
@@ -10,7 +12,7 @@ def reseed(entropy):
     keep their state: only the function knows whether they are meant to repeat.
     """
     for name, seed in _SEEDS:
-        module = sys.modules.get(name)
+        module = replaced.get(name) or sys.modules.get(name)
         if module is not None:
             try:
                 seed(module, entropy)

@@ -127,6 +127,11 @@ class Loading(Case):
         self.assertNotIn("hydra_agent", report["stack"])
         self.assertNotIn("importlib", report["stack"])
 
+    def test_a_circle_of_imports_is_pythons_own_message(self):
+        self.write("helper.py", "from main import later")
+        report = self.refused(os.path.dirname(self.write("main.py", "import helper\nlater = 1\ndef main(args): pass")))
+        self.assertIn("partially initialized module 'main'", report["message"])
+
     def test_a_syntax_error_is_pythons_own_message(self):
         report = self.refused(self.write("main.py", "def main(args):\n    return (1,\n"))
         self.assertEqual((report["type"], report["message"]), ("SyntaxError", "'(' was never closed (main.py, line 2)"))

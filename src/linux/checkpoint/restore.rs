@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::super::Guest;
 use super::super::counters::Counters;
 use super::super::errno::Errno;
-use super::super::file::{File, Inherited, Kind, Ready};
+use super::super::file::{File, Inherited, Kind};
 use super::super::kernel::{Kernel, Parts, workers_limit};
 use super::super::limits::Limits;
 use super::super::mm::AddressSpace;
@@ -202,8 +202,9 @@ impl Kernel {
             if let Some(fd) = file.object().host() {
                 self.reactor.watch(file, fd).map_err(RestoreError::Watch)?;
             }
-            // What Hydra has sent before there was a file to say so.
-            if matches!(file.kind, Kind::Stream(_)) && file.object().ready(self).contains(Ready::IN) {
+            // It is another stream than the program waited for: there is room, and perhaps what Hydra has sent already.
+            if let Kind::Stream(stream) = &file.kind {
+                stream.shown_as(file);
                 self.changed(file);
             }
         }

@@ -85,7 +85,7 @@ impl State {
 /// Takes the first `n` bytes away.
 fn consume(bytes: &mut BytesMut, n: usize) {
     bytes.advance(n);
-    if bytes.is_empty() && bytes.capacity() > KEPT {
+    if bytes.is_empty() && bytes.try_reclaim(KEPT + 1) {
         *bytes = BytesMut::new();
     }
 }
@@ -176,7 +176,7 @@ impl Drop for GuestStream {
 }
 
 impl GuestStream {
-    /// Says what the program has open: what comes from Hydra is a change of that file.
+    /// Says what the program has open: from now on what comes from Hydra is a change of that file.
     pub fn shown_as(&self, file: &Arc<File>) {
         // A stream is given to one program, as one file.
         let _ = self.pipe.file.set(Arc::downgrade(file));
@@ -264,20 +264,28 @@ impl Endpoint for GuestStream {
         if flags & libc::MSG_OOB != 0 || !control.files.is_empty() {
             return Err(Errno::EOPNOTSUPP);
         }
+        let room = |state: &mut State| {
+            if state.host_gone || state.send_shut {
+                return Err(Errno::EPIPE);
+            }
+            let room = ROOM - state.outward.len();
+            state.starved |= room == 0;
+            Ok(room)
+        };
+        let free = room(&mut lock(&self.pipe.state))?;
+        // Not under the lock: the program's memory may have to be read from the disk first.
+        let bytes = gather(from, free);
         let mut state = lock(&self.pipe.state);
-        if state.host_gone || state.send_shut {
-            return Err(Errno::EPIPE);
-        }
-        let bytes = gather(from, ROOM - state.outward.len());
-        if bytes.is_empty() && from.iter().any(|slice| !slice.is_empty()) {
-            state.starved = true;
+        // Another thread may have sent meanwhile.
+        let sent = bytes.len().min(room(&mut state)?);
+        if sent == 0 && from.iter().any(|slice| !slice.is_empty()) {
             return Err(Errno::EAGAIN);
         }
-        state.outward.extend_from_slice(&bytes);
+        state.outward.extend_from_slice(&bytes[..sent]);
         let reader = state.reader.take();
         drop(state);
         wake([reader, None]);
-        Ok(bytes.len())
+        Ok(sent)
     }
 
     fn receive(
@@ -302,15 +310,16 @@ impl Endpoint for GuestStream {
             return if ended { Ok(Received::default()) } else { Err(Errno::EAGAIN) };
         }
         let room = into.iter().map(VolatileSlice::len).sum::<usize>().min(state.inward.len());
-        let bytes = scatter(into, &state.inward[..room]);
+        let bytes = state.inward[..room].to_vec();
         let mut writer = None;
         if flags & libc::MSG_PEEK == 0 {
-            consume(&mut state.inward, bytes);
+            consume(&mut state.inward, room);
             writer = state.writer.take();
         }
         drop(state);
         wake([None, writer]);
-        Ok(Received { bytes, ..Received::default() })
+        // Not under the lock: the program's memory may have to be read from the disk first.
+        Ok(Received { bytes: scatter(into, &bytes), ..Received::default() })
     }
 
     fn waiting(&self, _: &Kernel) -> Result<usize, Errno> {

@@ -17,7 +17,7 @@ use crate::jail::INSIDE;
 use crate::jail::view::TMP;
 use crate::linux::counters::Counters;
 use crate::linux::identity::Identity;
-use crate::linux::{self, GuestStream, Guest, Inherited, Surroundings};
+use crate::linux::{self, Guest, GuestStream, Inherited, Surroundings};
 
 /// How long an agent may take until its `HELLO`.
 const START_TIME: Duration = Duration::from_secs(20);

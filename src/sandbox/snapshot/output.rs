@@ -33,7 +33,8 @@ impl Output {
     pub fn standard_streams(&self) -> io::Result<Vec<Inherited>> {
         let nothing = OpenOptions::new().read(true).open("/dev/null")?;
         let (read, write) = (nix::libc::O_RDONLY as u32, nix::libc::O_WRONLY as u32);
-        let streams = [(nothing.into(), read), (self.stdout.try_clone()?, write), (self.stderr.try_clone()?, write)];
+        let streams =
+            [(nothing.into(), read), (self.stdout.try_clone()?, write), (self.stderr.try_clone()?, write)];
         Ok(streams.into_iter().map(|(fd, flags)| Inherited::Host(fd, flags)).collect())
     }
 }

@@ -96,15 +96,16 @@ impl Subject {
             let wanted = instances.saturating_mul(STEP);
             let fitting = f64::from(instances) + (plan.memory - used) / f64::max(each, 1e4) + 1.0;
             let grown = fleet.grow(wanted.min(fitting as u32).min(plan.most)).await?;
-            if grown <= instances {
-                break;
-            }
+            let stuck = grown <= instances;
+            instances = instances.max(grown);
             used = bytes(fleet.occupied().await.ok_or(UNREADABLE)?);
-            if used >= plan.memory || grown == plan.most {
+            if stuck || used >= plan.memory || instances == plan.most {
                 used = bytes(fleet.idle().await.ok_or(UNREADABLE)?);
             }
-            instances = grown;
-            each = (used - small) / f64::from(instances - first);
+            each = (used - small) / f64::from((instances - first).max(1));
+            if stuck {
+                break;
+            }
         }
         fleet.stop().await?;
         Ok(Found { subject: self, work, instances, used, each, per_second, under_load })
@@ -140,7 +141,7 @@ impl Subject {
                 add(&mut running).await?;
             }
             used = all(&running).await?;
-            if used >= plan.memory {
+            if used >= plan.memory || running.len() as u32 >= plan.most {
                 memory::idle(running[0].0.pid(), spec.language).await;
                 used = all(&running).await?;
             }
