@@ -40,7 +40,8 @@ async fn a_function_that_never_stops_sending_is_stopped() {
     for cell in world.cells().await.into_iter().filter(own) {
         let other = world.register(&cell, "other", |_| {}).await;
         let name = world.register(&cell, "babbler", |registration| registration.timeout = Some(400)).await;
-        let babbled = (0..8).map(|_| world.call(&name, &json!({"do": "babble"})));
+        let babble = json!({"do": "babble"});
+        let babbled = (0..8).map(|_| world.call(&name, &babble));
         for reply in futures_util::future::join_all(babbled).await {
             expect_error(&reply, 504, "timeout", "its timeout of 400 ms");
         }

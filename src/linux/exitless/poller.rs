@@ -109,7 +109,7 @@ impl Poller {
             }
             std::hint::spin_loop();
             in_vain += 1;
-            if in_vain % LOOKS == 0 {
+            if in_vain.is_multiple_of(LOOKS) {
                 // Whoever else is to run on this processor, not least upon what was just answered, goes first.
                 thread::yield_now();
             }

@@ -27,26 +27,24 @@ const KEPT: usize = 16 << 10;
 /// A new stream: Hydra's end and the program's.
 #[must_use]
 pub fn stream() -> (HostStream, GuestStream) {
-    let pipe = Arc::new(Pipe::default());
-    (HostStream(Arc::clone(&pipe)), GuestStream { pipe, socket: Mutex::new(Connected::stream()) })
+    let (state, file, socket) = (Mutex::default(), OnceLock::new(), Mutex::new(Connected::stream()));
+    let pipe = Arc::new(Pipe { state, file, socket });
+    (HostStream(Arc::clone(&pipe)), GuestStream(pipe))
 }
 
 /// Hydra's end. The program reads the end of the stream when this is dropped.
 pub struct HostStream(Arc<Pipe>);
 
 /// The program's end. Hydra reads the end of the stream when this is dropped.
-pub struct GuestStream {
-    pipe: Arc<Pipe>,
-    /// What is set and shown of it as of any Unix socket.
-    socket: Mutex<Connected>,
-}
+pub struct GuestStream(Arc<Pipe>);
 
 /// What both ends share.
-#[derive(Default)]
 struct Pipe {
     state: Mutex<State>,
     /// What the program has open.
     file: OnceLock<Weak<File>>,
+    /// What is set and shown of the program's end as of any Unix socket.
+    socket: Mutex<Connected>,
 }
 
 #[derive(Default)]
@@ -165,7 +163,7 @@ impl Drop for HostStream {
 
 impl Drop for GuestStream {
     fn drop(&mut self) {
-        let mut state = lock(&self.pipe.state);
+        let mut state = lock(&self.0.state);
         state.guest_gone = true;
         state.host_reset = !state.inward.is_empty();
         state.inward = BytesMut::new();
@@ -179,7 +177,7 @@ impl GuestStream {
     /// Says what the program has open: from now on what comes from Hydra is a change of that file.
     pub fn shown_as(&self, file: &Arc<File>) {
         // A stream is given to one program, as one file.
-        let _ = self.pipe.file.set(Arc::downgrade(file));
+        let _ = self.0.file.set(Arc::downgrade(file));
     }
 }
 
@@ -219,20 +217,20 @@ impl Endpoint for GuestStream {
             libc::SHUT_RDWR => (true, true),
             _ => return Err(Errno::EINVAL),
         };
-        let mut state = lock(&self.pipe.state);
+        let mut state = lock(&self.0.state);
         state.receive_shut |= receive;
         state.send_shut |= send;
         let waiting = state.waiting();
         drop(state);
         wake(waiting);
-        self.pipe.announce();
+        self.0.announce();
         Ok(())
     }
 
     fn option(&self, kernel: &Kernel, level: i32, name: i32, room: usize) -> Result<Vec<u8>, Errno> {
-        let mut socket = lock(&self.socket);
+        let mut socket = lock(&self.0.socket);
         if (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR)
-            && std::mem::take(&mut lock(&self.pipe.state).guest_reset)
+            && std::mem::take(&mut lock(&self.0.state).guest_reset)
         {
             return Ok(libc::ECONNRESET.to_ne_bytes().into_iter().take(room).collect());
         }
@@ -242,11 +240,11 @@ impl Endpoint for GuestStream {
     }
 
     fn set_option(&self, _: &Kernel, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
-        lock(&self.socket).set_option(level, name, value)
+        lock(&self.0.socket).set_option(level, name, value)
     }
 
     fn timeout(&self, _: &Kernel, direction: Direction) -> Option<u64> {
-        lock(&self.socket).timeout(direction)
+        lock(&self.0.socket).timeout(direction)
     }
 
     fn send(
@@ -272,10 +270,10 @@ impl Endpoint for GuestStream {
             state.starved |= room == 0;
             Ok(room)
         };
-        let free = room(&mut lock(&self.pipe.state))?;
+        let free = room(&mut lock(&self.0.state))?;
         // Not under the lock: the program's memory may have to be read from the disk first.
         let bytes = gather(from, free);
-        let mut state = lock(&self.pipe.state);
+        let mut state = lock(&self.0.state);
         // Another thread may have sent meanwhile.
         let sent = bytes.len().min(room(&mut state)?);
         if sent == 0 && from.iter().any(|slice| !slice.is_empty()) {
@@ -298,7 +296,7 @@ impl Endpoint for GuestStream {
         if flags & libc::MSG_OOB != 0 {
             return Err(Errno::EOPNOTSUPP);
         }
-        let mut state = lock(&self.pipe.state);
+        let mut state = lock(&self.0.state);
         if flags & libc::MSG_ERRQUEUE != 0 {
             return Err(Errno::EAGAIN);
         }
@@ -323,7 +321,7 @@ impl Endpoint for GuestStream {
     }
 
     fn waiting(&self, _: &Kernel) -> Result<usize, Errno> {
-        Ok(lock(&self.pipe.state).inward.len())
+        Ok(lock(&self.0.state).inward.len())
     }
 }
 
@@ -337,7 +335,7 @@ impl Object for GuestStream {
     }
 
     fn ready(&self, _: &Kernel) -> Ready {
-        let state = lock(&self.pipe.state);
+        let state = lock(&self.0.state);
         let (ended, deaf) = (state.host_gone || state.receive_shut, state.host_gone || state.send_shut);
         let mut ready = Ready::empty();
         ready.set(Ready::IN | Ready::RDNORM, ended || !state.inward.is_empty());

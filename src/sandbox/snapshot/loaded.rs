@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 
 use super::super::spares::Loan;
 use super::super::{Error, Health, Sandbox, Start, load};
@@ -37,6 +38,8 @@ pub struct Loaded {
     pub(super) made_in: Option<Duration>,
     /// When the invocation under way began.
     pub(super) began: Option<Instant>,
+    /// Dropped once it has answered for the first time, for those who wait for that.
+    pub(super) unanswered: Option<oneshot::Sender<()>>,
 }
 
 impl Loaded {
@@ -58,6 +61,7 @@ impl Loaded {
             loan: None,
             made_in: None,
             began: None,
+            unanswered: None,
         }
     }
 
@@ -132,7 +136,10 @@ impl Sandbox for Loaded {
         if busy {
             self.began = Some(Instant::now());
             self.glance();
-        } else if let (Some(began), Some(made_in)) = (self.began.take(), self.made_in.take()) {
+            return;
+        }
+        self.unanswered = None;
+        if let (Some(began), Some(made_in)) = (self.began.take(), self.made_in.take()) {
             self.starter.costs.note(self.start, made_in + began.elapsed());
             self.note_working_set();
         }

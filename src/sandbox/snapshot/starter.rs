@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 
 use super::super::memory::is_scarce;
 use super::super::spares::{Place, Spares};
@@ -32,9 +33,9 @@ use crate::snapshot::{Expected, Snapshot};
 /// that they were at, one that goes on for ever is stopped in the middle of it.
 pub(super) const SETTLE_TIME: Duration = Duration::from_secs(1);
 
-/// For how long a function that has just been loaded into a copy of the template is left alone before the next copy is made: to its first answer,
-/// mostly, which the host's processors are for until then.
-const HEAD_START: Duration = Duration::from_millis(10);
+/// How long the next copy of a template waits for the first answer of the function that was just loaded into the last: the host's processors are for
+/// that until then.
+const HEAD_START: Duration = Duration::from_millis(20);
 
 /// Starts one function's microVMs.
 pub struct SnapshotStarter(Arc<Inner>);
@@ -268,6 +269,7 @@ impl Inner {
             loan: None,
             made_in: Some(made_in),
             began: None,
+            unanswered: None,
         }
     }
 
@@ -311,11 +313,13 @@ impl Inner {
         let machine = Machine::new(guest, self.name()).map_err(start_error)?;
         let of = snapshot.clone();
         let (start, starter, upon) = (Start::Template, self.clone(), Some(snapshot));
-        let loaded = Loaded::new(channel, machine, start, starter, upon);
+        let mut loaded = Loaded::new(channel, machine, start, starter, upon);
+        let (unanswered, first_answer) = oneshot::channel();
+        loaded.unanswered = Some(unanswered);
         let loaded = self.load(loaded, Ok(())).await;
         let vms = self.vms.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(HEAD_START).await;
+            let _ = tokio::time::timeout(HEAD_START, first_answer).await;
             template.replenish(&vms, &of);
         });
         loaded.map(Some)
