@@ -43,7 +43,7 @@ def option(name, size=4): return s.getsockopt(socket.SOL_SOCKET, name, size).hex
 
 say("is", s.family, s.type, s.proto, repr(s.getsockname()), repr(s.getpeername()), oct(os.fstat(fd).st_mode))
 say("options", option(socket.SO_ERROR), option(socket.SO_ACCEPTCONN), option(socket.SO_TYPE), option(socket.SO_LINGER, 8))
-say("refused", attempt(s.listen), attempt(s.accept), attempt(s.sendto, b"x", "/x"), attempt(os.lseek, fd, 0, 0), attempt(os.pread, fd, 1, 0))
+say("refused", attempt(s.listen), attempt(s.accept), attempt(s.sendto, b"x", "/x"), attempt(os.lseek, fd, 0, 0), attempt(os.pread, fd, 1, 0), attempt(os.posix_fallocate, fd, 0, 10))
 say("at first", events(), waiting(), attempt(s.recv, 1, socket.MSG_DONTWAIT), attempt(s.send, b""))
 
 s.send(b"hello?")

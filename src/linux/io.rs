@@ -318,7 +318,7 @@ pub fn fallocate(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
             rustix::fs::fallocate(host.fd(), mode, offset(args, 2)?, offset(args, 3)?)?;
         }
         Kind::Tmpfs(open) => open.allocate(args.i32(1), offset(args, 2)?, offset(args, 3)?)?,
-        Kind::Pipe(_) | Kind::Socket(_) | Kind::Unix(_) | Kind::Stream(_) => return Err(Errno::ESPIPE),
+        Kind::Pipe(_) => return Err(Errno::ESPIPE),
         _ => return Err(Errno::ENODEV),
     }
     Ok(0)
