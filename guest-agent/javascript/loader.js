@@ -26,8 +26,8 @@ function unloadFunction() {
 }
 
 /**
- * The function that `entryPoint` (`module.export`, or null for the default) names in `code`, the real path of a file or a directory, and its hooks for
- * when a checkpoint is taken and for when it goes on from that, or null.
+ * The function that `entryPoint` (`module.export`, or null for the default) names in `code`, the real path of a file or a
+ * directory, and its hooks for when a checkpoint is taken and for when it goes on from that, or null.
  */
 async function loadFunction(code, entryPoint) {
   others = new Set(Object.keys(require.cache));

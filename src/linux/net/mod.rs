@@ -18,9 +18,9 @@
 //! No operation waits; a call that would wait is begun again when its socket is ready.
 //!
 //! # Checkpoint and restore
-//! Unix sockets and what waits in them are part of a checkpoint. A stream to Hydra is given anew. A host socket is not: after a restore a connection reads as reset
+//! Unix sockets and what waits in them are part of a checkpoint. A host socket is not: after a restore a connection reads as reset
 //! (`ECONNRESET`, then the end), a listener and a bound datagram socket are opened and bound anew, and if that cannot be done, as
-//! where the port is taken, they read as reset too. A netlink socket is opened anew.
+//! where the port is taken, they read as reset too. A netlink socket is opened anew, and a stream to Hydra is another one.
 
 mod address;
 #[allow(missing_docs)] // Handlers are named after their system calls.

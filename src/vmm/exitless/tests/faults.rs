@@ -70,11 +70,26 @@ fn a_page_fault_that_is_not_answered_leaves_as_any() {
 
 #[test]
 fn every_page_is_filled_whenever_the_vcpu_is_called_back() {
+    /// A program may be over before the host has let the answering thread run.
+    const PROGRAMS: u32 = 50;
+    let (mut answered, mut left) = (0, 0);
+    for _ in 0..PROGRAMS {
+        let Some(counts) = fill_while_called_back() else { return };
+        (answered, left) = (answered + counts.0, left + counts.1);
+        if answered > 0 && left > 0 {
+            return;
+        }
+    }
+    panic!("{answered} page faults were answered in the guest, {left} left it");
+}
+
+/// Has a program touch pages while its vCPU is called back: how many page faults were answered in the guest, and how many left it.
+fn fill_while_called_back() -> Option<(u64, u64)> {
     const FIRST: u64 = 0x60_0000;
     const PAGES: u64 = 1000;
     // again: mov [rdi], rdi; add rdi, 4096; cmp rdi, r12; jne again; ud2
     let code = [0x48, 0x89, 0x3f, 0x48, 0x81, 0xc7, 0, 0x10, 0, 0, 0x4c, 0x39, 0xe7, 0x75, 0xf1, 0x0f, 0x0b];
-    let Some((vm, frames, mut vcpu, slot)) = answered_machine_and_frames(&code) else { return };
+    let (vm, frames, mut vcpu, slot) = answered_machine_and_frames(&code)?;
     let frames = Mutex::new(frames);
     let (mut answered, mut left) = (0u64, 0u64);
     let serve = |what| {
@@ -106,7 +121,7 @@ fn every_page_is_filled_whenever_the_vcpu_is_called_back() {
         let entry = PageTables::new(vm.memory()).get(page).expect("the page");
         assert_eq!(vm.memory().load(entry.frame.address()), page);
     }
-    assert!(answered > 0 && left > 0, "{answered} page faults were answered in the guest, {left} left it");
+    Some((answered, left))
 }
 
 #[test]
