@@ -3,7 +3,7 @@
 
 const fs = require('fs');
 const path = require('path');
-const { isFile, loadModule, readPackage, readSource } = require('./module.js');
+const { isFile, loadModule, readIfFile, readPackage } = require('./module.js');
 
 const EXTENSIONS = ['.js', '.mjs', '.cjs'];
 const DEFAULT_EXPORT_PATH = ['main'];
@@ -32,7 +32,7 @@ function unloadFunction() {
 async function loadFunction(code, entryPoint) {
   others = new Set(Object.keys(require.cache));
   // What can be read is a file: a single one takes as few system calls as can be.
-  const source = ['.js', '.cjs'].includes(path.extname(code)) ? readSource(code) : null;
+  const source = ['.js', '.cjs'].includes(path.extname(code)) ? readIfFile(code) : null;
   const root = source === null && (path.extname(code) === '' || fs.statSync(code).isDirectory()) ? code : null;
   const { file, exportPath } = root !== null
     ? findInDirectory(root, entryPoint)

@@ -22,7 +22,7 @@ async function loadModule(file, root, name, source = null) {
   if (!['commonjs', 'unknown', '.cjs'].includes(type)) {
     return { exports: createRequire(file)(file) }; // an addon, say: Node knows what to do with it
   }
-  source ??= readSource(file);
+  source ??= readText(file);
   let run;
   try {
     run = compile(source, file, name);
@@ -35,11 +35,16 @@ async function loadModule(file, root, name, source = null) {
   return run();
 }
 
-/** The text of a file; null if there is none, or a directory. */
-function readSource(file) {
+/** The text of a file. */
+function readText(file) {
+  const text = fs.readFileSync(file, 'utf8');
+  return text.charCodeAt(0) === 0xfeff ? text.slice(1) : text;
+}
+
+/** The same; null if there is no such file, or a directory. */
+function readIfFile(file) {
   try {
-    const text = fs.readFileSync(file, 'utf8');
-    return text.charCodeAt(0) === 0xfeff ? text.slice(1) : text;
+    return readText(file);
   } catch (error) {
     if (['EISDIR', 'ENOENT', 'ENOTDIR'].includes(error.code)) {
       return null;
@@ -123,7 +128,7 @@ async function importUndeclared(file, root, source) {
 }
 
 function readPackage(directory) {
-  const text = readSource(path.join(directory, 'package.json'));
+  const text = readIfFile(path.join(directory, 'package.json'));
   return text === null ? null : JSON.parse(text);
 }
 
@@ -131,4 +136,4 @@ function isFile(file) {
   return fs.statSync(file, { throwIfNoEntry: false })?.isFile() === true;
 }
 
-module.exports = { isFile, loadModule, readPackage, readSource };
+module.exports = { isFile, loadModule, readIfFile, readPackage };

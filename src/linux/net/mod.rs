@@ -63,6 +63,16 @@ pub enum Direction {
     Send,
 }
 
+/// What `shutdown` ends: the way to the program, and that from it.
+fn ended_by(how: i32) -> Result<(bool, bool), Errno> {
+    match how {
+        libc::SHUT_RD => Ok((true, false)),
+        libc::SHUT_WR => Ok((false, true)),
+        libc::SHUT_RDWR => Ok((true, true)),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
 /// What was received.
 #[derive(Default)]
 pub struct Received {

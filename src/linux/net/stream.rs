@@ -15,8 +15,8 @@ use super::super::kernel::Kernel;
 use super::super::stat::Attributes;
 use super::super::user::{gather, scatter};
 use super::control::Control;
-use super::unix::Connected;
-use super::{Direction, Endpoint, Received};
+use super::unix::Record;
+use super::{Direction, Endpoint, Received, ended_by};
 use crate::sync::lock;
 
 /// Bytes that wait in one direction at most: about what a Unix socket of Linux holds.
@@ -27,8 +27,7 @@ const KEPT: usize = 16 << 10;
 /// A new stream: Hydra's end and the program's.
 #[must_use]
 pub fn stream() -> (HostStream, GuestStream) {
-    let (state, file, socket) = (Mutex::default(), OnceLock::new(), Mutex::new(Connected::stream()));
-    let pipe = Arc::new(Pipe { state, file, socket });
+    let pipe = Arc::new(Pipe { state: Mutex::new(State::new()), file: OnceLock::new() });
     (HostStream(Arc::clone(&pipe)), GuestStream(pipe))
 }
 
@@ -43,24 +42,16 @@ struct Pipe {
     state: Mutex<State>,
     /// What the program has open.
     file: OnceLock<Weak<File>>,
-    /// What is set and shown of the program's end as of any Unix socket.
-    socket: Mutex<Connected>,
 }
 
-#[derive(Default)]
 struct State {
+    /// The program's end as any Unix socket, but for its queue. Both ways of it are shut when either end is gone.
+    socket: Record,
     /// On its way to the program, and to Hydra.
     inward: BytesMut,
     outward: BytesMut,
-    /// Hydra's end is gone, or the program's.
-    host_gone: bool,
-    guest_gone: bool,
-    /// The program reads, or writes, no more.
-    receive_shut: bool,
-    send_shut: bool,
-    /// The other end went with bytes unread, of which this end was not told yet.
+    /// The program's end went with bytes unread, of which Hydra was not told yet.
     host_reset: bool,
-    guest_reset: bool,
     /// The program was refused room.
     starved: bool,
     /// Hydra waits for bytes, or for room.
@@ -69,6 +60,23 @@ struct State {
 }
 
 impl State {
+    fn new() -> State {
+        State {
+            socket: Record::connected(),
+            inward: BytesMut::new(),
+            outward: BytesMut::new(),
+            host_reset: false,
+            starved: false,
+            reader: None,
+            writer: None,
+        }
+    }
+
+    /// An end goes, and with it all that can be received there.
+    fn shut(&mut self) {
+        (self.socket.receive_shut, self.socket.send_shut) = (true, true);
+    }
+
     /// Whether `poll` shows the program room, as Linux decides it for Unix sockets.
     fn has_room(&self) -> bool {
         self.outward.len() * 4 <= ROOM
@@ -122,7 +130,7 @@ impl HostStream {
         if std::mem::take(&mut state.host_reset) {
             return Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into()));
         }
-        if state.guest_gone || state.send_shut {
+        if state.socket.send_shut {
             return Poll::Ready(Ok(0));
         }
         state.reader = Some(cx.waker().clone());
@@ -135,7 +143,7 @@ impl HostStream {
     /// `BrokenPipe` when the program reads no more.
     pub fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         let mut state = lock(&self.0.state);
-        if state.guest_gone || state.receive_shut {
+        if state.socket.receive_shut {
             return Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into()));
         }
         let taken = bytes.len().min(ROOM - state.inward.len());
@@ -153,9 +161,10 @@ impl HostStream {
 impl Drop for HostStream {
     fn drop(&mut self) {
         let mut state = lock(&self.0.state);
-        state.host_gone = true;
-        state.guest_reset = !state.outward.is_empty();
-        state.outward = BytesMut::new();
+        state.shut();
+        if !std::mem::take(&mut state.outward).is_empty() {
+            state.socket.error = Some(libc::ECONNRESET);
+        }
         drop(state);
         self.0.announce();
     }
@@ -164,9 +173,8 @@ impl Drop for HostStream {
 impl Drop for GuestStream {
     fn drop(&mut self) {
         let mut state = lock(&self.0.state);
-        state.guest_gone = true;
-        state.host_reset = !state.inward.is_empty();
-        state.inward = BytesMut::new();
+        state.shut();
+        state.host_reset = !std::mem::take(&mut state.inward).is_empty();
         let waiting = state.waiting();
         drop(state);
         wake(waiting);
@@ -203,23 +211,18 @@ impl Endpoint for GuestStream {
     }
 
     fn local_address(&self, _: &Kernel) -> Result<Vec<u8>, Errno> {
-        Ok(Connected::address())
+        Ok(lock(&self.0.state).socket.address())
     }
 
     fn peer_address(&self, _: &Kernel) -> Result<Vec<u8>, Errno> {
-        Ok(Connected::address())
+        Ok(lock(&self.0.state).socket.peer_address.clone())
     }
 
     fn shutdown(&self, _: &Kernel, how: i32) -> Result<(), Errno> {
-        let (receive, send) = match how {
-            libc::SHUT_RD => (true, false),
-            libc::SHUT_WR => (false, true),
-            libc::SHUT_RDWR => (true, true),
-            _ => return Err(Errno::EINVAL),
-        };
+        let (receive, send) = ended_by(how)?;
         let mut state = lock(&self.0.state);
-        state.receive_shut |= receive;
-        state.send_shut |= send;
+        state.socket.receive_shut |= receive;
+        state.socket.send_shut |= send;
         let waiting = state.waiting();
         drop(state);
         wake(waiting);
@@ -228,23 +231,17 @@ impl Endpoint for GuestStream {
     }
 
     fn option(&self, kernel: &Kernel, level: i32, name: i32, room: usize) -> Result<Vec<u8>, Errno> {
-        let mut socket = lock(&self.0.socket);
-        if (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR)
-            && std::mem::take(&mut lock(&self.0.state).guest_reset)
-        {
-            return Ok(libc::ECONNRESET.to_ne_bytes().into_iter().take(room).collect());
-        }
-        let mut value = socket.option(kernel, level, name)?;
+        let mut value = lock(&self.0.state).socket.option(kernel, level, name)?;
         value.truncate(room);
         Ok(value)
     }
 
     fn set_option(&self, _: &Kernel, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
-        lock(&self.0.socket).set_option(level, name, value)
+        lock(&self.0.state).socket.set_option(level, name, value)
     }
 
     fn timeout(&self, _: &Kernel, direction: Direction) -> Option<u64> {
-        lock(&self.0.socket).timeout(direction)
+        lock(&self.0.state).socket.options.timeout(direction)
     }
 
     fn send(
@@ -263,7 +260,7 @@ impl Endpoint for GuestStream {
             return Err(Errno::EOPNOTSUPP);
         }
         let room = |state: &mut State| {
-            if state.host_gone || state.send_shut {
+            if state.socket.send_shut {
                 return Err(Errno::EPIPE);
             }
             let room = ROOM - state.outward.len();
@@ -301,10 +298,10 @@ impl Endpoint for GuestStream {
             return Err(Errno::EAGAIN);
         }
         if state.inward.is_empty() {
-            if std::mem::take(&mut state.guest_reset) {
-                return Err(Errno::ECONNRESET);
+            if let Some(error) = state.socket.error.take() {
+                return Err(Errno::from_host(error));
             }
-            let ended = state.host_gone || state.receive_shut || into.iter().all(VolatileSlice::is_empty);
+            let ended = state.socket.receive_shut || into.iter().all(VolatileSlice::is_empty);
             return if ended { Ok(Received::default()) } else { Err(Errno::EAGAIN) };
         }
         let room = into.iter().map(VolatileSlice::len).sum::<usize>().min(state.inward.len());
@@ -336,13 +333,13 @@ impl Object for GuestStream {
 
     fn ready(&self, _: &Kernel) -> Ready {
         let state = lock(&self.0.state);
-        let (ended, deaf) = (state.host_gone || state.receive_shut, state.host_gone || state.send_shut);
+        let ended = state.socket.receive_shut;
         let mut ready = Ready::empty();
         ready.set(Ready::IN | Ready::RDNORM, ended || !state.inward.is_empty());
         ready.set(Ready::OUT | Ready::WRNORM, state.has_room());
         ready.set(Ready::RDHUP, ended);
-        ready.set(Ready::HUP, ended && deaf);
-        ready.set(Ready::ERR, state.guest_reset);
+        ready.set(Ready::HUP, ended && state.socket.send_shut);
+        ready.set(Ready::ERR, state.socket.error.is_some());
         ready
     }
 

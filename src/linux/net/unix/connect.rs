@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::super::super::budget::Budget;
 use super::super::super::errno::Errno;
+use super::super::ended_by;
 use super::name::{Key, Name};
 use super::table::{Kind, Phase, SocketId, Table};
 
@@ -163,12 +164,7 @@ impl Table {
 
     /// Ends one direction or both.
     pub fn shutdown(&mut self, id: SocketId, how: i32) -> Result<(), Errno> {
-        let (receive, send) = match how {
-            libc::SHUT_RD => (true, false),
-            libc::SHUT_WR => (false, true),
-            libc::SHUT_RDWR => (true, true),
-            _ => return Err(Errno::EINVAL),
-        };
+        let (receive, send) = ended_by(how)?;
         let record = self.get(id)?;
         record.receive_shut |= receive;
         record.send_shut |= send;

@@ -41,8 +41,8 @@ use super::{Direction, Endpoint, Policy, Received, Socket, host};
 use name::{Asked, Key};
 use transfer::Parcel;
 
-pub use options::Connected;
 pub use saved::{SavedUnix, SavedUnixSocket};
+pub(super) use table::Record;
 pub use table::{Kind, SocketId, Unix};
 
 /// A socket, by its number in the table.

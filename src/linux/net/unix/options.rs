@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 use super::super::super::errno::Errno;
 use super::super::super::kernel::{Kernel, PID};
 use super::super::Direction;
-use super::name::Name;
 use super::table::{Kind, Phase, Record};
 
 /// Bytes of a send buffer unless the program says otherwise, and the most that it may say: Linux's defaults.
@@ -51,36 +50,6 @@ impl Options {
         };
         let nanos = seconds.saturating_mul(1_000_000_000).saturating_add(micros * 1000);
         (nanos > 0).then_some(nanos)
-    }
-}
-
-/// A connected socket in no table: the options and the address of one whose data goes elsewhere.
-pub struct Connected(Record);
-
-impl Connected {
-    /// A stream.
-    pub fn stream() -> Connected {
-        Connected(Record { phase: Phase::Connected, ..Record::new(Kind::Stream) })
-    }
-
-    /// Its address, and its peer's.
-    pub fn address() -> Vec<u8> {
-        Name::unnamed()
-    }
-
-    /// As [`Record::option`].
-    pub fn option(&mut self, kernel: &Kernel, level: i32, name: i32) -> Result<Vec<u8>, Errno> {
-        self.0.option(kernel, level, name)
-    }
-
-    /// As [`Record::set_option`].
-    pub fn set_option(&mut self, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
-        self.0.set_option(level, name, value)
-    }
-
-    /// As [`Options::timeout`].
-    pub fn timeout(&self, direction: Direction) -> Option<u64> {
-        self.0.options.timeout(direction)
     }
 }
 

@@ -75,7 +75,7 @@ pub struct Record {
 }
 
 impl Record {
-    pub(super) fn new(kind: Kind) -> Record {
+    fn new(kind: Kind) -> Record {
         Record {
             kind,
             phase: Phase::Idle,
@@ -90,6 +90,11 @@ impl Record {
             waiters: BTreeSet::new(),
             options: Options::default(),
         }
+    }
+
+    /// A connected stream in no table: one whose data goes elsewhere.
+    pub fn connected() -> Record {
+        Record { phase: Phase::Connected, peer_address: Name::unnamed(), ..Record::new(Kind::Stream) }
     }
 
     /// Its address as `getsockname` shows it.
