@@ -212,7 +212,10 @@ static void names(const char *folder) {
     show("too long", bind(client, (void *)&address, sizeof address + 1));
     show("any name", bind(client, (void *)&address, 2));
     show_name("any name", client, getsockname);
-    len = name(&address, "\0hydra test\0x", 13);
+    // Another run of this program may have its own just then.
+    char abstract[13] = "\0\0";
+    snprintf(abstract + 2, sizeof abstract - 2, "%010d", getpid());
+    len = name(&address, abstract, sizeof abstract);
     listener = socket(AF_UNIX, SOCK_SEQPACKET, 0);
     show("abstract", bind(listener, (void *)&address, len));
     show("taken", bind(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&address, len));

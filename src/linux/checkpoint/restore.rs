@@ -190,15 +190,15 @@ impl Guest {
         kernel.namespace.reap();
         // A failure from here on is the program's: it is there, and ends when the guest is dropped.
         let guest = Guest::of(kernel);
-        guest.kernel().resume(&files)?;
+        guest.kernel().resume(files)?;
         Ok(guest)
     }
 }
 
 impl Kernel {
     /// Watches what the program waits for, and lets it run.
-    fn resume(&self, files: &[Arc<File>]) -> Result<(), RestoreError> {
-        for file in files {
+    fn resume(&self, files: Vec<Arc<File>>) -> Result<(), RestoreError> {
+        for file in &files {
             if let Some(fd) = file.object().host() {
                 self.reactor.watch(file, fd).map_err(RestoreError::Watch)?;
             }
@@ -212,6 +212,8 @@ impl Kernel {
             self.arm(at);
         }
         self.start_reactor();
+        // A file that the program closes is closed at once, if nobody else holds it.
+        drop(files);
         self.sched.launch(|need| self.serve(need));
         Ok(())
     }

@@ -165,6 +165,11 @@ pub fn is_in_fault(rip: u64) -> bool {
     position(rip).is_some_and(|position| position >= at(&raw const hydra_exitless_fault))
 }
 
+/// Whether a vCPU at `rip` has the address of its page fault in `rax` alone: it stands before the first instruction of that entry.
+pub(super) fn has_address_in_rax(rip: u64) -> bool {
+    position(rip) == Some(at(&raw const hydra_exitless_fault))
+}
+
 /// Bytes from the first instruction of a vCPU's entries to `rip`, if that is in some.
 fn position(rip: u64) -> Option<u64> {
     let from_first = rip.checked_sub(EXITLESS_CODE_ALIAS)?;

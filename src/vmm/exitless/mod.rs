@@ -22,7 +22,7 @@ use kvm_bindings::kvm_regs;
 use super::layout::{EXITLESS_AREAS, EXITLESS_SIZE, EXITLESS_VCPUS, SYSCALL_CLEARS};
 use super::memory::GuestMemory;
 use crate::sync::lock;
-use entry::{Position, Stage};
+use entry::{Position, Stage, has_address_in_rax};
 pub(super) use entry::{address, fault_entry, install, is_in_fault};
 
 /// Nothing is asked; also: the answer is there.
@@ -272,8 +272,13 @@ impl CallSlot {
     /// which it was. `regs` become those that the program had.
     pub(super) fn fault(&self, regs: &mut kvm_regs) -> (AskedFault, u64) {
         let word = |i: u64| self.load(offset::FAULT_FRAME + 8 * i);
+        let mut fault = self.asked_fault();
+        if has_address_in_rax(regs.rip) {
+            // What the area says is of an earlier page fault.
+            fault.address = regs.rax;
+        }
         (regs.rax, regs.rip, regs.rflags, regs.rsp) = (word(0), word(2), word(4), word(5));
-        (self.asked_fault(), word(3))
+        (fault, word(3))
     }
 
     fn asked_fault(&self) -> AskedFault {

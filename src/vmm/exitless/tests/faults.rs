@@ -108,6 +108,7 @@ fn fill_while_called_back() -> Option<(u64, u64)> {
             loop {
                 match vcpu.enter(&mut regs).expect("entry") {
                     Exit::Exception { vector: 14, address, .. } => {
+                        assert_eq!(address, regs.rdi, "the page fault is another");
                         left += 1;
                         fill(vm.memory(), &frames, address);
                     }
