@@ -237,8 +237,9 @@ impl Vcpu {
             // On the way to ring 3: `user` is still what it was.
             return Some(Exit::Kicked);
         }
-        if ring0::is_ring0(regs.rip) {
-            // Inside an entry, a few instructions from an `out`, of its own or in ring 3, which will be the exit.
+        if ring0::is_ring0(regs.rip) || self.is_raising() {
+            // Inside an entry, a few instructions from an `out`, of its own or in ring 3, which will be the exit; or about to be. An exception
+            // that KVM has in hand would else be another thread's, if that is the next to run here.
             return None;
         }
         if exitless::is_in_fault(regs.rip)
@@ -252,6 +253,14 @@ impl Vcpu {
         self.ring = Ring::User;
         *user = from_kvm(&regs);
         Some(Exit::Kicked)
+    }
+
+    /// Whether the program has raised an exception whose entry has not begun.
+    fn is_raising(&self) -> bool {
+        self.fd.get_vcpu_events().is_ok_and(|events| {
+            let exception = events.exception;
+            exception.injected != 0 || exception.pending != 0
+        })
     }
 
     /// What the exit means if the vCPU left in the entry of a page fault; `None` if it has no such entry, or the program made the fault up.
