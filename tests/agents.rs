@@ -11,6 +11,7 @@ mod peer;
 
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 
 use peer::{
     Agent, CHECKPOINT, CLOSED, Channel, HELLO, Host, INVOKE, LOAD_FAILED, LOADED, RAISED, READY, RESTORED,
@@ -310,4 +311,19 @@ fn a_host_serves_several_isolates() {
         end(runtime, host.agent);
         assert!(isolates[0].1.receive().is_none());
     });
+}
+
+#[test]
+fn the_modules_of_the_python_agent_are_compiled() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        return eprintln!("skipped: there is no Python");
+    }
+    // It writes no bytecode itself: without it every start compiles them.
+    let agent = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/agents/python/hydra_agent");
+    let modules = |folder: &Path, extension: &str| {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.extension().is_some_and(|found| found == extension)).count()
+    };
+    let compiled = modules(&agent.join("__pycache__"), "pyc");
+    assert!(compiled >= modules(&agent, "py"), "{compiled} in {}", agent.display());
 }

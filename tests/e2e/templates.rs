@@ -11,7 +11,7 @@ use hydra_harness::{Client, Server};
 use serde_json::{Value, json};
 
 use crate::snapshots::{in_each_language, pair, register, seen, world};
-use crate::world::{Language, World, expect, json, options_in, result};
+use crate::world::{Language, World, expect, json, options_in, result, until};
 
 in_each_language! {
     functions_begin_as_copies_of_one_template
@@ -193,4 +193,10 @@ async fn none_is_made_where_nothing_is_made_ahead(language: &Language) {
         assert_eq!(seen(&world.call_fresh(name, &none).await), pair("restore", "2"));
     }
     assert_eq!(made(&world, language), 0);
+    // What a copy touched is known for the next ones, also when it is not put back.
+    let known = || {
+        let snapshots = std::fs::read_dir(folder.path().join("snapshots")).unwrap();
+        snapshots.filter(|folder| folder.as_ref().unwrap().path().join("working-set").exists()).count()
+    };
+    until("both working sets are known", async || known() == 2).await;
 }

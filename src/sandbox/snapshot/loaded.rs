@@ -75,7 +75,7 @@ impl Loaded {
     }
 
     /// Has it remembered what the first request touched of the snapshot, if that is not known yet. Of a copy that is lent, it is
-    /// noted when that is put back.
+    /// noted when that comes back.
     fn note_working_set(&self) {
         if self.loan.is_none()
             && let Some(snapshot) = self.snapshot.clone().filter(|snapshot| !snapshot.has_working_set())
@@ -154,16 +154,18 @@ impl Sandbox for Loaded {
     }
 
     fn retire(mut self: Box<Self>) {
-        let (Some(loan), Some(snapshot)) = (self.loan.take(), self.snapshot.take()) else { return };
-        let (Ok(runtime), true) = (tokio::runtime::Handle::try_current(), self.starter.is_current(&snapshot))
-        else {
-            return;
-        };
-        if !self.starter.costs.prefers_reset() {
+        let Some(loan) = self.loan.take() else { return };
+        let is_current = self.snapshot.as_ref().is_some_and(|snapshot| self.starter.is_current(snapshot));
+        let (Ok(runtime), true) = (tokio::runtime::Handle::try_current(), is_current) else { return };
+        let place = if self.starter.costs.prefers_reset() {
+            loan.end()
+        } else {
             drop(loan);
-            return self.starter.replenish();
-        }
-        let Some(place) = loan.end() else { return };
+            self.starter.replenish();
+            None
+        };
+        let Some(place) = place else { return self.note_working_set() };
+        let Some(snapshot) = self.snapshot.take() else { return };
         let (machine, starter) = (self.machine, self.starter);
         runtime.spawn(async move {
             match starter.clone().reset(machine, snapshot).await {
