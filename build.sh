@@ -63,10 +63,11 @@ install_folder() { # SOURCE DESTINATION
 build_python_agent() {
     local agent=$root/target/agents/python python
     install_folder "$root/guest-agent/python" "$agent"
-    # Those that Hydra looks for. The folder is replaced when a source changes: nothing has to be checked at each start.
+    # For the one that Hydra takes. The folder is replaced when a source changes: nothing has to be checked at each start.
     for python in /usr/bin/python3 python3; do
-        command -v "$python" >/dev/null || continue
+        python_is_new_enough "$python" || continue
         quietly "compiling the Python agent" "$python" -m compileall -q --invalidation-mode unchecked-hash "$agent/hydra_agent"
+        break
     done
 }
 

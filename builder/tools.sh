@@ -32,7 +32,7 @@ declare -rA packages=(
 has() {
     case $1 in
         c) command -v cc >/dev/null ;;
-        python) python_is_new_enough ;;
+        python) python_is_new_enough python3 ;;
         python-packages) python3 -c 'import pip, venv, ensurepip' 2>/dev/null ;;
         javascript) command -v node >/dev/null ;;
         # A module of the suite: Debian has what runs it in the standard library.
@@ -43,8 +43,8 @@ has() {
     esac
 }
 
-python_is_new_enough() {
-    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+python_is_new_enough() { # PYTHON
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
 # How a tool is called in a message.

@@ -154,18 +154,17 @@ impl Sandbox for Loaded {
     }
 
     fn retire(mut self: Box<Self>) {
-        let Some(loan) = self.loan.take() else { return };
-        let is_current = self.snapshot.as_ref().is_some_and(|snapshot| self.starter.is_current(snapshot));
-        let (Ok(runtime), true) = (tokio::runtime::Handle::try_current(), is_current) else { return };
-        let place = if self.starter.costs.prefers_reset() {
-            loan.end()
-        } else {
-            drop(loan);
-            self.starter.replenish();
-            None
+        let (Some(loan), Some(snapshot)) = (self.loan.take(), self.snapshot.clone()) else { return };
+        let (Ok(runtime), true) = (tokio::runtime::Handle::try_current(), self.starter.is_current(&snapshot))
+        else {
+            return;
         };
-        let Some(place) = place else { return self.note_working_set() };
-        let Some(snapshot) = self.snapshot.take() else { return };
+        if !self.starter.costs.prefers_reset() {
+            drop(loan);
+            self.note_working_set();
+            return self.starter.replenish();
+        }
+        let Some(place) = loan.end() else { return self.note_working_set() };
         let (machine, starter) = (self.machine, self.starter);
         runtime.spawn(async move {
             match starter.clone().reset(machine, snapshot).await {
