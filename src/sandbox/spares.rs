@@ -129,6 +129,11 @@ impl<C> Spares<C> {
         gone.into_iter().map(|(copy, _)| copy).collect()
     }
 
+    /// Whether requests wait for a copy that is being made.
+    pub fn is_awaited(&self) -> bool {
+        self.lock().waiting > 0
+    }
+
     /// How many wait.
     pub fn count(&self) -> usize {
         self.lock().ready.len()

@@ -1,3 +1,5 @@
+import java.io.FileDescriptor;
+import java.io.FileOutputStream;
 import java.io.IOException;
 import java.net.Socket;
 import java.net.SocketException;
@@ -52,6 +54,16 @@ public class Snapshots {
     static {
         REPEATS.setSeed(1);
         Core.getGlobalContext().register(RESOURCE);
+        Runtime.getRuntime().addShutdownHook(new Thread(Snapshots::cleanUp));
+    }
+
+    /** Says so past what goes with the channel. */
+    private static void cleanUp() {
+        try (FileOutputStream error = new FileOutputStream(FileDescriptor.err)) {
+            error.write("cleaned up\n".getBytes(StandardCharsets.UTF_8));
+        } catch (IOException ended) {
+            throw new IllegalStateException(ended);
+        }
     }
 
     static void beforeCheckpoint() {

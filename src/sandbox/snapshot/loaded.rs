@@ -24,8 +24,9 @@ const GLANCE: Duration = Duration::from_millis(20);
 
 /// A microVM with the function loaded.
 pub struct Loaded {
-    pub(super) channel: Channel,
+    // Dropped, and so killed, before the channel: a program that sees the end of that cleans up behind itself.
     pub(super) machine: Machine,
+    pub(super) channel: Channel,
     pub(super) start: Start,
     pub(super) starter: Arc<Inner>,
     /// What it is a copy of, if it is one.
@@ -165,9 +166,9 @@ impl Sandbox for Loaded {
             return self.starter.replenish();
         }
         let Some(place) = loan.end() else { return self.note_working_set() };
-        let (machine, starter) = (self.machine, self.starter);
+        let (machine, channel, starter) = (self.machine, self.channel, self.starter);
         runtime.spawn(async move {
-            match starter.clone().reset(machine, snapshot).await {
+            match starter.clone().reset(machine, channel, snapshot).await {
                 Ok(copy) => place.fill(copy),
                 Err(error) => {
                     tracing::debug!(function = starter.name(), %error, "a microVM was not put back");

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use futures_util::FutureExt;
@@ -36,6 +37,10 @@ pub(super) const SETTLE_TIME: Duration = Duration::from_secs(1);
 /// How long the next copy of a template waits for the first answer of the function that was just loaded into the last: the host's processors are for
 /// that until then.
 const HEAD_START: Duration = Duration::from_millis(20);
+
+/// How long a microVM that has answered waits to be put back, if nobody waits for it: about what its answer takes to reach the client, which would
+/// come behind that where one processor is left for both.
+const GIVE_WAY: Duration = Duration::from_micros(200);
 
 /// Starts one function's microVMs.
 pub struct SnapshotStarter(Arc<Inner>);
@@ -230,12 +235,18 @@ impl Inner {
     pub(super) async fn reset(
         self: Arc<Self>,
         machine: Machine,
+        channel: Channel,
         snapshot: Arc<Snapshot>,
     ) -> Result<Loaded, Error> {
         let (ours, theirs) = linux::stream();
         let (starter, of) = (self.clone(), snapshot.clone());
         let (machine, time) = blocking(move || {
+            if !starter.spares.is_awaited() {
+                thread::sleep(GIVE_WAY);
+            }
             let remains = machine.end();
+            // Not before: the program would see the end of it, and clean up behind itself.
+            drop(channel);
             let begun = Instant::now();
             let (guest, figures) = of.reset(&remains, starter.surroundings(theirs)?).map_err(start_error)?;
             let time = begun.elapsed();
