@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::super::Start;
 use crate::sync::lock;
 
-/// In so many decisions, one goes against what the measurements say: hosts and functions change.
+/// In so many decisions, one goes against what the measurements say, for hosts and functions change; in as many times more as the other way costs
+/// more, so that all trials together cost a thirtieth.
 const TRIAL: u32 = 32;
 
 /// A way is judged by so many measurements, its last: one alone may have met a busy host, or a request that was longer than others.
@@ -22,6 +23,7 @@ pub struct Costs(Mutex<Measured>);
 struct Measured {
     restored: Samples,
     reset: Samples,
+    /// Decisions since one went against what the measurements say.
     decisions: u32,
 }
 
@@ -42,8 +44,14 @@ impl Costs {
         // What is not known is tried.
         let Some(reset) = measured.reset.median() else { return true };
         let Some(restored) = measured.restored.median() else { return false };
-        measured.decisions = measured.decisions.wrapping_add(1);
-        (reset <= restored) != measured.decisions.is_multiple_of(TRIAL)
+        let (less, more) = (reset.min(restored), reset.max(restored));
+        let times = more.as_nanos() / less.as_nanos().max(1);
+        measured.decisions = measured.decisions.saturating_add(1);
+        let is_trial = u128::from(measured.decisions) >= times.saturating_mul(TRIAL.into());
+        if is_trial {
+            measured.decisions = 0;
+        }
+        (reset <= restored) != is_trial
     }
 }
 
@@ -87,10 +95,16 @@ mod tests {
         assert_eq!(resets(&costs), 320, "nothing is known yet");
         note(&costs, Start::Restore, 9);
         assert_eq!(resets(&costs), 320, "a reset was not tried yet");
-        note(&costs, Start::Reset, 1);
+        note(&costs, Start::Reset, 8);
         assert_eq!(resets(&costs), 310);
-        note(&costs, Start::Reset, 20);
+        note(&costs, Start::Reset, 10);
         assert_eq!(resets(&costs), 10);
+        // The more it costs, the more seldom.
+        note(&costs, Start::Reset, 91);
+        assert_eq!(resets(&costs), 1);
+        note(&costs, Start::Reset, 0);
+        assert_eq!(resets(&costs), 320);
+        note(&costs, Start::Reset, 10);
         note(&costs, Start::Warm, 1_000_000);
         note(&costs, Start::Cold, 0);
         assert_eq!(resets(&costs), 10);
@@ -100,11 +114,11 @@ mod tests {
     fn a_way_is_tried_until_enough_is_known_of_it() {
         let costs = Costs::default();
         for _ in 1..SAMPLES {
-            costs.note(Start::Reset, Duration::from_secs(1));
+            costs.note(Start::Reset, Duration::from_micros(1100));
             costs.note(Start::Restore, Duration::from_millis(1));
             assert_eq!(resets(&costs), 320);
         }
-        costs.note(Start::Reset, Duration::from_secs(1));
+        costs.note(Start::Reset, Duration::from_micros(1100));
         assert_eq!(resets(&costs), 0, "one restore is still to be measured");
         costs.note(Start::Restore, Duration::from_millis(1));
         assert_eq!(resets(&costs), 10);
@@ -114,7 +128,7 @@ mod tests {
     fn a_few_long_ones_change_nothing() {
         let costs = Costs::default();
         note(&costs, Start::Restore, 9);
-        note(&costs, Start::Reset, 1);
+        note(&costs, Start::Reset, 8);
         (1..SAMPLES / 2).for_each(|_| costs.note(Start::Reset, Duration::from_secs(100)));
         assert_eq!(resets(&costs), 310);
     }
