@@ -236,7 +236,11 @@ impl Channel {
         self.send(Kind::Checkpoint, b"").await?;
         let frame = self.next(MAX_JSON).await?;
         match frame.kind {
-            Kind::Ready => Ok(Ok(())),
+            Kind::Ready => {
+                // Other threads may print meanwhile: the end of a message makes no sense to who has not its beginning.
+                self.stream.give_back(&mut self.received);
+                Ok(Ok(()))
+            }
             _ => Ok(Err(json(&frame, Kind::Raised)?)),
         }
     }

@@ -58,6 +58,14 @@ impl Transport {
         }
     }
 
+    /// Gives back what was read last and not used, where that goes into a checkpoint: it is read again, here and in each copy.
+    pub fn give_back(&mut self, bytes: &mut BytesMut) {
+        match self {
+            Transport::Process(_) => {}
+            Transport::MicroVm(stream) => stream.give_back(bytes),
+        }
+    }
+
     /// Writes all of `bytes`.
     ///
     /// # Errors

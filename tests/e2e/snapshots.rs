@@ -225,6 +225,19 @@ async fn a_connection_does_not_survive_in_a_copy(language: &Language) {
     assert_eq!(world.result("f", &json!({"do": "use"})).await, "again");
 }
 
+/// Here alone: what another thread prints goes through its channel at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_one_that_waited_for_room_finds_it() {
+    let Some(world) = world(Default::default(), &PYTHON).await else { return };
+    register(&world, "f", &PYTHON, |_| {}).await;
+    assert_eq!(world.result("f", &json!({"do": "chatter"})).await, "chatters");
+    // By now nobody reads what it prints, and its thread holds what an answer needs.
+    world.checkpointed("f").await;
+    for _ in 0..3 {
+        assert_eq!(result(&world.call_fresh("f", &json!({})).await), "2");
+    }
+}
+
 async fn a_copy_that_crashes_costs_its_own_request_only(language: &Language) {
     let Some(world) = world(Default::default(), language).await else { return };
     register(&world, "f", language, |_| {}).await;
@@ -277,6 +290,8 @@ async fn a_copy_that_served_is_put_back_and_knows_nothing_of_it(language: &Langu
         assert!(read.body.contains("note"), "round {round}: {}", read.body);
     }
     assert!(starts.contains("reset"), "{starts:?}");
+    // It is taken away in the middle of its waiting, and sees no end at which it would clean up.
+    assert!(!world.server.log().contains("cleaned up"), "{}", world.server.log());
     // One that crashed is not put back, and is not missed.
     expect_error(&world.call("f", &json!({"do": "crash"})).await, 502, "died", "ended before it answered");
     assert_eq!(world.result("f", &json!({})).await, "2");

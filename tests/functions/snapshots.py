@@ -1,11 +1,14 @@
 """What the tests of snapshot sandboxes ask of a function; snapshots.js and Snapshots.java do the same."""
 
+import atexit
 import ctypes
+import os
 import random
 import secrets
 import socket
 import ssl
 import tempfile
+import threading
 import time
 import uuid
 
@@ -16,6 +19,12 @@ connection = None
 last = time.monotonic()
 events = []
 broken = False
+atexit.register(os.write, 2, b"cleaned up\n")  # past what goes with the channel
+
+
+def chatter():
+    while True:
+        print("c" * 1000)
 
 
 def before_checkpoint():
@@ -74,6 +83,9 @@ def main(args):
     if action == "read":
         with open(f"{args['tmpDir']}/note", encoding="utf-8") as file:
             return file.read()
+    if action == "chatter":
+        threading.Thread(target=chatter, daemon=True).start()
+        return "chatters"
     if action == "crash":
         ctypes.string_at(0)
     if action == "events":

@@ -75,8 +75,10 @@ enum SavedKind {
         ino: Ino,
         position: u64,
     },
-    /// One that the program was started with.
-    Inherited,
+    /// One that the program was started with; of a stream to Hydra, what Hydra had not read.
+    Inherited {
+        unread: Vec<u8>,
+    },
     /// A device, found again by its path.
     Device,
     /// A stream of the host whose other end will not be there.
@@ -148,11 +150,15 @@ impl SavedFiles {
                     let open = open.map_err(|_| RestoreError::Damaged("a directory of a tmpfs"))?;
                     Kind::Directory(Directory::Tmpfs(open))
                 }
-                SavedKind::Inherited => {
+                SavedKind::Inherited { unread } => {
                     let number = known.inherited.unwrap_or(u32::MAX);
                     let given = inherited.get_mut(number as usize).and_then(Option::take);
                     let kind = given.and_then(|given| given.kind().ok());
-                    kind.ok_or(RestoreError::Descriptor(number))?
+                    let kind = kind.ok_or(RestoreError::Descriptor(number))?;
+                    if let Kind::Stream(stream) = &kind {
+                        stream.take_over(&unread);
+                    }
+                    kind
                 }
                 SavedKind::Device => match proc::open_device(&known.path, flags) {
                     Ok(fd) => Kind::Host(HostFile::new(fd, FileType::CharacterDevice, false)),
@@ -220,7 +226,9 @@ fn save_kind(
     let position = |fd: BorrowedFd<'_>| rustix::fs::seek(fd, SeekFrom::Current(0)).unwrap_or(0);
     let is_open = |id: FileId| open.contains_key(&id);
     Ok(match &file.kind {
-        _ if file.known().inherited.is_some() => SavedKind::Inherited,
+        // Each is inherited.
+        Kind::Stream(stream) => SavedKind::Inherited { unread: stream.unread() },
+        _ if file.known().inherited.is_some() => SavedKind::Inherited { unread: Vec::new() },
         Kind::Host(_) if proc::is_device(&file.path) => SavedKind::Device,
         Kind::Host(host) if host.is_stream() => SavedKind::Cut,
         Kind::Host(host) => SavedKind::Regular {
@@ -253,8 +261,6 @@ fn save_kind(
         Kind::Epoll(set) => SavedKind::Epoll(set.save(is_open)),
         Kind::Socket(socket) => SavedKind::Socket(SavedSocket::of(socket)),
         Kind::Unix(socket) => SavedKind::Unix(socket.save()),
-        // Each is inherited.
-        Kind::Stream(_) => SavedKind::Inherited,
         Kind::Text(text) => {
             let (bytes, position) = text.save();
             SavedKind::Text { bytes, position }

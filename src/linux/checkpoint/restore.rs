@@ -202,10 +202,11 @@ impl Kernel {
             if let Some(fd) = file.object().host() {
                 self.reactor.watch(file, fd).map_err(RestoreError::Watch)?;
             }
-            // It is another stream than the program waited for: there is room, and perhaps what Hydra has sent already.
             if let Kind::Stream(stream) = &file.kind {
                 stream.shown_as(file);
-                self.changed(file);
+                if stream.has_news() {
+                    self.changed(file);
+                }
             }
         }
         if let Some(at) = self.sched.next_alarm() {

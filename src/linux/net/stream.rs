@@ -1,7 +1,7 @@
 //! A stream between a program and Hydra: to the program a connected Unix socket, whose other end Hydra holds.
 //!
 //! What goes through waits in memory, at most [`ROOM`] bytes in each direction, and wakes nobody but who waits for it: neither end has a
-//! descriptor of the host. A checkpoint keeps nothing of it: a restored program finds the stream that it is given then.
+//! descriptor of the host. A restored program finds the stream that it is given then, in which waits what Hydra had not read at the checkpoint.
 
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
@@ -137,6 +137,13 @@ impl HostStream {
         Poll::Pending
     }
 
+    /// Gives back what was read and not used, to be read again: all of `bytes`, which must be the last that was read.
+    pub fn give_back(&self, bytes: &mut BytesMut) {
+        let mut state = lock(&self.0.state);
+        bytes.extend_from_slice(&state.outward);
+        state.outward = std::mem::take(bytes);
+    }
+
     /// Sends the program as much of `bytes` as there is room for: how much. One task at a time waits here.
     ///
     /// # Errors
@@ -186,6 +193,26 @@ impl GuestStream {
     pub fn shown_as(&self, file: &Arc<File>) {
         // A stream is given to one program, as one file.
         let _ = self.0.file.set(Arc::downgrade(file));
+    }
+
+    /// What Hydra has not read yet. A checkpoint keeps it: the program may be in the middle of a message.
+    pub fn unread(&self) -> Vec<u8> {
+        lock(&self.0.state).outward.to_vec()
+    }
+
+    /// Gives a restored program's stream what had not been read of the one in whose place it is.
+    pub fn take_over(&self, unread: &[u8]) {
+        let mut state = lock(&self.0.state);
+        state.outward.extend_from_slice(unread);
+        let reader = if unread.is_empty() { None } else { state.reader.take() };
+        drop(state);
+        wake([reader, None]);
+    }
+
+    /// Whether Hydra has sent something already, or is gone.
+    pub fn has_news(&self) -> bool {
+        let state = lock(&self.0.state);
+        !state.inward.is_empty() || state.socket.receive_shut
     }
 }
 
@@ -263,7 +290,8 @@ impl Endpoint for GuestStream {
             if state.socket.send_shut {
                 return Err(Errno::EPIPE);
             }
-            let room = ROOM - state.outward.len();
+            // Hydra may have given back what there is no room for.
+            let room = ROOM.saturating_sub(state.outward.len());
             state.starved |= room == 0;
             Ok(room)
         };
