@@ -93,7 +93,8 @@ impl<'a> Keeper<'a> {
     }
 
     fn leads_to(&self, path: &Path, stat: &Stat) -> bool {
-        let found = self.namespace.find_on_host(path).ok().and_then(|found| rustix::fs::fstat(found).ok());
+        let found = self.namespace.find_on_host(path).ok();
+        let found = found.and_then(|(found, _)| rustix::fs::fstat(found).ok());
         found.is_some_and(|found| identity(&found) == identity(stat))
     }
 
@@ -173,8 +174,8 @@ impl<'a> Finder<'a> {
         let (path, fd, read_only) = match place {
             Place::Path { path, .. } => {
                 let failed = |errno| RestoreError::gone(path, errno);
-                let found = self.namespace.find_on_host(path).map_err(failed)?;
-                (path.as_path(), found, self.namespace.is_read_only(path))
+                let (found, read_only) = self.namespace.find_on_host(path).map_err(failed)?;
+                (path.as_path(), found, read_only)
             }
             Place::Carried(index) => {
                 let fd = self.carried.get(*index as usize).ok_or(RestoreError::Damaged("a carried file"))?;

@@ -133,7 +133,7 @@ impl Namespace {
             };
             mounted.push(Mounted { target: mount.target.clone(), root, read_only: mount.read_only });
         }
-        mounted.sort_by_key(|m| std::cmp::Reverse(m.target.components().count()));
+        mounted.sort_by_cached_key(|m| std::cmp::Reverse(m.target.components().count()));
         let namespace = Namespace {
             mounts: mounted,
             added: OnceLock::new(),
@@ -159,12 +159,16 @@ impl Namespace {
 
     /// In a tmpfs that others are mounted into, the directories where they show are made.
     fn make_mount_points(&self) {
+        let lies_in = |mount: &Mounted, other: &Mounted| {
+            mount.target != other.target && mount.target.starts_with(&other.target)
+        };
+        let all_tmpfs: Vec<_> = self.mounts.iter().filter(|m| matches!(m.root, Root::Tmpfs(_))).collect();
         for mount in &self.mounts {
-            let Some(above) =
-                self.mounts.iter().find(|m| *m.target != mount.target && mount.target.starts_with(&m.target))
-            else {
+            // Most lie in none, and that is soon found: this is done for every copy.
+            if !all_tmpfs.iter().any(|tmpfs| lies_in(mount, tmpfs)) {
                 continue;
-            };
+            }
+            let Some(above) = self.mounts.iter().find(|other| lies_in(mount, other)) else { continue };
             let (Root::Tmpfs(fs), Ok(rest)) = (&above.root, mount.target.strip_prefix(&above.target)) else {
                 continue;
             };
@@ -259,10 +263,11 @@ impl Namespace {
         now().unwrap_or_else(|| path.to_owned())
     }
 
-    /// What of the host is at an absolute path without links and `..`.
-    pub fn find_on_host(&self, path: &Path) -> Result<OwnedFd, Errno> {
-        match self.at(path)?.node {
-            Node::Host(node) => Ok(node.fd),
+    /// What of the host is at an absolute path without links and `..`, and whether it can only be read there.
+    pub fn find_on_host(&self, path: &Path) -> Result<(OwnedFd, bool), Errno> {
+        let place = self.at(path)?;
+        match place.node {
+            Node::Host(node) => Ok((node.fd, place.read_only)),
             _ => Err(Errno::ENOENT),
         }
     }
