@@ -19,6 +19,9 @@ const MAX_JSON: usize = 1 << 20;
 /// Most bytes that an agent may have printed between invocations and still be quiet.
 const MOST_PRINTED: usize = 1 << 20;
 
+/// Most bytes behind `READY` that are given back to the stream: twice what it holds. They come by one read, at most what it held.
+const MOST_GIVEN_BACK: usize = 512 << 10;
+
 /// Hydra's end of a function channel. At most one invocation is under way on it.
 pub struct Channel {
     stream: Transport,
@@ -236,6 +239,9 @@ impl Channel {
         self.send(Kind::Checkpoint, b"").await?;
         let frame = self.next(MAX_JSON).await?;
         match frame.kind {
+            Kind::Ready if self.received.len() > MOST_GIVEN_BACK => {
+                Err(ChannelError::Protocol("too much behind Ready".into()))
+            }
             Kind::Ready => {
                 // Other threads may print meanwhile: the end of a message makes no sense to who has not its beginning.
                 self.stream.give_back(&mut self.received);

@@ -204,6 +204,7 @@ impl Kernel {
             }
             if let Kind::Stream(stream) = &file.kind {
                 stream.shown_as(file);
+                // There is as much room as at the checkpoint: whoever waits for some is told once Hydra reads.
                 if stream.has_news() {
                     self.changed(file);
                 }

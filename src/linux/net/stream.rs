@@ -1,6 +1,6 @@
 //! A stream between a program and Hydra: to the program a connected Unix socket, whose other end Hydra holds.
 //!
-//! What goes through waits in memory, at most [`ROOM`] bytes in each direction, and wakes nobody but who waits for it: neither end has a
+//! What goes through waits in memory, [`ROOM`] bytes in each direction, and wakes nobody but who waits for it: neither end has a
 //! descriptor of the host. A restored program finds the stream that it is given then, in which waits what Hydra had not read at the checkpoint.
 
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -19,7 +19,7 @@ use super::unix::Record;
 use super::{Direction, Endpoint, Received, ended_by};
 use crate::sync::lock;
 
-/// Bytes that wait in one direction at most: about what a Unix socket of Linux holds.
+/// Bytes up to which an end may send: about what a Unix socket of Linux holds. What Hydra gives back comes on top.
 pub const ROOM: usize = 256 << 10;
 /// Memory that a direction in which nothing waits keeps, in bytes.
 const KEPT: usize = 16 << 10;
