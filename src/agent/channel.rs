@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::frame::{self, Frame, FrameError, Kind};
 use super::log::{LogSink, Stream};
 use super::transport::Transport;
+use crate::linux::STREAM_ROOM;
 
 /// The version of the protocol that Hydra speaks.
 const PROTOCOL: u32 = 1;
@@ -20,7 +21,7 @@ const MAX_JSON: usize = 1 << 20;
 const MOST_PRINTED: usize = 1 << 20;
 
 /// Most bytes behind `READY` that are given back to the stream: twice what it holds. They come by one read, at most what it held.
-const MOST_GIVEN_BACK: usize = 512 << 10;
+const MOST_GIVEN_BACK: usize = 2 * STREAM_ROOM;
 
 /// Hydra's end of a function channel. At most one invocation is under way on it.
 pub struct Channel {

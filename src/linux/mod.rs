@@ -138,5 +138,5 @@ pub use guest::{Config, Guest, StartError};
 pub use kernel::Kernel;
 pub use loader::LoadError;
 pub use namespace::{Mount, Source};
-pub use net::{GuestStream, HostStream, stream};
+pub use net::{GuestStream, HostStream, STREAM_ROOM, stream};
 pub use sched::ExitStatus;

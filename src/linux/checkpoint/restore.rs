@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::super::Guest;
 use super::super::counters::Counters;
 use super::super::errno::Errno;
-use super::super::file::{File, Inherited, Kind};
+use super::super::file::{File, Inherited, Kind, Ready};
 use super::super::kernel::{Kernel, Parts, workers_limit};
 use super::super::limits::Limits;
 use super::super::mm::AddressSpace;
@@ -204,8 +204,9 @@ impl Kernel {
             }
             if let Kind::Stream(stream) = &file.kind {
                 stream.shown_as(file);
-                // There is as much room as at the checkpoint: whoever waits for some is told once Hydra reads.
-                if stream.has_news() {
+                // Hydra may have sent something already. There is as much room as at the checkpoint: whoever waits for some is told once
+                // Hydra reads.
+                if file.object().ready(self).contains(Ready::IN) {
                     self.changed(file);
                 }
             }

@@ -162,10 +162,10 @@ impl Namespace {
         let lies_in = |mount: &Mounted, other: &Mounted| {
             mount.target != other.target && mount.target.starts_with(&other.target)
         };
-        let all_tmpfs: Vec<_> = self.mounts.iter().filter(|m| matches!(m.root, Root::Tmpfs(_))).collect();
+        let in_ram: Vec<_> = self.mounts.iter().filter(|m| matches!(m.root, Root::Tmpfs(_))).collect();
         for mount in &self.mounts {
             // Most lie in none, and that is soon found: this is done for every copy.
-            if !all_tmpfs.iter().any(|tmpfs| lies_in(mount, tmpfs)) {
+            if !in_ram.iter().any(|tmpfs| lies_in(mount, tmpfs)) {
                 continue;
             }
             let Some(above) = self.mounts.iter().find(|other| lies_in(mount, other)) else { continue };

@@ -52,7 +52,7 @@ pub use inet::Socket;
 pub use policy::Policy;
 pub use saved::SavedSocket;
 pub use stack::Network;
-pub use stream::{GuestStream, HostStream, stream};
+pub use stream::{GuestStream, HostStream, ROOM as STREAM_ROOM, stream};
 
 /// A way through a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

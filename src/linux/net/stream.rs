@@ -204,15 +204,9 @@ impl GuestStream {
     pub fn take_over(&self, unread: &[u8]) {
         let mut state = lock(&self.0.state);
         state.outward.extend_from_slice(unread);
-        let reader = if unread.is_empty() { None } else { state.reader.take() };
+        let reader = state.reader.take();
         drop(state);
         wake([reader, None]);
-    }
-
-    /// Whether Hydra has sent something already, or is gone.
-    pub fn has_news(&self) -> bool {
-        let state = lock(&self.0.state);
-        !state.inward.is_empty() || state.socket.receive_shut
     }
 }
 
