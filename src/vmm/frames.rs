@@ -5,6 +5,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::layout::FIRST_FRAME;
+use super::paging::LARGE_FRAMES;
 
 /// Bytes of a frame.
 pub const FRAME_SIZE: u64 = 4096;
@@ -97,6 +98,17 @@ impl Frames {
             }
             align /= 2;
         }
+    }
+
+    /// Takes the frames of a large page: [`LARGE_FRAMES`] that follow each other, aligned to as many.
+    pub fn allocate_large(&mut self) -> Option<Frame> {
+        const WORDS: usize = LARGE_FRAMES / PER_WORD;
+        let index = self.used.chunks_exact(WORDS).position(|words| words.iter().all(|word| *word == 0))?;
+        let words = index * WORDS..(index + 1) * WORDS;
+        self.used[words.clone()].fill(u64::MAX);
+        self.touched[words].fill(u64::MAX);
+        self.free -= LARGE_FRAMES;
+        Some(Frame((index * LARGE_FRAMES) as u32))
     }
 
     /// Takes a frame for a page table, for good. It never held anything else: a host call that still fills memory which the program

@@ -14,6 +14,7 @@ use super::frames::{FRAME_SIZE, Frames};
 use super::image::Layer;
 use super::kvm::Hypervisor;
 use super::pagemap::Pagemap;
+use super::paging::LARGE_PAGE;
 use crate::sync::lock;
 
 /// The RAM of one VM, mapped into this process. All access is bounds-checked and volatile: guest threads may change any
@@ -24,13 +25,16 @@ pub struct GuestMemory {
     began_as: Mutex<Vec<Arc<Layer>>>,
     /// In order, none next to another: see [`GuestMemory::replaced`].
     replaced: Mutex<Vec<Range<u64>>>,
+    /// For each 2 MiB of RAM, if the host may have large pages for it: the frame of the page table that a large page there hides, or 0.
+    hidden_tables: Box<[AtomicU32]>,
 }
 
 impl GuestMemory {
     /// Makes `bytes` of zeroed RAM for a program that starts. Nothing is resident until it is touched, then a large page at once where the
     /// host has them and the program's own pages lie: a start touches thousands of those, but few of ring 0's and of page tables.
     pub fn new(bytes: u64) -> Result<GuestMemory, VmmError> {
-        let memory = GuestMemory::reserve(bytes)?;
+        let mut memory = GuestMemory::reserve(bytes)?;
+        memory.hidden_tables = (0..bytes / LARGE_PAGE).map(|_| AtomicU32::new(0)).collect();
         let pages = Frames::for_data(bytes);
         if let Some(slice) = memory.slice(pages.start, (pages.end - pages.start) as usize) {
             let start = slice.ptr_guard_mut().as_ptr().cast();
@@ -66,7 +70,12 @@ impl GuestMemory {
 
     /// RAM in a private mapping, which may be replaced by another part by part. Its content is that of the `layers` of an image.
     pub(super) fn private(region: MmapRegion, layers: Vec<Arc<Layer>>) -> GuestMemory {
-        GuestMemory { region, began_as: Mutex::new(layers), replaced: Mutex::default() }
+        GuestMemory {
+            region,
+            began_as: Mutex::new(layers),
+            replaced: Mutex::default(),
+            hidden_tables: Box::default(),
+        }
     }
 
     /// The layers of the image whose content it had at first; none if it was zero.
@@ -78,6 +87,23 @@ impl GuestMemory {
     pub(super) fn begin_as(&self, layers: Vec<Arc<Layer>>) {
         *lock(&self.began_as) = layers;
         lock(&self.replaced).clear();
+    }
+
+    /// Notes that a large page at `address` hides a page table; whether the host may have a large page there, too.
+    pub(super) fn hide_table(&self, address: u64, table: u64) -> bool {
+        let entry = self.hidden_tables.get((address / LARGE_PAGE) as usize);
+        entry.map(|entry| entry.store((table / FRAME_SIZE) as u32, Ordering::Release)).is_some()
+    }
+
+    /// The page table that a large page at `address` hides.
+    pub(super) fn hidden_table(&self, address: u64) -> Option<u64> {
+        let frame = self.hidden_tables.get((address / LARGE_PAGE) as usize)?.load(Ordering::Acquire);
+        (frame != 0).then_some(u64::from(frame) * FRAME_SIZE)
+    }
+
+    /// Whether the host may have large pages for it.
+    pub fn has_large_pages(&self) -> bool {
+        !self.hidden_tables.is_empty()
     }
 
     /// Size in bytes.

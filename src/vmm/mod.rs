@@ -67,7 +67,7 @@ pub use heap::limit_heaps;
 pub use image::{Image, Reference};
 pub use kvm::{Hypervisor, Sort, host_counter};
 pub use memory::GuestMemory;
-pub use paging::{Access, Entry, PageTables};
+pub use paging::{Access, Entry, LARGE_FRAMES, LARGE_PAGE, PageTables};
 pub use reset::{ResetFigures, reset};
 pub use sparse::next_data;
 pub use state::{ExtendedState, StateHolder, UserRegs, Xsave, XsaveLayout};

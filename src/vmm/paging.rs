@@ -1,5 +1,9 @@
 //! The guest's page tables: four levels of 4 KiB pages, kept in guest RAM and edited through the host's mapping. The
 //! guest itself has no mapping of them.
+//!
+//! A lowest-level table whose pages show an aligned run of frames alike can be hidden behind one entry for a *large page* of 2 MiB above it: KVM
+//! maps that at once, where its shadow of single pages costs an exit for every eight of them. The table stays, and says what there is; its first change makes
+//! it visible again.
 
 use super::frames::{FRAME_SIZE, Frame, Frames};
 use super::layout::PAGE_ROOT;
@@ -8,6 +12,8 @@ use super::memory::GuestMemory;
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
+/// In an entry one level above the lowest: a large page.
+const LARGE: u64 = 1 << 7;
 /// Accessed and dirty are set from the start: nothing reads them, and the CPU need not write them.
 const ACCESSED_DIRTY: u64 = 1 << 5 | 1 << 6;
 const NO_EXECUTE: u64 = 1 << 63;
@@ -17,6 +23,10 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const ENTRIES: u64 = 512;
 /// Bytes that one lowest-level table maps.
 const TABLE_SPAN: u64 = ENTRIES * FRAME_SIZE;
+/// Frames of a large page, which are aligned to as many.
+pub const LARGE_FRAMES: usize = ENTRIES as usize;
+/// Bytes of a large page.
+pub const LARGE_PAGE: u64 = TABLE_SPAN;
 
 bitflags::bitflags! {
     /// What ring 3 may do with a page.
@@ -94,6 +104,35 @@ impl<'a> PageTables<'a> {
         true
     }
 
+    /// Makes the 2 MiB from `address` a large page if their table allows it; whether it did.
+    pub fn make_large(&self, address: u64) -> bool {
+        let Some((at, bits)) = self.directory_entry(address).filter(|(_, bits)| bits & LARGE == 0) else {
+            return false;
+        };
+        let table = bits & ADDRESS;
+        let first = self.memory.load(table);
+        let is_run = || (0..ENTRIES).all(|i| self.memory.load(table + 8 * i) == first + i * FRAME_SIZE);
+        let start = first & ADDRESS;
+        if first & PRESENT == 0
+            || !start.is_multiple_of(TABLE_SPAN)
+            || !is_run()
+            || !self.memory.hide_table(start, table)
+        {
+            return false;
+        }
+        self.memory.store(at, first | LARGE);
+        true
+    }
+
+    /// Makes all large pages small ones, for whoever looks at the tables as they are in RAM.
+    pub fn make_all_small(&self) {
+        for (table, level) in self.tables() {
+            for at in (table..table + FRAME_SIZE).step_by(8).filter(|_| level == 1) {
+                self.show_table(at);
+            }
+        }
+    }
+
     /// Visits every page with a frame in the page-aligned range in order; `change` returns what is to become of it. Tables that are
     /// absent are skipped at the cost of one look.
     pub fn update(&self, start: u64, end: u64, mut change: impl FnMut(u64, Entry) -> Option<Entry>) {
@@ -104,11 +143,16 @@ impl<'a> PageTables<'a> {
                 continue;
             };
             let stop = end.min((address / TABLE_SPAN + 1) * TABLE_SPAN);
+            let mut is_visible = false;
             while address < stop {
                 let at = slot(table, address, 0);
                 if let Some(entry) = Entry::decode(self.memory.load(at)) {
                     let new = change(address, entry);
                     if new != Some(entry) {
+                        if !is_visible && let Some((above, _)) = self.directory_entry(address) {
+                            self.show_table(above);
+                            is_visible = true;
+                        }
                         self.memory.store(at, new.map_or(0, Entry::encode));
                     }
                 }
@@ -125,9 +169,7 @@ impl<'a> PageTables<'a> {
             next += 1;
             if level > 0 {
                 let entries = (0..ENTRIES).map(|i| self.memory.load(table + 8 * i));
-                tables.extend(
-                    entries.filter(|bits| bits & PRESENT != 0).map(|bits| (bits & ADDRESS, level - 1)),
-                );
+                tables.extend(entries.filter_map(|bits| Some((self.next_table(bits)?, level - 1))));
             }
         }
         tables
@@ -157,34 +199,63 @@ impl<'a> PageTables<'a> {
 
     /// The lowest-level table for `address`.
     fn table(&self, address: u64) -> Option<u64> {
-        let mut table = PAGE_ROOT;
-        for level in (1..4).rev() {
-            let bits = self.memory.load(slot(table, address, level));
-            if bits & PRESENT == 0 {
-                return None;
-            }
-            table = bits & ADDRESS;
-        }
-        Some(table)
+        let (_, bits) = self.directory_entry(address)?;
+        self.next_table(bits)
     }
 
+    /// The entry above the lowest-level table for `address`: where it is, and its bits. That there is one does not say that there is a table.
+    fn directory_entry(&self, address: u64) -> Option<(u64, u64)> {
+        let mut table = PAGE_ROOT;
+        for level in [3, 2] {
+            table = self.next_table(self.memory.load(slot(table, address, level)))?;
+        }
+        let at = slot(table, address, 1);
+        Some((at, self.memory.load(at)))
+    }
+
+    /// The table that an entry above leads to, hidden or not.
+    fn next_table(&self, bits: u64) -> Option<u64> {
+        match bits & PRESENT {
+            0 => None,
+            _ if bits & LARGE != 0 => self.memory.hidden_table(bits & ADDRESS),
+            _ => Some(bits & ADDRESS),
+        }
+    }
+
+    /// Has the CPU see the table that the entry at `at` hides, if it does, before that is changed. All its translations stay as they are.
+    fn show_table(&self, at: u64) {
+        let bits = self.memory.load(at);
+        if bits & (PRESENT | LARGE) == PRESENT | LARGE
+            && let Some(table) = self.memory.hidden_table(bits & ADDRESS)
+        {
+            self.memory.store(at, link(table));
+        }
+    }
+
+    /// The lowest-level table for `address`, to be changed.
     fn table_or_new(&self, address: u64, frames: &mut Frames) -> Option<u64> {
         let mut table = PAGE_ROOT;
         for level in (1..4).rev() {
             let at = slot(table, address, level);
-            let bits = self.memory.load(at);
-            table = if bits & PRESENT != 0 {
-                bits & ADDRESS
-            } else {
-                // Frames of page tables come zeroed: they were never used.
-                let frame = frames.allocate_table()?;
-                frames.mark_dirty(frame);
-                self.memory.store(at, frame.address() | PRESENT | WRITABLE | USER | ACCESSED_DIRTY);
-                frame.address()
+            self.show_table(at);
+            table = match self.next_table(self.memory.load(at)) {
+                Some(table) => table,
+                None => {
+                    // Frames of page tables come zeroed: they were never used.
+                    let frame = frames.allocate_table()?;
+                    frames.mark_dirty(frame);
+                    self.memory.store(at, link(frame.address()));
+                    frame.address()
+                }
             };
         }
         Some(table)
     }
+}
+
+/// The entry that leads to a table of the program's.
+fn link(table: u64) -> u64 {
+    table | PRESENT | WRITABLE | USER | ACCESSED_DIRTY
 }
 
 /// Maps one supervisor or user page with tables at fixed places; for the ring-0 window, before the first vCPU runs.
@@ -256,5 +327,55 @@ mod tests {
         let mut frames = Frames::new(super::super::layout::FIRST_FRAME + 2 * FRAME_SIZE);
         let entry = Entry { frame: Frame(700), access: Access::READ };
         assert!(!PageTables::new(&memory).set(0x40_0000, entry, &mut frames));
+    }
+
+    #[test]
+    fn a_large_page_is_as_many_small_ones() {
+        const RW: Access = Access::READ.union(Access::WRITE);
+        let (address, page) = (0x40_0000, |i: u32| 0x40_0000 + u64::from(i) * FRAME_SIZE);
+        // RAM whose first page at the address shows frame 1024 + `shift`, or 1024 where it is `odd`.
+        let with = |memory: &GuestMemory, shift: u32, odd: Option<Entry>| {
+            let mut frames = Frames::new(memory.size());
+            for i in 0..LARGE_FRAMES as u32 {
+                let entry = Entry { frame: Frame(1024 + shift + i), access: RW };
+                assert!(PageTables::new(memory).set(
+                    page(i),
+                    odd.filter(|_| i == 7).unwrap_or(entry),
+                    &mut frames
+                ));
+            }
+        };
+        let memory = GuestMemory::new(8 << 20).expect("memory");
+        let tables = PageTables::new(&memory);
+        let is_large = || tables.directory_entry(address).expect("a table").1 & LARGE != 0;
+        assert!(!tables.make_large(address), "there is nothing");
+        let other =
+            [Entry { frame: Frame(1024), access: RW }, Entry { frame: Frame(1031), access: Access::READ }];
+        for (shift, odd) in [(1, None), (0, Some(other[0])), (0, Some(other[1]))] {
+            with(&memory, shift, odd);
+            assert!(!tables.make_large(address) && !is_large(), "{shift}, {odd:?}");
+        }
+        with(&memory, 0, None);
+        let linked = tables.tables();
+        assert!(tables.make_large(address) && is_large() && !tables.make_large(address));
+        assert_eq!(tables.tables(), linked);
+        assert_eq!(tables.get(page(9)), Some(Entry { frame: Frame(1033), access: RW }));
+        // What leaves it alone, leaves it large.
+        tables.update(address, page(512), |_, entry| Some(entry));
+        assert!(is_large());
+        tables.update(page(9), page(10), |_, _| None);
+        assert!(!is_large());
+        assert_eq!([8, 9, 10].map(|i| tables.get(page(i)).is_some()), [true, false, true]);
+        with(&memory, 0, None);
+        assert!(tables.make_large(address) && is_large());
+        assert!(tables.set(page(3), other[1], &mut Frames::new(8 << 20)) && !is_large());
+        with(&memory, 0, None);
+        assert!(tables.make_large(address));
+        tables.make_all_small();
+        assert!(!is_large() && tables.get(page(511)) == Some(Entry { frame: Frame(1535), access: RW }));
+        // RAM that the host has no large pages for.
+        let memory = GuestMemory::reserve(8 << 20).expect("memory");
+        with(&memory, 0, None);
+        assert!(!PageTables::new(&memory).make_large(address));
     }
 }

@@ -64,6 +64,9 @@ impl AddressSpace {
             }
             return Fault::Handled;
         }
+        if self.fill_large(page, start, &region) {
+            return Fault::Handled;
+        }
         let pages = self.pages_around(page, start, &region, reach);
         let (low, high) = self.window(page, pages, start, &region);
         let outcome = match self.fill(low, high, page, start, &region) {
@@ -190,14 +193,19 @@ mod tests {
 
     use super::super::Placement;
     use super::*;
-    use crate::vmm::GuestMemory;
+    use crate::vmm::{GuestMemory, LARGE_FRAMES, LARGE_PAGE};
 
     const RW: Access = Access::READ.union(Access::WRITE);
     const PAGES: u64 = 2048;
+    const RAM: u64 = 32 << 20;
 
     /// An address space with 32 MiB of RAM, and a region of [`PAGES`] in it that allows `access`.
     fn space(access: Access) -> (AddressSpace, u64) {
-        let mut space = AddressSpace::new(Arc::new(GuestMemory::new(32 << 20).expect("memory")));
+        space_in(GuestMemory::new(RAM).expect("memory"), access)
+    }
+
+    fn space_in(memory: GuestMemory, access: Access) -> (AddressSpace, u64) {
+        let mut space = AddressSpace::new(Arc::new(memory));
         let make = |end| Region::zero(end, access, "");
         let start = space.map(Placement::Fixed(0x1000_0000), PAGES * FRAME_SIZE, make).expect("a region");
         (space, start)
@@ -221,8 +229,32 @@ mod tests {
 
     #[test]
     fn memory_that_is_gone_through_in_order_takes_few_faults() {
+        let (mut large, start) = space(RW);
+        assert_eq!(faults_in_order(&mut large, start), PAGES as usize / LARGE_FRAMES);
+        let (mut small, start) = space_in(GuestMemory::reserve(RAM).expect("memory"), RW);
+        assert_eq!(faults_in_order(&mut small, start), 3 + (PAGES / FARTHEST_AROUND - 1) as usize);
+    }
+
+    #[test]
+    fn a_large_page_is_for_data_in_order_where_ram_is_plenty() {
+        let wanted = |space: &mut AddressSpace, page: u64| {
+            let before = space.frames().free();
+            assert!(space.fault(page, RW) == Fault::Handled);
+            before - space.frames().free() >= LARGE_FRAMES
+        };
         let (mut space, start) = space(RW);
-        assert_eq!(faults_in_order(&mut space, start), 3 + (PAGES / FARTHEST_AROUND - 1) as usize);
+        assert!(start.is_multiple_of(LARGE_PAGE), "{start:#x}");
+        // Not what lies before it, nor its end first, as a stack's.
+        assert!(!wanted(&mut space, start + LARGE_PAGE));
+        assert!(!wanted(&mut space, start + 3 * LARGE_PAGE - FRAME_SIZE));
+        assert!(wanted(&mut space, start));
+        let (mut space, start) = self::space(RW | Access::EXECUTE);
+        assert!(!wanted(&mut space, start));
+        let (mut space, start) = self::space(RW);
+        while space.frames().free() >= space.frames().total() / 4 {
+            space.frames.allocate(1).expect("a frame");
+        }
+        assert!(!wanted(&mut space, start));
     }
 
     #[test]

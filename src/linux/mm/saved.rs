@@ -81,6 +81,8 @@ impl AddressSpace {
             regions.push(SavedRegion { start, end, access, shared, may_write, label, file, object });
         }
         let heap = (self.heap_start, self.heap_end);
+        // What is in RAM is all that there will be.
+        self.tables().make_all_small();
         Ok(SavedSpace { frames: self.frames.save(), regions, files, heap, objects: self.objects.clone() })
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use super::super::errno::Errno;
 use super::mapped_file::MappedFile;
 use super::object::{ObjectId, Objects};
-use crate::vmm::{Access, FRAME_SIZE, Frames, GuestMemory, PageTables, layout};
+use crate::vmm::{Access, FRAME_SIZE, Frames, GuestMemory, LARGE_PAGE, PageTables, layout};
 
 /// Lowest address that can be mapped, as Linux's `vm.mmap_min_addr`.
 const LOWEST: u64 = 0x1_0000;
@@ -236,10 +236,18 @@ impl AddressSpace {
                 }
                 self.gap_below(self.top, len)
                     .or_else(|| self.gap_below(layout::USER_END, len))
+                    .map(|at| self.aligned(at, len))
                     .ok_or(Errno::ENOMEM)
             }
             Placement::Low => self.gap_below(0x8000_0000, len).ok_or(Errno::ENOMEM),
         }
+    }
+
+    /// Where a free range at `at` that has room for large pages begins with one, if what is before it is free, too.
+    fn aligned(&self, at: u64, len: u64) -> u64 {
+        let lower = at & !(LARGE_PAGE - 1);
+        let is_better = len >= LARGE_PAGE && lower >= LOWEST && self.is_free(lower, len);
+        if is_better { lower } else { at }
     }
 
     fn is_free(&self, at: u64, len: u64) -> bool {

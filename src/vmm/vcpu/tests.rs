@@ -1,6 +1,8 @@
 use super::super::memory::change_protection;
 use super::super::state::ExtendedState;
-use super::super::{Access, Entry, FRAME_SIZE, Frames, Hypervisor, PageTables, Vm, Xsave};
+use super::super::{
+    Access, Entry, FRAME_SIZE, Frame, Frames, Hypervisor, LARGE_FRAMES, PageTables, Vm, Xsave,
+};
 use super::*;
 
 /// A VM with `code` at 0x40_0000 and a writable page at 0x50_0000; `None`, and a note, where there is no KVM.
@@ -78,6 +80,40 @@ fn a_page_that_was_taken_away_is_not_reached_any_more() {
             assert_eq!(fault, Exit::Exception { vector: 14, error, address: 0x50_0000 });
             let mut frames = Frames::new(8 << 20);
             assert!(tables.set(0x50_0000, whole, &mut frames));
+        }
+    }
+}
+
+#[test]
+fn a_part_of_a_large_page_can_be_narrowed_and_taken_away() {
+    // again: mov [rdi], rax; syscall; jmp again
+    let code = [0x48, 0x89, 0x07, 0x0f, 0x05, 0xeb, 0xf9];
+    let Some((vm, mut frames, mut vcpu)) = machine(&code) else { return };
+    let tables = PageTables::new(vm.memory());
+    let (start, access) = (0x80_0000u64, Access::READ | Access::WRITE);
+    let first = frames.allocate_large().expect("frames");
+    let entry = |i: u64| Entry { frame: Frame(first.0 + i as u32), access };
+    for i in 0..LARGE_FRAMES as u64 {
+        assert!(tables.set(start + i * FRAME_SIZE, entry(i), &mut frames));
+    }
+    assert!(tables.make_large(start));
+    let mut store = |i: u64| {
+        let mut regs = UserRegs { rax: i + 1, rdi: start + i * FRAME_SIZE, ..self::start() };
+        let exit = vcpu.enter(&mut regs).expect("entry");
+        assert!(exit != Exit::Syscall || vm.memory().load(entry(i).frame.address()) == i + 1);
+        exit
+    };
+    for i in [0, 5, 511, 256] {
+        assert_eq!(store(i), Exit::Syscall, "page {i}");
+    }
+    let narrowed = Entry { access: Access::READ, ..entry(5) };
+    for (page, new, error) in [(5, Some(narrowed), 7), (256, None, 6)] {
+        let address = start + page * FRAME_SIZE;
+        tables.update(address, address + FRAME_SIZE, |_, _| new);
+        vm.memory().flush(entry(page).frame.address(), FRAME_SIZE as usize).expect("flush");
+        assert_eq!(store(page), Exit::Exception { vector: 14, error, address });
+        for neighbour in [page - 1, page + 1, 0, 511] {
+            assert_eq!(store(neighbour), Exit::Syscall, "page {neighbour}");
         }
     }
 }
