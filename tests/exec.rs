@@ -143,6 +143,7 @@ guests! {
     signals: "signals.c" [];
     signals_fixed_address: "signals.c" ["-no-pie"];
     memory: "memory.c" [];
+    large_memory: "large_memory.c" [];
     memory_static_pie: "memory.c" ["-static-pie"];
     mappings: "mappings.c" [];
     files: "files.c" [];

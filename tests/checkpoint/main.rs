@@ -78,6 +78,7 @@ guests! {
     threads: "threads.c" 2;
     signals: "signals.c" 2;
     memory: "memory.c" 1;
+    large_memory: "large_memory.c" 1;
     mappings: "mappings.c" 1;
     files: "files.c" 1;
     events: "events.c" 2;
