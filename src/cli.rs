@@ -32,4 +32,7 @@ pub struct DoctorOptions {
     /// Folder of the agents
     #[arg(long, env = "HYDRA_AGENTS")]
     pub agents: Option<std::path::PathBuf>,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
 }

@@ -1,52 +1,120 @@
 //! `hydra doctor`: what this host can run, and what would make it run more.
 
 use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::Serialize;
 
 use crate::agent::{Agent, Runtimes};
 use crate::cli::DoctorOptions;
 use crate::config;
 use crate::jail;
-use crate::vmm::{Hypervisor, Sort};
+use crate::vmm::{Costs, Hypervisor, Sort, VmmError};
 
-/// Prints every finding, one a line. Fails when no language at all can run.
-pub fn run(options: &DoctorOptions) -> ExitCode {
-    let runtimes = Runtimes::discover(&config::agents_folder(options.agents.as_deref()));
-    let mut languages = 0;
-    println!("Languages");
-    for agent in Agent::ALL {
-        match runtimes.get(agent) {
-            Ok(runtime) => {
-                languages += 1;
-                line(true, agent.name(), &format!("{} ({})", runtime.version, runtime.program.display()));
-            }
-            Err(reason) => line(false, agent.name(), reason),
-        }
-    }
-    println!("\nMicroVMs, for snapshot sandboxes and hydra exec");
-    match Hypervisor::get() {
-        Ok(kvm) => {
-            let how = match kvm.sort() {
-                Sort::Hardware => "the CPU runs microVMs by itself",
-                Sort::Emulated => {
-                    "KVM emulates the part of a microVM that is not the program: it runs, a system call takes longer"
-                }
-            };
-            line(true, "kvm", how);
-        }
-        Err(error) => line(false, "kvm", &error.to_string()),
-    }
-    println!("\nLayers of the process sandbox's jail");
-    for finding in jail::report() {
-        let name = format!("{:?}", finding.layer).to_lowercase();
-        let how = match finding.available {
-            true => finding.purpose.to_owned(),
-            false => format!("{}: {}. {}", finding.purpose, finding.reason, finding.remedy),
-        };
-        line(finding.available, &name, &how);
-    }
-    if languages == 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+/// What was found, as `--json` prints it.
+#[derive(Serialize)]
+struct Report {
+    languages: Vec<Finding>,
+    /// Whether microVMs run, and how.
+    kvm: Finding,
+    /// What a program in one pays for; absent without KVM.
+    costs: Option<Microseconds>,
+    /// Layers of the process sandbox's jail.
+    jail: Vec<Finding>,
 }
 
-fn line(available: bool, what: &str, how: &str) {
-    println!("  {} {what:<12} {how}", if available { "yes" } else { "no " });
+#[derive(Serialize)]
+struct Finding {
+    name: String,
+    available: bool,
+    detail: String,
+}
+
+/// See [`Costs`].
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Microseconds {
+    system_call: f64,
+    page: f64,
+}
+
+/// Prints every finding. Fails when no language at all can run.
+pub fn run(options: &DoctorOptions) -> ExitCode {
+    let runtimes = Runtimes::discover(&config::agents_folder(options.agents.as_deref()));
+    let (kvm, costs) = kvm();
+    let report = Report {
+        languages: Agent::ALL.map(|agent| language(&runtimes, agent)).into(),
+        kvm,
+        costs,
+        jail: jail::report().into_iter().map(layer).collect(),
+    };
+    if options.json {
+        println!("{:#}", serde_json::json!(report));
+    } else {
+        report.print();
+    }
+    let any = report.languages.iter().any(|language| language.available);
+    if any { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+impl Report {
+    fn print(&self) {
+        println!("Languages");
+        self.languages.iter().for_each(Finding::print);
+        println!("\nMicroVMs, for snapshot sandboxes and hydra exec");
+        self.kvm.print();
+        if let Some(Microseconds { system_call, page }) = self.costs {
+            let detail = format!(
+                "a system call that leaves a microVM {system_call:.1} µs, the first touch of a page {page:.1} µs"
+            );
+            Finding { name: "costs".to_owned(), available: true, detail }.print();
+        }
+        println!("\nLayers of the process sandbox's jail");
+        self.jail.iter().for_each(Finding::print);
+    }
+}
+
+impl Finding {
+    fn print(&self) {
+        let available = if self.available { "yes" } else { "no " };
+        println!("  {available} {:<12} {}", self.name, self.detail);
+    }
+}
+
+fn language(runtimes: &Runtimes, agent: Agent) -> Finding {
+    let found = runtimes.get(agent);
+    let available = found.is_ok();
+    let detail = match found {
+        Ok(runtime) => format!("{} ({})", runtime.version, runtime.program.display()),
+        Err(reason) => reason.to_string(),
+    };
+    Finding { name: agent.name().to_owned(), available, detail }
+}
+
+fn kvm() -> (Finding, Option<Microseconds>) {
+    let measured =
+        || -> Result<(Sort, Costs), VmmError> { Ok((Hypervisor::get()?.sort(), Costs::measure()?)) };
+    let found = measured();
+    let detail = match &found {
+        Ok((Sort::Hardware, _)) => "the CPU runs microVMs by itself".to_owned(),
+        Ok((Sort::Emulated, _)) => {
+            "KVM emulates the part of a microVM that is not the program: it runs, a system call takes longer"
+                .to_owned()
+        }
+        Err(error) => error.to_string(),
+    };
+    let microseconds = |time: Duration| (time.as_secs_f64() * 1e7).round() / 10.0;
+    let costs = found.as_ref().ok().map(|(_, costs)| Microseconds {
+        system_call: microseconds(costs.system_call),
+        page: microseconds(costs.page),
+    });
+    (Finding { name: "kvm".to_owned(), available: found.is_ok(), detail }, costs)
+}
+
+fn layer(finding: jail::Finding) -> Finding {
+    let detail = match finding.available {
+        true => finding.purpose.to_owned(),
+        false => format!("{}: {}. {}", finding.purpose, finding.reason, finding.remedy),
+    };
+    Finding { name: format!("{:?}", finding.layer).to_lowercase(), available: finding.available, detail }
 }

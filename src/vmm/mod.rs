@@ -28,6 +28,7 @@
 //! | `exitless/` | system calls and page faults that are answered while the vCPU stays in the guest |
 //! | `sparse.rs` | holes of files |
 //! | `cpuid.rs` | what the guest is told of the CPU |
+//! | `costs.rs` | what leaving the VM and a first touch of a page cost here |
 //! | `features.rs` | what of the CPU a checkpoint needs |
 //!
 //! # Two sorts of KVM
@@ -36,6 +37,7 @@
 //! `vcpu/` and `ring0.rs` look at it; where the stub is ring 3's, it can ask without leaving ([`CallSlot`]). Un-mapping a page for all vCPUs is one act for both: [`GuestMemory::flush`].
 
 mod blank;
+mod costs;
 mod cpuid;
 mod difference;
 mod error;
@@ -58,6 +60,7 @@ mod vcpu_thread;
 mod vm;
 mod working_set;
 
+pub use costs::Costs;
 pub use cpuid::xsave_layout;
 pub use error::VmmError;
 pub use exitless::{Asked, AskedCall, AskedFault, CallSlot, Reply};

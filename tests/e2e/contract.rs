@@ -287,3 +287,28 @@ async fn a_token_is_asked_for_everything_but_health() {
     let list: Value = json(&right.functions().await.unwrap().success().unwrap().body);
     assert_eq!(list, json!([]));
 }
+
+#[test]
+fn the_doctor_says_the_same_as_text_and_as_json() {
+    let doctor = |options: &[&str]| {
+        let mut hydra = std::process::Command::new(hydra_harness::paths::hydra_binary().unwrap());
+        let output = hydra.arg("doctor").args(options).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (text, json) = (doctor(&[]), doctor(&["--json"]));
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let parts = [&report["languages"], &report["jail"]].map(|part| part.as_array().expect("findings"));
+    let findings: Vec<_> = parts.into_iter().flatten().chain([&report["kvm"]]).collect();
+    assert!(findings.len() > 10, "{json}");
+    for finding in &findings {
+        let (name, detail) = (finding["name"].as_str().unwrap(), finding["detail"].as_str().unwrap());
+        let available = if finding["available"].as_bool().unwrap() { "yes" } else { "no" };
+        let is_it =
+            |line: &str| line.split_whitespace().take(2).eq([available, name]) && line.ends_with(detail);
+        assert!(text.lines().any(is_it), "{finding} is not in\n{text}");
+    }
+    // What a microVM costs is known where there are microVMs.
+    let costs = ["systemCall", "page"].map(|cost| report["costs"][cost].as_f64());
+    assert_eq!(costs.map(|cost| cost.is_some_and(|us| us > 0.0)), [report["kvm"]["available"] == true; 2]);
+}

@@ -117,8 +117,13 @@ mod tests {
         samples.hydra.insert((hello("javascript"), Start::Restored), at(2.5));
         samples.peers.insert("bun javascript", vec![15.0]);
         samples.peers.insert("gVisor one-shot python", vec![200.0]);
-        let findings =
-            Findings { samples, profiles: BTreeMap::new(), snapshots: BTreeMap::new(), memory: Vec::new() };
+        let findings = Findings {
+            samples,
+            profiles: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            memory: Vec::new(),
+            costs: None,
+        };
         let goals = of(&findings);
         assert_eq!(goals.len(), 2, "{:?}", goals.iter().map(|goal| &goal.what).collect::<Vec<_>>());
         assert!(!goals[0].is_reached() && goals[1].is_reached());

@@ -25,7 +25,7 @@ use crate::http::{peers as servers, work};
 use crate::{Failure, Options, look_at_machine, results, say};
 use bed::{Bed, Status};
 use peers::Ready;
-use profile::Profiles;
+use profile::{Costs, Profiles};
 use samples::Samples;
 use start::{ASKED, Asked, Way};
 
@@ -58,6 +58,8 @@ struct Findings {
     /// By function.
     snapshots: BTreeMap<String, Status>,
     memory: Vec<memory::Instance>,
+    /// Measured before the first round.
+    costs: Option<Costs>,
 }
 
 /// What is measured, by name.
@@ -116,6 +118,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         profiles: Profiles::default(),
         snapshots: BTreeMap::new(),
         memory: Vec::new(),
+        costs: Costs::of_this_host().await,
     };
     for round in 0..plan.rounds {
         say(&format!("round {} of {} ({} s)", round + 1, plan.rounds, begun.elapsed().as_secs()));

@@ -2,21 +2,37 @@
 
 use std::collections::BTreeMap;
 
-use hydra_harness::Table;
+use hydra_harness::{Table, paths};
 use serde::Deserialize;
 
 use super::samples::{Sample, Samples};
 use super::start::Start;
 use super::{LANGUAGES, hello};
 
-/// What is known of the KVM that emulates ring 0, in microseconds: one system call out of the guest and back, and one first touch of a page.
-const EMULATED: Costs = Costs { exit: 35.0, fault: 4.5 };
-/// The same on hardware, as others have published it.
-const HARDWARE: Costs = Costs { exit: 2.0, fault: 0.7 };
+/// What a program in a microVM pays on hardware KVM, as others have published it.
+const HARDWARE: Costs = Costs { system_call: 2.0, page: 0.7 };
 
-struct Costs {
-    exit: f64,
-    fault: f64,
+/// What it pays on some host, in microseconds.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Costs {
+    /// One system call out of the guest and back.
+    system_call: f64,
+    /// One first touch of a page.
+    page: f64,
+}
+
+impl Costs {
+    /// What `hydra doctor` measures here; `None` where it cannot.
+    pub async fn of_this_host() -> Option<Costs> {
+        #[derive(Deserialize)]
+        struct Report {
+            costs: Option<Costs>,
+        }
+        let mut doctor = tokio::process::Command::new(paths::hydra_binary().ok()?);
+        let said = doctor.args(["doctor", "--json"]).output().await.ok()?;
+        serde_json::from_slice::<Report>(&said.stdout).ok()?.costs
+    }
 }
 
 /// What the guest's Linux counted, by name, as `GET /functions/NAME` shows it.
@@ -73,7 +89,7 @@ impl Profile {
 pub type Profiles = BTreeMap<(String, Start), Profile>;
 
 /// Times by phase and counts for each answer of the hello-worlds in a microVM.
-pub fn text(samples: &Samples, profiles: &Profiles) -> String {
+pub fn text(samples: &Samples, profiles: &Profiles, costs: Option<Costs>) -> String {
     let mut phases = Table::new(&[
         "answer",
         ">all ms",
@@ -119,24 +135,40 @@ pub fn text(samples: &Samples, profiles: &Profiles) -> String {
                     .map(count),
             );
             cells.push(format!("{faults:.0}"));
-            cells.push(format!("{:.2}", on_hardware(all, profile.mean("entries"), faults)));
+            let entries = profile.mean("entries");
+            cells.push(
+                costs.map_or_else(
+                    || "-".into(),
+                    |here| format!("{:.2}", here.on_hardware(all, entries, faults)),
+                ),
+            );
             counts.row(cells);
         }
     }
+    let hardware = costs.map(|here| {
+        format!(
+            " Hardware KVM: the same answer if each exit cost {} µs instead\nof {}, and each host fault {} instead of {}.",
+            HARDWARE.system_call, here.system_call, HARDWARE.page, here.page,
+        )
+    });
     format!(
         "where the time of an answer goes (hello-world; stages and host faults are medians, the rest means)\n\n{phases}\n\n{counts}\n\n\
          map: RAM mapped, state decoded, files opened. Threads of the guest run side by side, and what they do is added up. Faults that KVM serves\n\
          without Hydra cannot be counted from here: host faults are the minor faults of Hydra's whole process meanwhile, which are fewer where the\n\
-         host's page tables were filled before. Hardware KVM: the same answer if each exit cost {} µs instead of {} and each host fault {} instead of {}.",
-        HARDWARE.exit, EMULATED.exit, HARDWARE.fault, EMULATED.fault,
+         host's page tables were filled before.{}",
+        hardware.unwrap_or_default(),
     )
 }
 
-/// What the answer should take where exits and faults cost what they do on hardware.
-fn on_hardware(ms: f64, exits: f64, faults: f64) -> f64 {
-    let saved = exits * (EMULATED.exit - HARDWARE.exit) + faults * (EMULATED.fault - HARDWARE.fault);
-    // Exits of one thread while another computes save nothing: no answer gets faster than a fifth.
-    (ms - saved / 1e3).max(ms / 5.0)
+impl Costs {
+    /// What an answer that took so long here should take where exits and faults cost what they do on hardware.
+    fn on_hardware(&self, ms: f64, exits: f64, faults: f64) -> f64 {
+        let saved = |here: f64, there: f64| (here - there).max(0.0);
+        let saved =
+            exits * saved(self.system_call, HARDWARE.system_call) + faults * saved(self.page, HARDWARE.page);
+        // Exits of one thread while another computes save nothing: no answer gets faster than a fifth.
+        (ms - saved / 1e3).max(ms / 5.0)
+    }
 }
 
 #[cfg(test)]
@@ -157,7 +189,9 @@ mod tests {
 
     #[test]
     fn hardware_saves_what_exits_and_faults_cost() {
-        assert_eq!(on_hardware(10.0, 100.0, 1000.0), 10.0 - 3.3 - 3.8);
-        assert_eq!(on_hardware(1.0, 100.0, 0.0), 0.2);
+        let here = Costs { system_call: 35.0, page: 4.5 };
+        assert_eq!(here.on_hardware(10.0, 100.0, 1000.0), 10.0 - 3.3 - 3.8);
+        assert_eq!(here.on_hardware(1.0, 100.0, 0.0), 0.2);
+        assert_eq!(HARDWARE.on_hardware(1.0, 100.0, 9.0), 1.0);
     }
 }

@@ -25,7 +25,7 @@ pub fn text(found: &Findings, plan: &Plan, machine: &Machine, load_after: f64) -
         memory(found)
     ));
     if !found.profiles.is_empty() {
-        parts.push(profile::text(&found.samples, &found.profiles));
+        parts.push(profile::text(&found.samples, &found.profiles, found.costs));
     }
     parts.push(format!("goals\n\n{}", goal::table(&goals::of(found))));
     if !found.samples.failures.is_empty() {
