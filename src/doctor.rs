@@ -9,7 +9,7 @@ use crate::agent::{Agent, Runtimes};
 use crate::cli::DoctorOptions;
 use crate::config;
 use crate::jail;
-use crate::vmm::{Costs, Hypervisor, Sort, VmmError};
+use crate::vmm::{Costs, Hypervisor, Sort};
 
 /// What was found, as `--json` prints it.
 #[derive(Serialize)]
@@ -17,7 +17,7 @@ struct Report {
     languages: Vec<Finding>,
     /// Whether microVMs run, and how.
     kvm: Finding,
-    /// What a program in one pays for; absent without KVM.
+    /// What a program in one pays for; null where that cannot be measured.
     costs: Option<Microseconds>,
     /// Layers of the process sandbox's jail.
     jail: Vec<Finding>,
@@ -64,10 +64,8 @@ impl Report {
         println!("\nMicroVMs, for snapshot sandboxes and hydra exec");
         self.kvm.print();
         if let Some(Microseconds { system_call, page }) = self.costs {
-            let detail = format!(
-                "a system call that leaves a microVM {system_call:.1} µs, the first touch of a page {page:.1} µs"
-            );
-            Finding { name: "costs".to_owned(), available: true, detail }.print();
+            let calls = format!("a system call that leaves a microVM {system_call:.1} µs");
+            println!("      {:<12} {calls}, the first touch of a page {page:.1} µs", "costs");
         }
         println!("\nLayers of the process sandbox's jail");
         self.jail.iter().for_each(Finding::print);
@@ -92,23 +90,23 @@ fn language(runtimes: &Runtimes, agent: Agent) -> Finding {
 }
 
 fn kvm() -> (Finding, Option<Microseconds>) {
-    let measured =
-        || -> Result<(Sort, Costs), VmmError> { Ok((Hypervisor::get()?.sort(), Costs::measure()?)) };
-    let found = measured();
-    let detail = match &found {
-        Ok((Sort::Hardware, _)) => "the CPU runs microVMs by itself".to_owned(),
-        Ok((Sort::Emulated, _)) => {
+    let found = Hypervisor::get();
+    let costs = found.is_ok().then(Costs::measure).and_then(Result::ok);
+    let available = found.is_ok();
+    let detail = match found.map(Hypervisor::sort) {
+        Ok(Sort::Hardware) => "the CPU runs microVMs by itself".to_owned(),
+        Ok(Sort::Emulated) => {
             "KVM emulates the part of a microVM that is not the program: it runs, a system call takes longer"
                 .to_owned()
         }
         Err(error) => error.to_string(),
     };
     let microseconds = |time: Duration| (time.as_secs_f64() * 1e7).round() / 10.0;
-    let costs = found.as_ref().ok().map(|(_, costs)| Microseconds {
+    let costs = costs.map(|costs| Microseconds {
         system_call: microseconds(costs.system_call),
         page: microseconds(costs.page),
     });
-    (Finding { name: "kvm".to_owned(), available: found.is_ok(), detail }, costs)
+    (Finding { name: "kvm".to_owned(), available, detail }, costs)
 }
 
 fn layer(finding: jail::Finding) -> Finding {

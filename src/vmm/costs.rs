@@ -41,6 +41,8 @@ impl Costs {
     pub fn measure() -> Result<Costs, VmmError> {
         let hypervisor = Hypervisor::get()?;
         let vm = Vm::new(GuestMemory::reserve(32 << 20)?)?;
+        // Large ones would be there after the first touch.
+        vm.memory().keep_pages_small();
         map(&vm)?;
         let mut vcpu = vm.create_vcpu()?;
         let xsave = Xsave::initial(hypervisor.xsave());

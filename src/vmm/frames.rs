@@ -103,7 +103,9 @@ impl Frames {
     /// Takes the frames of a large page: [`LARGE_FRAMES`] that follow each other, aligned to as many.
     pub fn allocate_large(&mut self) -> Option<Frame> {
         const WORDS: usize = LARGE_FRAMES / PER_WORD;
-        let index = self.used.chunks_exact(WORDS).position(|words| words.iter().all(|word| *word == 0))?;
+        let from = self.lowest[RUN_SIZES - 1] / WORDS;
+        let mut runs = self.used.chunks_exact(WORDS).skip(from);
+        let index = from + runs.position(|words| words.iter().all(|word| *word == 0))?;
         let words = index * WORDS..(index + 1) * WORDS;
         self.used[words.clone()].fill(u64::MAX);
         self.touched[words].fill(u64::MAX);
@@ -300,6 +302,7 @@ fn mask(len: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::paging::LARGE_PAGE;
     use super::*;
     use proptest::prelude::*;
 
@@ -330,6 +333,27 @@ mod tests {
         frames.release(Frame(second.0.0 + 3));
         assert_eq!(frames.allocate(64), Some(first));
         assert_eq!(frames.allocate(1), Some((Frame(second.0.0 + 3), 1)));
+    }
+
+    #[test]
+    fn a_large_page_gets_a_whole_aligned_run() {
+        const LARGE: u32 = LARGE_FRAMES as u32;
+        let mut frames = Frames::new(FIRST_FRAME + 3 * LARGE_PAGE);
+        let first = (FIRST_FRAME / FRAME_SIZE) as u32;
+        let single = frames.allocate(1).expect("a frame").0;
+        // Not the run of which one is gone.
+        let runs = [first + LARGE, first + 2 * LARGE].map(Frame);
+        assert_eq!([(); 3].map(|()| frames.allocate_large()), [Some(runs[0]), Some(runs[1]), None]);
+        assert_eq!(frames.free(), LARGE_FRAMES - 1);
+        frames.release(single);
+        assert_eq!(frames.allocate_large(), Some(Frame(first)));
+        assert_eq!((frames.free(), frames.allocate(1)), (0, None));
+        for frame in (runs[1].0..).take(LARGE_FRAMES).map(Frame) {
+            assert!(frames.is_used(frame));
+            frames.release(frame);
+        }
+        assert_eq!(frames.allocate(64), Some((runs[1], 64)));
+        assert_eq!((frames.allocate_large(), frames.free()), (None, LARGE_FRAMES - 64));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub struct GuestMemory {
     began_as: Mutex<Vec<Arc<Layer>>>,
     /// In order, none next to another: see [`GuestMemory::replaced`].
     replaced: Mutex<Vec<Range<u64>>>,
-    /// For each 2 MiB of RAM, if the host may have large pages for it: the frame of the page table that a large page there hides, or 0.
+    /// For each 2 MiB of RAM that the page tables may show as a large page: the frame of the table that one there hides, or 0. Empty where they may not.
     hidden_tables: Box<[AtomicU32]>,
 }
 
@@ -33,15 +33,31 @@ impl GuestMemory {
     /// Makes `bytes` of zeroed RAM for a program that starts. Nothing is resident until it is touched, then a large page at once where the
     /// host has them and the program's own pages lie: a start touches thousands of those, but few of ring 0's and of page tables.
     pub fn new(bytes: u64) -> Result<GuestMemory, VmmError> {
-        let mut memory = GuestMemory::reserve(bytes)?;
-        memory.hidden_tables = (0..bytes / LARGE_PAGE).map(|_| AtomicU32::new(0)).collect();
-        let pages = Frames::for_data(bytes);
-        if let Some(slice) = memory.slice(pages.start, (pages.end - pages.start) as usize) {
+        let memory = GuestMemory::reserve(bytes)?.allow_large_pages();
+        memory.advise(Frames::for_data(bytes), libc::MADV_HUGEPAGE);
+        Ok(memory)
+    }
+
+    /// The same with page tables that may show large pages, whatever pages the host has for it. KVM can make nothing of them where the
+    /// host's addresses are not aligned alike.
+    pub(super) fn allow_large_pages(mut self) -> GuestMemory {
+        if self.host_address().is_multiple_of(LARGE_PAGE) {
+            self.hidden_tables = (0..self.size() / LARGE_PAGE).map(|_| AtomicU32::new(0)).collect();
+        }
+        self
+    }
+
+    /// Has the host use no large pages for it, for whoever measures or probes single ones.
+    pub(super) fn keep_pages_small(&self) {
+        self.advise(0..self.size(), libc::MADV_NOHUGEPAGE);
+    }
+
+    fn advise(&self, range: Range<u64>, advice: libc::c_int) {
+        if let Some(slice) = self.slice(range.start, (range.end - range.start) as usize) {
             let start = slice.ptr_guard_mut().as_ptr().cast();
             // SAFETY: advice about our own mapping, which stays as it is. A host without large pages refuses it, which costs time alone.
-            unsafe { libc::madvise(start, slice.len(), libc::MADV_HUGEPAGE) };
+            unsafe { libc::madvise(start, slice.len(), advice) };
         }
-        Ok(memory)
     }
 
     /// Has the host find and clear what a program uses until it is up, on another thread: there is more to do meanwhile than to wait for that.
@@ -89,7 +105,7 @@ impl GuestMemory {
         lock(&self.replaced).clear();
     }
 
-    /// Notes that a large page at `address` hides a page table; whether the host may have a large page there, too.
+    /// Notes that a large page at `address` hides a page table; false if there may be none.
     pub(super) fn hide_table(&self, address: u64, table: u64) -> bool {
         let entry = self.hidden_tables.get((address / LARGE_PAGE) as usize);
         entry.map(|entry| entry.store((table / FRAME_SIZE) as u32, Ordering::Release)).is_some()
@@ -101,8 +117,8 @@ impl GuestMemory {
         (frame != 0).then_some(u64::from(frame) * FRAME_SIZE)
     }
 
-    /// Whether the host may have large pages for it.
-    pub fn has_large_pages(&self) -> bool {
+    /// Whether its page tables may show large pages.
+    pub fn allows_large_pages(&self) -> bool {
         !self.hidden_tables.is_empty()
     }
 

@@ -19,6 +19,7 @@
 //! | `difference.rs` | which pages of RAM differ from such a content |
 //! | `frames.rs` | which pages of guest RAM are in use |
 //! | `paging.rs` | the guest's page tables |
+//! | `large_pages.rs` | whether KVM sees when a large page in them is cut |
 //! | `reset.rs` | putting RAM back to its image |
 //! | `pagemap.rs` | which pages were written to; having KVM forget some |
 //! | `working_set.rs` | the pages that a program touches when it goes on from an image |
@@ -47,6 +48,7 @@ mod frames;
 mod heap;
 mod image;
 mod kvm;
+mod large_pages;
 pub mod layout;
 mod memory;
 mod pagemap;
@@ -69,6 +71,9 @@ pub use frames::{FRAME_SIZE, Frame, Frames, SavedFrames};
 pub use heap::limit_heaps;
 pub use image::{Image, Reference};
 pub use kvm::{Hypervisor, Sort, host_counter};
+pub use large_pages::can_cut_large_pages;
+#[cfg(test)]
+pub use large_pages::wait_for_large_pages;
 pub use memory::GuestMemory;
 pub use paging::{Access, Entry, LARGE_FRAMES, LARGE_PAGE, PageTables};
 pub use reset::{ResetFigures, reset};

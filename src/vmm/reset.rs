@@ -45,6 +45,7 @@ pub fn reset(
     saved: &SavedFrames,
     before: &Frames,
 ) -> Result<(Frames, ResetFigures), VmmError> {
+    debug_assert!(!memory.allows_large_pages());
     let mut frames =
         Frames::restore(saved, memory.size()).ok_or(VmmError::Lacks("the frames of the image"))?;
     let in_image = |page: u64| page < layout::VCPU_AREA || saved.contains(Frame((page / FRAME_SIZE) as u32));
@@ -55,7 +56,7 @@ pub fn reset(
     for page in memory.changed()?.into_iter().flat_map(|run| run.step_by(FRAME_SIZE as usize)) {
         match tables.get(&page) {
             Some(0) => put_back_table(memory, original, page, in_image(page), &mut stale),
-            // Links to tables are only ever added.
+            // Links to tables are only ever added: RAM that began as an image has no large pages.
             Some(_) => {}
             // A program can read there what the one before has asked.
             None if exitless.contains(&page) => memory.zero(page, FRAME_SIZE as usize),

@@ -230,7 +230,7 @@ impl Place {
         let begun = Instant::now();
         let needed = needed_access(fault.error);
         let reply = match catch_unwind(AssertUnwindSafe(|| kernel.mm().fault_near(fault.address, needed))) {
-            Ok(Fault::Handled) => {
+            Ok(Some(Fault::Handled)) => {
                 count(kernel.counters.of_fault(fault.error));
                 count(&kernel.counters.exitless_faults);
                 self.answers.fetch_add(1, Ordering::Relaxed);
@@ -239,7 +239,7 @@ impl Place {
                     false => Reply::Done(0),
                 }
             }
-            // The worker finds the same, and makes the signal.
+            // The worker has the time, or finds the same and makes the signal.
             _ => Reply::Decline,
         };
         spend(&kernel.counters.exitless_ns, begun);

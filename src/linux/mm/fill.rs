@@ -11,7 +11,7 @@ use super::fault::{FAR_AROUND, Fault, around};
 use super::mapped_file::SharedPage;
 use super::object::ObjectId;
 use super::space::{AddressSpace, Backing, Region};
-use crate::vmm::{Access, Entry, FRAME_SIZE, Frame, LARGE_FRAMES, LARGE_PAGE};
+use crate::vmm::{Access, Entry, FRAME_SIZE, Frame, LARGE_FRAMES, LARGE_PAGE, can_cut_large_pages};
 
 /// Pages of a file that are read ahead at a time: whoever has to wait for that waits for no longer than an exit takes.
 const AHEAD: u64 = 8;
@@ -55,40 +55,36 @@ impl AddressSpace {
         self.fill(low, high, page, start, &region) == Fault::Handled
     }
 
-    /// Gives zeroed memory from `page` on a large page, if one begins there, the program seems to go through it in order, and RAM is plenty: all of
-    /// it is cleared. Whether it did.
-    pub(super) fn fill_large(&mut self, page: u64, start: u64, region: &Region) -> bool {
-        let end = page + LARGE_PAGE;
+    /// Whether a fault at `page` is to give a large page: one begins there in zeroed memory that the program seems to go through in order, and RAM is
+    /// plenty, as all of it is taken and cleared.
+    pub(super) fn is_large_due(&self, page: u64, start: u64, region: &Region) -> bool {
         let is_data = matches!(region.backing, Backing::Zero)
             && !region.shared
             && region.access.contains(Access::WRITE)
             && !region.access.contains(Access::EXECUTE);
-        let is_absent = |page: u64| self.tables().get(page).is_none();
-        if !page.is_multiple_of(LARGE_PAGE)
-            || end > region.end
-            || !is_data
-            || !self.is_plenty()
-            || page > start && is_absent(page - FRAME_SIZE)
-            || !(page..end).step_by(FRAME_SIZE as usize).all(is_absent)
-        {
-            return false;
-        }
-        let Some(first) = self.frames.allocate_large() else { return false };
-        self.clear(first, LARGE_FRAMES);
-        let frames = (first.0..).take(LARGE_FRAMES).map(Frame);
-        let mut pages = (page..end).step_by(FRAME_SIZE as usize).zip(frames.clone());
-        // One table is for all of them: it is there after the first, or cannot be had.
-        if !pages.all(|(page, frame)| self.set(page, frame, region.access)) {
-            frames.for_each(|frame| self.frames.release(frame));
-            return false;
-        }
-        self.tables().make_large(page);
-        true
+        // What is only begun may be meant for little.
+        let least = self.frames.total() / if page == start { 2 } else { 4 };
+        page.is_multiple_of(LARGE_PAGE)
+            && page + LARGE_PAGE <= region.end
+            && is_data
+            && self.memory.allows_large_pages()
+            && self.frames.free() >= least
+            && (page == start || self.tables().get(page - FRAME_SIZE).is_some())
+            && self.tables().are_absent(page, page + LARGE_PAGE)
+            && can_cut_large_pages()
     }
 
-    /// Whether large pages can be given out, of which not all may be needed.
-    fn is_plenty(&self) -> bool {
-        self.memory.has_large_pages() && self.frames.free() >= self.frames.total() / 4
+    /// Gives it; false where no frames for it are together.
+    pub(super) fn fill_large(&mut self, page: u64, region: &Region) -> bool {
+        let Some(frame) = self.frames.allocate_large() else { return false };
+        self.clear(frame, LARGE_FRAMES);
+        let memory = std::sync::Arc::clone(&self.memory);
+        let first = Entry { frame, access: region.access };
+        let is_set = crate::vmm::PageTables::new(&memory).set_large(page, first, &mut self.frames);
+        if !is_set {
+            (frame.0..).take(LARGE_FRAMES).for_each(|frame| self.frames.release(Frame(frame)));
+        }
+        is_set
     }
 
     /// Whether frames are too few to be given out before they are asked for.

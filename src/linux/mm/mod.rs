@@ -5,7 +5,7 @@
 //! | `space.rs` | the map of regions and the choice of addresses |
 //! | `mapped_file.rs` | the host's files behind regions, and the pages that shared mappings of them have in common |
 //! | `fault.rs` | page faults, and how many pages one fills |
-//! | `fill.rs` | frames for pages: zeros, or what a file or an object holds |
+//! | `fill.rs` | frames for pages, small and large: zeros, or what a file or an object holds |
 //! | `change.rs` | un-mapping, protection, moving, giving back |
 //! | `object.rs` | pages that belong to a file: contents of tmpfs and memory files |
 //! | `calls.rs` | the system calls |

@@ -81,7 +81,7 @@ impl AddressSpace {
             regions.push(SavedRegion { start, end, access, shared, may_write, label, file, object });
         }
         let heap = (self.heap_start, self.heap_end);
-        // What is in RAM is all that there will be.
+        // What large pages hide is noted beside the RAM, and no copy has that.
         self.tables().make_all_small();
         Ok(SavedSpace { frames: self.frames.save(), regions, files, heap, objects: self.objects.clone() })
     }

@@ -243,7 +243,8 @@ impl AddressSpace {
         }
     }
 
-    /// Where a free range at `at` that has room for large pages begins with one, if what is before it is free, too.
+    /// Where a free range at `at` that has room for large pages begins with one, if what is before it is free, too. Linux has had the same for most
+    /// of them since 6.7.
     fn aligned(&self, at: u64, len: u64) -> u64 {
         let lower = at & !(LARGE_PAGE - 1);
         let is_better = len >= LARGE_PAGE && lower >= LOWEST && self.is_free(lower, len);
