@@ -91,7 +91,6 @@ fn language(runtimes: &Runtimes, agent: Agent) -> Finding {
 
 fn kvm() -> (Finding, Option<Microseconds>) {
     let found = Hypervisor::get();
-    let costs = found.is_ok().then(Costs::measure).and_then(Result::ok);
     let available = found.is_ok();
     let detail = match found.map(Hypervisor::sort) {
         Ok(Sort::Hardware) => "the CPU runs microVMs by itself".to_owned(),
@@ -102,7 +101,7 @@ fn kvm() -> (Finding, Option<Microseconds>) {
         Err(error) => error.to_string(),
     };
     let microseconds = |time: Duration| (time.as_secs_f64() * 1e7).round() / 10.0;
-    let costs = costs.map(|costs| Microseconds {
+    let costs = Costs::measure().ok().map(|costs| Microseconds {
         system_call: microseconds(costs.system_call),
         page: microseconds(costs.page),
     });

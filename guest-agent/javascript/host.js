@@ -54,25 +54,22 @@ function serveHost(fd) {
   }
 }
 
-let starting = 0; // workers
+const starting = new Set(); // a mark for each worker that starts
 
 /**
  * A worker, while whose start V8 is told to spare memory. Its cache of numbers as strings grows to 256 KiB, for good, when two numbers first meet in it, and Node's start-up
  * brings that about by parsing `process.config`; with this flag it stays small. Meanwhile, some 30 ms, V8 rather collects garbage than lets the heaps of this process grow.
  */
 function startWorker(file, options) {
-  const count = (by) => {
-    starting += by;
-    v8.setFlagsFromString(starting > 0 ? '--optimize-for-size' : '--no-optimize-for-size');
-  };
-  let counted = true;
+  const spareMemory = () => v8.setFlagsFromString(starting.size > 0 ? '--optimize-for-size' : '--no-optimize-for-size');
+  const mark = {};
   const started = () => {
-    if (counted) {
-      counted = false;
-      count(-1);
+    if (starting.delete(mark)) {
+      spareMemory();
     }
   };
-  count(1);
+  starting.add(mark);
+  spareMemory();
   try {
     const worker = new Worker(file, options);
     worker.on('online', started);

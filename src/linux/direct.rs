@@ -57,7 +57,7 @@ impl Direct {
             working_directory: "/".into(),
             umask: 0o022,
         })?;
-        let state = ExtendedState { fs_base: 0, gs_base: 0, xsave: Xsave::initial(LAYOUT) };
+        let state = ExtendedState::initial(LAYOUT);
         let thread = Thread::new(PID, UserRegs::default(), state.clone());
         kernel.add_thread(thread.clone(), 0);
         Ok(Direct { kernel, thread, state: Record(state) })

@@ -20,7 +20,7 @@ use super::time::Clock;
 use super::timer::Timers;
 use super::tmpfs::Caller;
 use crate::sync::lock;
-use crate::vmm::{ExtendedState, GuestMemory, Hypervisor, UserRegs, Vm, VmmError, Xsave, xsave_layout};
+use crate::vmm::{ExtendedState, GuestMemory, Hypervisor, UserRegs, Vm, VmmError, xsave_layout};
 
 /// So many looks in a row find all threads waiting where a program is at rest; a thread that waits for a moment goes on between two.
 const QUIET_LOOKS: u32 = 4;
@@ -125,7 +125,7 @@ impl Guest {
             file.and_then(|file| kernel.install(file, 0)).map_err(|_| StartError::Descriptor(i))?;
         }
         let regs = UserRegs { rip: start.rip, rsp: start.rsp, ..UserRegs::default() };
-        let extended = ExtendedState { fs_base: 0, gs_base: 0, xsave: Xsave::initial(xsave) };
+        let extended = ExtendedState::initial(xsave);
         let mut thread = Thread::new(PID, regs, extended);
         thread.set_name(kernel.program.path.file_name().unwrap_or_default().as_encoded_bytes());
         if let Some(vm) = &kernel.vm {

@@ -7,7 +7,7 @@ use super::frames::{FRAME_SIZE, Frames};
 use super::kvm::Hypervisor;
 use super::memory::GuestMemory;
 use super::paging::{Access, Entry, PageTables};
-use super::state::{ExtendedState, UserRegs, Xsave};
+use super::state::{ExtendedState, UserRegs};
 use super::vcpu::{Exit, Vcpu};
 use super::vm::Vm;
 
@@ -45,8 +45,7 @@ impl Costs {
         vm.memory().keep_pages_small();
         map(&vm)?;
         let mut vcpu = vm.create_vcpu()?;
-        let xsave = Xsave::initial(hypervisor.xsave());
-        vcpu.load(&ExtendedState { fs_base: 0, gs_base: 0, xsave })?;
+        vcpu.load(&ExtendedState::initial(hypervisor.xsave()))?;
         let system_call = shortest(|_| {
             (0..CALLS).try_for_each(|_| run(&mut vcpu, UserRegs { rip: CODE, ..UserRegs::default() }))
         })?;

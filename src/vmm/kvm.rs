@@ -13,7 +13,7 @@ use super::layout;
 use super::pagemap::Pagemap;
 use super::paging::{Access, Entry, PageTables};
 use super::ring0;
-use super::state::{UserRegs, Xsave, XsaveLayout};
+use super::state::{ExtendedState, UserRegs, XsaveLayout};
 use super::vcpu::{Exit, Vcpu};
 use super::vm::Vm;
 use crate::sync::lock;
@@ -87,8 +87,7 @@ impl Hypervisor {
         let mut found =
             Hypervisor { sort: Sort::Emulated, features, cr4: CR4, counter: None, announcer: None };
         let mut vcpu = Vcpu::create(&found, vm)?;
-        let xsave = Xsave::initial(features.xsave);
-        let state = super::ExtendedState { fs_base: 0, gs_base: 0, xsave };
+        let state = ExtendedState::initial(features.xsave);
         vcpu.load(&state)?;
         // `rdtsc; mov r10d, [r8]; syscall; hlt` in the page of the system-call entry, which ring 3 may execute.
         let (at, code) = (0x800, [0x0f, 0x31, 0x45, 0x8b, 0x10, 0x0f, 0x05, 0xf4]);

@@ -92,7 +92,7 @@ impl<'a> PageTables<'a> {
 
     /// The page at `address`, if it has a frame.
     pub fn get(&self, address: u64) -> Option<Entry> {
-        let table = self.table(address)?;
+        let (table, _) = self.table(address)?;
         Entry::decode(self.memory.load(slot(table, address, 0)))
     }
 
@@ -114,9 +114,9 @@ impl<'a> PageTables<'a> {
             self.memory.store(at, Entry { frame, ..first }.encode());
         }
         if self.memory.hide_table(first.frame.address(), table)
-            && let Some((at, _)) = self.directory_entry(address)
+            && let Some((_, above)) = self.table(address)
         {
-            self.memory.store(at, first.encode() | LARGE);
+            self.memory.store(above, first.encode() | LARGE);
         }
         true
     }
@@ -132,12 +132,12 @@ impl<'a> PageTables<'a> {
 
     /// Whether no page in the page-aligned range has a frame.
     pub fn are_absent(&self, start: u64, end: u64) -> bool {
-        let mut found = 0;
+        let mut are_absent = true;
         self.update(start, end, |_, entry| {
-            found += 1;
+            are_absent = false;
             Some(entry)
         });
-        found == 0
+        are_absent
     }
 
     /// Visits every page with a frame in the page-aligned range in order; `change` returns what is to become of it. Tables that are
@@ -145,21 +145,17 @@ impl<'a> PageTables<'a> {
     pub fn update(&self, start: u64, end: u64, mut change: impl FnMut(u64, Entry) -> Option<Entry>) {
         let mut address = start;
         while address < end {
-            let Some(table) = self.table(address) else {
+            let Some((table, above)) = self.table(address) else {
                 address = self.skip_absent(address);
                 continue;
             };
             let stop = end.min((address / TABLE_SPAN + 1) * TABLE_SPAN);
-            let mut is_visible = false;
             while address < stop {
                 let at = slot(table, address, 0);
                 if let Some(entry) = Entry::decode(self.memory.load(at)) {
                     let new = change(address, entry);
                     if new != Some(entry) {
-                        if !is_visible && let Some((above, _)) = self.directory_entry(address) {
-                            self.show_table(above);
-                            is_visible = true;
-                        }
+                        self.show_table(above);
                         self.memory.store(at, new.map_or(0, Entry::encode));
                     }
                 }
@@ -204,20 +200,14 @@ impl<'a> PageTables<'a> {
         (address / TABLE_SPAN + 1) * TABLE_SPAN
     }
 
-    /// The lowest-level table for `address`.
-    fn table(&self, address: u64) -> Option<u64> {
-        let (_, bits) = self.directory_entry(address)?;
-        self.next_table(bits)
-    }
-
-    /// The entry above the lowest-level table for `address`: where it is, and its bits. That there is one does not say that there is a table.
-    fn directory_entry(&self, address: u64) -> Option<(u64, u64)> {
-        let mut table = PAGE_ROOT;
-        for level in [3, 2] {
-            table = self.next_table(self.memory.load(slot(table, address, level)))?;
+    /// The lowest-level table for `address`, hidden or not, and where the entry above is that leads to it.
+    fn table(&self, address: u64) -> Option<(u64, u64)> {
+        let (mut table, mut above) = (PAGE_ROOT, 0);
+        for level in (1..4).rev() {
+            above = slot(table, address, level);
+            table = self.next_table(self.memory.load(above))?;
         }
-        let at = slot(table, address, 1);
-        Some((at, self.memory.load(at)))
+        Some((table, above))
     }
 
     /// The table that an entry above leads to, hidden or not.
@@ -347,7 +337,7 @@ mod tests {
             return eprintln!("skipped: this kernel does not align memory to large pages");
         }
         let (tables, mut frames) = (PageTables::new(&memory), Frames::new(memory.size()));
-        let is_large = || tables.directory_entry(address).expect("a table").1 & LARGE != 0;
+        let is_large = || memory.load(tables.table(address).expect("a table").1) & LARGE != 0;
         let changes: [&dyn Fn(); 3] = [
             &|| tables.update(page(9), page(10), |_, _| None),
             &|| assert!(tables.set(page(3), narrowed, &mut Frames::new(8 << 20))),
@@ -374,9 +364,7 @@ mod tests {
         let memory = GuestMemory::reserve(8 << 20).expect("memory");
         let tables = PageTables::new(&memory);
         assert!(tables.set_large(address, entry(0), &mut Frames::new(8 << 20)));
-        assert_eq!(
-            (tables.get(page(9)), tables.directory_entry(address).expect("a table").1 & LARGE),
-            (Some(entry(9)), 0)
-        );
+        let above = memory.load(tables.table(address).expect("a table").1);
+        assert_eq!((tables.get(page(9)), above & LARGE), (Some(entry(9)), 0));
     }
 }

@@ -53,6 +53,13 @@ pub struct ExtendedState {
     pub xsave: Xsave,
 }
 
+impl ExtendedState {
+    /// The state of a new program.
+    pub fn initial(layout: XsaveLayout) -> ExtendedState {
+        ExtendedState { fs_base: 0, gs_base: 0, xsave: Xsave::initial(layout) }
+    }
+}
+
 /// An XSAVE area in the CPU's standard (not compacted) form, at most 4,096 bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Xsave(pub Vec<u8>);

@@ -234,25 +234,16 @@ mod tests {
     #[test]
     fn memory_that_is_gone_through_in_order_takes_few_faults() {
         let (mut large, start) = space(RW);
-        if has_large_pages() {
+        if wait_for_large_pages() {
             assert_eq!(faults_in_order(&mut large, start), PAGES as usize / LARGE_FRAMES);
         }
         let (mut small, start) = space_in(GuestMemory::reserve(RAM).expect("memory"), RW);
         assert_eq!(faults_in_order(&mut small, start), 3 + (PAGES / FARTHEST_AROUND - 1) as usize);
     }
 
-    /// Whether there are some, which takes a KVM that sees when one is cut; says so if not.
-    fn has_large_pages() -> bool {
-        let has = wait_for_large_pages();
-        if !has {
-            eprintln!("skipped: no KVM here that sees when a large page is cut");
-        }
-        has
-    }
-
     #[test]
     fn a_large_page_is_for_data_in_order_where_ram_is_plenty() {
-        if !has_large_pages() {
+        if !wait_for_large_pages() {
             return;
         }
         let wanted = |space: &mut AddressSpace, page: u64| {
