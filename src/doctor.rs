@@ -1,5 +1,6 @@
 //! `hydra doctor`: what this host can run, and what would make it run more.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -48,34 +49,38 @@ pub fn run(options: &DoctorOptions) -> ExitCode {
         costs,
         jail: jail::report().into_iter().map(layer).collect(),
     };
-    if options.json {
-        println!("{:#}", serde_json::json!(report));
-    } else {
-        report.print();
+    let out = &mut io::stdout().lock();
+    let printed = match options.json {
+        true => writeln!(out, "{:#}", serde_json::json!(report)),
+        false => report.print(out),
+    };
+    if let Err(error) = printed {
+        eprintln!("hydra: cannot print: {error}");
+        return ExitCode::FAILURE;
     }
     let any = report.languages.iter().any(|language| language.available);
     if any { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 impl Report {
-    fn print(&self) {
-        println!("Languages");
-        self.languages.iter().for_each(Finding::print);
-        println!("\nMicroVMs, for snapshot sandboxes and hydra exec");
-        self.kvm.print();
+    fn print(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "Languages")?;
+        self.languages.iter().try_for_each(|finding| finding.print(out))?;
+        writeln!(out, "\nMicroVMs, for snapshot sandboxes and hydra exec")?;
+        self.kvm.print(out)?;
         if let Some(Microseconds { system_call, page }) = self.costs {
             let calls = format!("a system call that leaves a microVM {system_call:.1} µs");
-            println!("      {:<12} {calls}, the first touch of a page {page:.1} µs", "costs");
+            writeln!(out, "      {:<12} {calls}, the first touch of a page {page:.1} µs", "costs")?;
         }
-        println!("\nLayers of the process sandbox's jail");
-        self.jail.iter().for_each(Finding::print);
+        writeln!(out, "\nLayers of the process sandbox's jail")?;
+        self.jail.iter().try_for_each(|finding| finding.print(out))
     }
 }
 
 impl Finding {
-    fn print(&self) {
+    fn print(&self, out: &mut impl Write) -> io::Result<()> {
         let available = if self.available { "yes" } else { "no " };
-        println!("  {available} {:<12} {}", self.name, self.detail);
+        writeln!(out, "  {available} {:<12} {}", self.name, self.detail)
     }
 }
 
