@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use vm_memory::VolatileMemory;
 
 use super::budget::Budget;
+use super::call_sites::CallSites;
 use super::counters::Counters;
 use super::descriptor::Descriptors;
 use super::errno::Errno;
@@ -82,6 +83,7 @@ pub struct Kernel {
     pub(super) working_directory: Mutex<PathBuf>,
     pub(super) umask: AtomicU32,
     pub(super) refused: Mutex<HashSet<u64>>,
+    call_sites: Mutex<CallSites>,
     pub(super) out_of_memory: AtomicBool,
 }
 
@@ -145,6 +147,7 @@ impl Kernel {
             working_directory: parts.working_directory.into(),
             umask: parts.umask.into(),
             refused: Default::default(),
+            call_sites: Default::default(),
             out_of_memory: Default::default(),
         }))
     }
@@ -167,6 +170,11 @@ impl Kernel {
     /// Guest RAM.
     pub fn memory(&self) -> &GuestMemory {
         &self.memory
+    }
+
+    /// Where it makes its system calls from.
+    pub(super) fn call_sites(&self) -> MutexGuard<'_, CallSites> {
+        lock(&self.call_sites)
     }
 
     /// The descriptor table.

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | starting | `guest.rs`, `loader.rs`, `vdso.rs`; `direct.rs` without a machine |
 //! | dispatch | `table.rs`, `context.rs`, `errno.rs`, `trace.rs` |
-//! | threads | `thread.rs` the record, `sched/` who runs where, `worker.rs` the loop around a vCPU, `exitless/` calls that do not leave it, `reactor.rs` events from outside, `futex.rs`, `thread_calls.rs`, `membarrier.rs` |
+//! | threads | `thread.rs` the record, `sched/` who runs where, `worker.rs` the loop around a vCPU, `exitless/` calls that do not leave it, `call_sites.rs` calls that need no `syscall`, `reactor.rs` events from outside, `futex.rs`, `thread_calls.rs`, `membarrier.rs` |
 //! | memory | `mm/`, `user.rs` guest addresses to host slices |
 //! | signals | `signal/`, `timer.rs` |
 //! | files | `file.rs` the trait, `descriptor.rs`, `io.rs`, `host_file.rs`, `shared_files.rs`, `directory.rs`, `text.rs`, `memfd.rs`, `lock.rs`, `ioctl.rs`, `tmpfs/` the file system in guest RAM |
@@ -42,7 +42,7 @@
 //!
 //! # Locks
 //! Taken in this order, never the other way: descriptor table; a file's own, and that of all Unix sockets; timers; scheduler (which covers futexes, signals and alarms); address
-//! space. No lock is held over a host call that may wait. A file is never dropped under a lock: the end of a pipe tells its peer.
+//! space; and the places of calls, with which none is taken. No lock is held over a host call that may wait. A file is never dropped under a lock: the end of a pipe tells its peer.
 //!
 //! # What a hostile program can do
 //! Everything that it passes is checked here; it can fail its own calls, exhaust its own memory, descriptors and threads, and end itself.
@@ -103,6 +103,7 @@ pub mod timer;
 pub mod timerfd;
 
 mod budget;
+mod call_sites;
 mod checkpoint;
 mod context;
 pub mod counters;

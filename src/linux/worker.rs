@@ -146,6 +146,7 @@ fn run(
             Exit::Syscall | Exit::MissedSyscall => {
                 count(&counters.system_calls);
                 let missed = exit == Exit::MissedSyscall;
+                kernel.called_from(thread.regs.rip);
                 let headway = seat.as_mut().map(|seat| seat.left(&asked(&thread.regs), left, missed));
                 let Headway { deadline, progress, saved_mask } = headway.unwrap_or_default();
                 thread.in_call = true;

@@ -8,6 +8,7 @@ use kvm_ioctls::{Cap, Kvm};
 
 use super::cpuid::Features;
 use super::error::VmmError;
+use super::exitless;
 use super::frames::FRAME_SIZE;
 use super::layout;
 use super::pagemap::Pagemap;
@@ -36,6 +37,8 @@ pub struct Hypervisor {
     counter: Option<u32>,
     /// By what KVM is made to forget pages, if it can be told.
     announcer: Option<Pagemap>,
+    /// Ring 3 finds its vCPU's area by `gs`.
+    finds_area: bool,
 }
 
 /// Control register 4: PAE, OSFXSR, OSXMMEXCPT, FSGSBASE, OSXSAVE.
@@ -84,8 +87,14 @@ impl Hypervisor {
     /// the page of the load can be taken away.
     fn probe(vm: &Vm) -> Result<(Hypervisor, Vcpu), VmmError> {
         let features = Features::get()?;
-        let mut found =
-            Hypervisor { sort: Sort::Emulated, features, cr4: CR4, counter: None, announcer: None };
+        let mut found = Hypervisor {
+            sort: Sort::Emulated,
+            features,
+            cr4: CR4,
+            counter: None,
+            announcer: None,
+            finds_area: false,
+        };
         let mut vcpu = Vcpu::create(&found, vm)?;
         let state = ExtendedState::initial(features.xsave);
         vcpu.load(&state)?;
@@ -105,9 +114,10 @@ impl Hypervisor {
                 return Err(VmmError::Stopped(format!("the probe's system call came back as {exit:?}")));
             }
         }
-        if found.sort == Sort::Hardware {
+        match found.sort {
             // Back to ring 3.
-            vcpu.load(&state)?;
+            Sort::Hardware => vcpu.load(&state)?,
+            Sort::Emulated => found.finds_area = finds_area(vm, &mut vcpu)?,
         }
         regs = UserRegs { rip: layout::SYSCALL_ALIAS + at, ..regs };
         found.announcer = announcer(vm, &mut vcpu, &mut regs)?;
@@ -131,6 +141,11 @@ impl Hypervisor {
         FOUND.value.get()?.announcer.as_ref()
     }
 
+    /// Whether programs can make system calls by [`CallSite`](super::CallSite)s that lead to trampolines: it pays, and ring 3 finds its vCPU's entry.
+    pub fn takes_direct_calls(&self) -> bool {
+        self.finds_area
+    }
+
     /// Rate of the time stamp counter in kHz, if it is steady and the guest reads the same as the host.
     pub fn counter_kilohertz(&self) -> Option<u32> {
         self.counter
@@ -145,6 +160,18 @@ impl Hypervisor {
     pub fn xsave(&self) -> XsaveLayout {
         self.features.xsave
     }
+}
+
+/// Whether ring 3 finds the vCPU's area, by instructions that this CPU and KVM let it have.
+fn finds_area(vm: &Vm, vcpu: &mut Vcpu) -> Result<bool, VmmError> {
+    // `rdgsbase rax; rorx rax, rax, 0; syscall`
+    let (at, code) =
+        (0x900, [0xf3, 0x48, 0x0f, 0xae, 0xc8, 0xc4, 0xe3, 0xfb, 0xf0, 0xc0, 0x00, 0x0f, 0x05]);
+    vm.memory().write(layout::SYSCALL_CODE + at, &code);
+    let mut regs = UserRegs { rip: layout::SYSCALL_ALIAS + at, ..UserRegs::default() };
+    let exit = vcpu.enter(&mut regs)?;
+    vm.memory().write(layout::SYSCALL_CODE + at, &[ring0::HALT; 13]);
+    Ok(exit == Exit::Syscall && Some(regs.rax) == exitless::area_base(0))
 }
 
 /// The last page of the areas of vCPUs, of which the first alone is in use while the probe runs.

@@ -169,6 +169,7 @@ impl Guest {
 fn collect(kernel: &Kernel, cpu: Cpu) -> Result<State, CheckpointError> {
     // An alarm is served between two locks: none may be on its way.
     let _events: Stopped<'_> = kernel.reactor.stop_events();
+    kernel.rewrite_all_calls();
     let mut keeper = Keeper::new(&kernel.namespace);
     let space = kernel.mm().save(&mut keeper)?;
     let files = SavedFiles::take(kernel, &mut keeper)?;

@@ -205,7 +205,7 @@ impl Place {
     /// Answers what is asked, if something is; whether it was. `ahead` becomes the address of the last page fault.
     fn answer(&self, ahead: &mut Option<u64>) -> bool {
         let serve = |asked| match asked {
-            Asked::Call(call) => self.serve(&call),
+            Asked::Call(call, from) => self.serve(&call, from),
             Asked::Fault(fault) => {
                 *ahead = Some(fault.address);
                 self.fill(fault)
@@ -246,10 +246,13 @@ impl Place {
         reply
     }
 
-    fn serve(&self, call: &AskedCall) -> Reply {
+    fn serve(&self, call: &AskedCall, from: Option<u64>) -> Reply {
         let caller = &mut *lock(&self.caller);
         let Some((caller, handler)) = caller.as_mut().zip(short_call(call)) else { return Reply::Decline };
         let Some(kernel) = self.kernel.upgrade() else { return Reply::Decline };
+        if let Some(end) = from {
+            kernel.called_from(end);
+        }
         let counters = &kernel.counters;
         let begun = Instant::now();
         let mut thread = Thread::bare(caller.tid);

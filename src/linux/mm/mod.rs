@@ -7,6 +7,7 @@
 //! | `fault.rs` | page faults, and how many pages one fills |
 //! | `fill.rs` | frames for pages, small and large: zeros, or what a file or an object holds |
 //! | `change.rs` | un-mapping, protection, moving, giving back |
+//! | `trampolines.rs` | code that is rewritten to make system calls without a `syscall` |
 //! | `object.rs` | pages that belong to a file: contents of tmpfs and memory files |
 //! | `calls.rs` | the system calls |
 //! | `saved.rs` | what a checkpoint keeps |
@@ -23,9 +24,11 @@ mod mapped_file;
 mod object;
 mod saved;
 mod space;
+mod trampolines;
 
 pub use fault::Fault;
 pub use mapped_file::MappedFile;
 pub use object::{LARGEST, ObjectId, PoolId};
 pub use saved::SavedSpace;
 pub use space::{AddressSpace, Backing, Placement, Region};
+pub use trampolines::{Others, Rewritten};

@@ -10,6 +10,7 @@ use super::super::checkpoint::{CheckpointError, Finder, Keeper, Place, RestoreEr
 use super::mapped_file::{MappedFile, SharedPage};
 use super::object::{LARGEST, ObjectId, Objects};
 use super::space::{AddressSpace, Backing, Region};
+use super::trampolines::TRAMPOLINES;
 use crate::vmm::{Access, FRAME_SIZE, Frame, Frames, GuestMemory, SavedFrames, layout};
 
 /// Regions, the files behind them, and which frames are in use.
@@ -47,7 +48,7 @@ struct SavedMappedFile {
 }
 
 /// Names of regions that programs see in `/proc/self/maps`.
-const LABELS: [&str; 4] = ["[heap]", "[stack]", "[vvar]", "[vdso]"];
+const LABELS: [&str; 5] = ["[heap]", "[stack]", "[vvar]", "[vdso]", TRAMPOLINES];
 
 impl AddressSpace {
     /// What a checkpoint keeps. Writes back what the program stored into shared mappings of files.

@@ -74,6 +74,11 @@ pub(super) struct Worker {
 }
 
 impl State {
+    /// How many threads run on a vCPU, or are served there.
+    pub(in crate::linux) fn running(&self) -> usize {
+        self.threads.values().filter(|slot| matches!(slot.phase, Phase::Running(_))).count()
+    }
+
     /// The next thread for worker `id`: the one assigned to it, else a ready one.
     pub(super) fn take_for(&mut self, id: usize) -> Option<Tid> {
         if let Some(tid) = self.workers[id].assigned.take() {

@@ -10,6 +10,7 @@
 //! The area is the program's to write: what it asks there is worth no more than a system call or an access, and what it damages is its own.
 //! What the host must know (whether the vCPU is in the guest, whether a call was served) is kept in the slot.
 
+mod direct;
 mod entry;
 #[cfg(test)]
 mod tests;
@@ -19,11 +20,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use kvm_bindings::kvm_regs;
 
-use super::layout::{EXITLESS_AREAS, EXITLESS_SIZE, EXITLESS_VCPUS, SYSCALL_CLEARS};
+use super::layout::{EXITLESS_AREAS, EXITLESS_AREAS_ALIAS, EXITLESS_SIZE, EXITLESS_VCPUS, SYSCALL_CLEARS};
 use super::memory::GuestMemory;
 use crate::sync::lock;
+pub use direct::CallSite;
+pub(super) use direct::back_to_call;
 use entry::{Position, Stage, has_address_in_rax};
-pub(super) use entry::{address, fault_entry, install, is_in_fault};
+pub(super) use entry::{address, fault_entry, is_in_fault};
 
 /// Nothing is asked; also: the answer is there.
 const ANSWERED: u32 = 0;
@@ -39,6 +42,25 @@ const FAULTED: u32 = 4;
 /// Offset in an area of what the entry of a page fault has pushed: `rax`, then what the CPU has.
 pub(super) const FAULT_FRAME: u64 = offset::FAULT_FRAME;
 
+/// Writes the entries of all vCPUs that have some.
+pub(super) fn install(memory: &GuestMemory) {
+    entry::install(memory);
+    direct::install(memory);
+}
+
+/// Base of `gs` by which ring 3 finds the area of the vCPU with this number, if it has one.
+pub(super) fn area_base(index: usize) -> Option<u64> {
+    (index < EXITLESS_VCPUS).then(|| EXITLESS_AREAS_ALIAS + index as u64 * EXITLESS_SIZE)
+}
+
+/// The flags that the program had when it made the call in whose entry the vCPU is. Sets `r11` to them, as `syscall` does.
+pub(super) fn flags_of_caller(regs: &mut kvm_regs) -> u64 {
+    if regs.r11 == direct::UNTOUCHED {
+        regs.r11 = regs.rflags;
+    }
+    regs.r11
+}
+
 /// Guest-physical address of the area of the vCPU with this number.
 pub(super) fn area(index: usize) -> u64 {
     EXITLESS_AREAS + index as u64 * EXITLESS_SIZE
@@ -48,6 +70,8 @@ pub(super) fn area(index: usize) -> u64 {
 mod offset {
     pub const STATE: u64 = 0;
     pub const SPINS: u64 = 4;
+    /// Address of the vCPU's entry, for those who come from a trampoline.
+    pub const ENTRY: u64 = 8;
     pub const RIP: u64 = 64;
     pub const RFLAGS: u64 = 72;
     pub const RAX: u64 = 80;
@@ -84,8 +108,8 @@ pub struct AskedFault {
 /// What is asked of whoever polls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Asked {
-    /// A system call to serve.
-    Call(AskedCall),
+    /// A system call to serve, and the address after the `syscall` that made it, unless it came from a trampoline.
+    Call(AskedCall, Option<u64>),
     /// A page to fill.
     Fault(AskedFault),
 }
@@ -117,6 +141,8 @@ pub struct CallSlot {
     memory: Arc<GuestMemory>,
     /// Guest-physical address of the area.
     area: u64,
+    /// Guest-virtual address of the vCPU's system-call entry.
+    entry: u64,
     /// Looks at the state before the vCPU gives up; 0: nobody polls.
     spins: AtomicU32,
     /// Held while a call is served.
@@ -133,10 +159,11 @@ struct Inner {
 impl CallSlot {
     /// The slot of the vCPU with this number; `None` if its calls all leave.
     pub(super) fn new(memory: &Arc<GuestMemory>, index: usize) -> Option<Arc<CallSlot>> {
-        (index < EXITLESS_VCPUS).then(|| {
+        address(index).map(|entry| {
             Arc::new(CallSlot {
                 memory: Arc::clone(memory),
                 area: area(index),
+                entry,
                 spins: AtomicU32::new(0),
                 inner: Mutex::new(Inner { open: false, standing: None }),
             })
@@ -190,9 +217,11 @@ impl CallSlot {
                 args: [offset::RDI, offset::RSI, offset::RDX, offset::R10, offset::R8, offset::R9]
                     .map(|register| self.load(register)),
             };
+            let flags = self.load(offset::RFLAGS);
+            let from = (flags != direct::UNTOUCHED).then(|| self.load(offset::RIP));
             // Flags that `syscall` has cleared the entry does not give back.
-            let gives_back_all = self.load(offset::RFLAGS) & SYSCALL_CLEARS == 0;
-            let reply = if gives_back_all { serve(Asked::Call(call)) } else { Reply::Decline };
+            let gives_back_all = flags & SYSCALL_CLEARS == 0;
+            let reply = if gives_back_all { serve(Asked::Call(call, from)) } else { Reply::Decline };
             inner.standing = match reply {
                 Reply::Done(result) => {
                     self.memory.store(self.area + offset::RAX, result);
@@ -223,6 +252,7 @@ impl CallSlot {
         self.set(offset::STATE, ANSWERED);
         // What was offered to an earlier content of the RAM.
         self.set(offset::SPINS, self.spins.load(Ordering::Acquire));
+        self.memory.store(self.area + offset::ENTRY, self.entry);
         *inner = Inner { open: true, standing: None };
     }
 
@@ -264,7 +294,7 @@ impl CallSlot {
         if position.has_lost_r11() {
             regs.r11 = self.load(offset::RFLAGS);
         }
-        (regs.rip, regs.rflags) = (regs.rcx, regs.r11);
+        (regs.rip, regs.rflags) = (regs.rcx, flags_of_caller(regs));
         Some(standing)
     }
 

@@ -95,6 +95,17 @@ impl Vcpu {
         }
     }
 
+    /// The base of `gs` while a thread that has set none runs: there ring 3 finds the vCPU's area.
+    pub(super) fn idle_gs_base(&self) -> u64 {
+        let base = exitless::area_base(self.index);
+        base.filter(|_| self.calls.is_some()).unwrap_or(0)
+    }
+
+    /// The base of `gs` while a thread runs that has set `base`; 0 is what all begin with.
+    pub(super) fn gs_base_for(&self, base: u64) -> u64 {
+        if base == 0 { self.idle_gs_base() } else { base }
+    }
+
     /// Puts the vCPU into ring 3 with flat segments.
     pub(super) fn reset_segments(&mut self, fs_base: u64, gs_base: u64) -> Result<(), VmmError> {
         let mut sregs = self.fd.get_sregs().map_err(VmmError::kvm("read a vCPU's segments"))?;
@@ -102,7 +113,7 @@ impl Vcpu {
         sregs.cs = segment(selector::USER_CODE, 11, true);
         (sregs.ds, sregs.es, sregs.ss, sregs.fs, sregs.gs) = (data, data, data, data, data);
         sregs.fs.base = fs_base;
-        sregs.gs.base = gs_base;
+        sregs.gs.base = self.gs_base_for(gs_base);
         sregs.tr = kvm_segment {
             base: ring0::task_segment(self.index),
             limit: ring0::TASK_LIMIT,

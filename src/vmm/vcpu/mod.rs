@@ -178,11 +178,10 @@ impl Vcpu {
         }
         if port == layout::SYSCALL_PORT {
             self.ring = if self.sort == Sort::Hardware { Ring::Kernel } else { Ring::User };
-            *user = from_kvm(&regs);
             // `syscall` has put these there. Where ring 3 executes the entry a program may have jumped to it:
             // the registers are then what it likes, as they are its own.
-            user.rip = regs.rcx;
-            user.rflags = regs.r11;
+            (regs.rip, regs.rflags) = (regs.rcx, exitless::flags_of_caller(&mut regs));
+            *user = from_kvm(&regs);
             return Ok(Exit::Syscall);
         }
         if let Some(rsp) = self.compat_call(port, &regs) {
@@ -250,6 +249,7 @@ impl Vcpu {
         if let Some(exit) = self.in_call(&mut regs, false, user) {
             return Some(exit);
         }
+        exitless::back_to_call(&mut regs);
         self.ring = Ring::User;
         *user = from_kvm(&regs);
         Some(Exit::Kicked)

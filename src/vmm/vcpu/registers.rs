@@ -50,13 +50,14 @@ impl Vcpu {
 impl StateHolder for Vcpu {
     fn bases(&self) -> Result<(u64, u64), VmmError> {
         let sregs = self.fd.get_sregs().map_err(VmmError::kvm("read a vCPU's segments"))?;
-        Ok((sregs.fs.base, sregs.gs.base))
+        let own = if sregs.gs.base == self.idle_gs_base() { 0 } else { sregs.gs.base };
+        Ok((sregs.fs.base, own))
     }
 
     fn set_bases(&mut self, fs: Option<u64>, gs: Option<u64>) -> Result<(), VmmError> {
         let mut sregs = self.fd.get_sregs().map_err(VmmError::kvm("read a vCPU's segments"))?;
         sregs.fs.base = fs.unwrap_or(sregs.fs.base);
-        sregs.gs.base = gs.unwrap_or(sregs.gs.base);
+        sregs.gs.base = gs.map_or(sregs.gs.base, |base| self.gs_base_for(base));
         self.fd.set_sregs(&sregs).map_err(VmmError::kvm("set a vCPU's segments"))
     }
 

@@ -146,7 +146,7 @@ fn page_faults_that_a_program_makes_up_harm_none_but_itself() {
                 assert_eq!(fault.error, forged);
                 Reply::Done(0)
             }
-            Asked::Call(call) => panic!("asked {call:?}"),
+            Asked::Call(call, _) => panic!("asked {call:?}"),
         };
         while_answering_all(&slot, serve, || {
             let area = EXITLESS_AREAS_ALIAS;

@@ -30,7 +30,7 @@ fn answered_machine_and_frames(code: &[u8]) -> Option<(Vm, Frames, Vcpu, Arc<Cal
 /// Runs `test` while another thread answers calls with `serve`; page faults leave.
 fn while_answering(slot: &CallSlot, mut serve: impl FnMut(AskedCall) -> Reply + Send, test: impl FnOnce()) {
     let serve = |asked| match asked {
-        Asked::Call(call) => serve(call),
+        Asked::Call(call, _) => serve(call),
         Asked::Fault(_) => Reply::Decline,
     };
     while_answering_all(slot, serve, test);

@@ -1,0 +1,83 @@
+//! Where the program makes its system calls from, and which of these places are worth rewriting, so that a call needs no exit to begin (see
+//! [`CallSite`](crate::vmm::CallSite)).
+//!
+//! What is rewritten after a checkpoint every copy has to rewrite anew, and to be put back from. So a place is rewritten once it has made some calls,
+//! and before a checkpoint all are that have made one.
+
+use std::collections::HashMap;
+
+use super::kernel::Kernel;
+use super::mm::{Others, Rewritten};
+use super::sched::State;
+use crate::vmm::Hypervisor;
+
+/// Calls from a place until it is rewritten.
+const DUE: u32 = 2;
+/// Most places that are counted. Programs have some dozens; one with more is making them.
+const MOST: usize = 1024;
+
+/// The places, by the address after their `syscall`.
+#[derive(Default)]
+pub struct CallSites(HashMap<u64, Calls>);
+
+/// What is known of a place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Calls {
+    /// So many calls were made, by `syscall`.
+    Made(u32),
+    /// It was rewritten, or cannot be.
+    Settled,
+}
+
+impl CallSites {
+    /// Counts a call from `end`; whether the place is due.
+    fn is_due(&mut self, end: u64) -> bool {
+        if self.0.len() >= MOST && !self.0.contains_key(&end) {
+            return false;
+        }
+        match self.0.entry(end).or_insert(Calls::Made(0)) {
+            Calls::Settled => false,
+            Calls::Made(calls) => {
+                *calls = calls.saturating_add(1);
+                *calls >= DUE
+            }
+        }
+    }
+}
+
+impl Kernel {
+    /// A thread has made a call by the `syscall` before `end`, if not by a trampoline, and is not executing what is before it.
+    pub fn called_from(&self, end: u64) {
+        if !takes_direct_calls() || !self.call_sites().is_due(end) {
+            return;
+        }
+        let state = self.sched.lock();
+        let others = if state.running() > 1 { Others::Running } else { Others::Away };
+        let rewritten = self.rewrite(&state, end, others);
+        if rewritten == Rewritten::Settled {
+            self.call_sites().0.insert(end, Calls::Settled);
+        }
+    }
+
+    /// Rewrites all places that calls were made from. No thread runs.
+    pub fn rewrite_all_calls(&self) {
+        if !takes_direct_calls() {
+            return;
+        }
+        let state = self.sched.lock();
+        let sites: Vec<u64> = self.call_sites().0.keys().copied().collect();
+        for end in sites {
+            self.rewrite(&state, end, Others::Away);
+        }
+    }
+
+    /// The scheduler's lock is held: no thread begins to run meanwhile.
+    fn rewrite(&self, _: &State, end: u64, others: Others) -> Rewritten {
+        self.mm().rewrite_call(end, others)
+    }
+}
+
+/// Whether the KVM that runs the program, which is known by then, is one where that pays.
+fn takes_direct_calls() -> bool {
+    Hypervisor::get().is_ok_and(Hypervisor::takes_direct_calls)
+}
