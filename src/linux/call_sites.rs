@@ -8,7 +8,6 @@ use std::collections::HashMap;
 
 use super::kernel::Kernel;
 use super::mm::{Others, Rewritten};
-use super::sched::State;
 use crate::vmm::Hypervisor;
 
 /// Calls from a place until it is rewritten.
@@ -46,16 +45,21 @@ impl CallSites {
 }
 
 impl Kernel {
-    /// A thread has made a call by the `syscall` before `end`, if not by a trampoline, and is not executing what is before it.
-    pub fn called_from(&self, end: u64) {
+    /// A thread has made a call that comes back to `end`, and is in it. Where it is to come back to instead.
+    pub fn called_from(&self, end: u64) -> u64 {
         if !takes_direct_calls() || !self.call_sites().is_due(end) {
-            return;
+            return end;
         }
+        // No thread begins to run meanwhile.
         let state = self.sched.lock();
         let others = if state.running() > 1 { Others::Running } else { Others::Away };
-        let rewritten = self.rewrite(&state, end, others);
-        if rewritten == Rewritten::Settled {
+        let rewritten = self.mm().rewrite_call(end, others);
+        if rewritten != Rewritten::NotNow {
             self.call_sites().0.insert(end, Calls::Settled);
+        }
+        match rewritten {
+            Rewritten::Done(next) => next,
+            Rewritten::Never | Rewritten::NotNow => end,
         }
     }
 
@@ -64,16 +68,13 @@ impl Kernel {
         if !takes_direct_calls() {
             return;
         }
-        let state = self.sched.lock();
+        let mut state = self.sched.lock();
         let sites: Vec<u64> = self.call_sites().0.keys().copied().collect();
         for end in sites {
-            self.rewrite(&state, end, Others::Away);
+            if let Rewritten::Done(next) = self.mm().rewrite_call(end, Others::Away) {
+                state.move_all(end, next);
+            }
         }
-    }
-
-    /// The scheduler's lock is held: no thread begins to run meanwhile.
-    fn rewrite(&self, _: &State, end: u64, others: Others) -> Rewritten {
-        self.mm().rewrite_call(end, others)
     }
 }
 

@@ -17,6 +17,9 @@ use super::table::{self, Answer};
 use super::thread::Thread;
 use crate::vmm::{Access, AskedCall, Exit, StateHolder, UserRegs, Vcpu, VmmError};
 
+/// The CPU's number of the exception.
+const INVALID_OPCODE: u8 = 6;
+
 /// Starts worker `id`.
 pub fn spawn(kernel: &Arc<Kernel>, id: usize) {
     let Some(vm) = &kernel.vm else { return kernel.sched.leave(id) };
@@ -146,7 +149,7 @@ fn run(
             Exit::Syscall | Exit::MissedSyscall => {
                 count(&counters.system_calls);
                 let missed = exit == Exit::MissedSyscall;
-                kernel.called_from(thread.regs.rip);
+                thread.regs.rip = kernel.called_from(thread.regs.rip);
                 let headway = seat.as_mut().map(|seat| seat.left(&asked(&thread.regs), left, missed));
                 let Headway { deadline, progress, saved_mask } = headway.unwrap_or_default();
                 thread.in_call = true;
@@ -162,6 +165,12 @@ fn run(
                 spend(&counters.fault_ns, left);
             }
             Exit::Exception { vector, error, .. } => {
+                if vector == INVALID_OPCODE
+                    && let Some(next) = kernel.mm().after_trap(thread.regs.rip)
+                {
+                    thread.regs.rip = next;
+                    continue;
+                }
                 count(&counters.exceptions);
                 let info = signal::exception(vector, error, thread.regs.rip);
                 kernel.force_signal(thread.tid, info);

@@ -251,7 +251,8 @@ impl Place {
         let Some((caller, handler)) = caller.as_mut().zip(short_call(call)) else { return Reply::Decline };
         let Some(kernel) = self.kernel.upgrade() else { return Reply::Decline };
         if let Some(end) = from {
-            kernel.called_from(end);
+            // It comes back to where it was made from, which a trap leads on from.
+            let _ = kernel.called_from(end);
         }
         let counters = &kernel.counters;
         let begun = Instant::now();

@@ -251,7 +251,7 @@ impl AddressSpace {
         if is_better { lower } else { at }
     }
 
-    fn is_free(&self, at: u64, len: u64) -> bool {
+    pub(super) fn is_free(&self, at: u64, len: u64) -> bool {
         self.regions.range(..at + len).next_back().is_none_or(|(_, region)| region.end <= at)
     }
 

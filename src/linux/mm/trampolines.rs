@@ -5,12 +5,12 @@
 
 use super::super::errno::Errno;
 use super::space::{AddressSpace, Placement, Region};
-use crate::vmm::{Access, CallSite, FRAME_SIZE};
+use crate::vmm::{Access, CallSite, FRAME_SIZE, after_trap, origin};
 
 /// Name of the region.
 pub(super) const TRAMPOLINES: &str = "[trampolines]";
-/// Most such pages of a program: each serves all of a library, and more.
-const MOST_PAGES: usize = 64;
+/// Most such pages of a program.
+const MOST_PAGES: u64 = 64;
 const CODE: Access = Access::READ.union(Access::EXECUTE);
 
 /// Who else may be executing the code that is to be rewritten.
@@ -25,42 +25,68 @@ pub enum Others {
 /// What became of a call site.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rewritten {
-    /// It leads to a trampoline, or never will.
-    Settled,
+    /// It leads to a trampoline. A thread that was in a call from there goes on here.
+    Done(u64),
+    /// It is of no kind that can.
+    Never,
     /// It cannot be rewritten while other threads run.
     NotNow,
 }
 
 impl AddressSpace {
-    /// Has the instructions before `end`, where a system call was made from, lead to a trampoline, if they are of that kind and the program
-    /// cannot write to them.
+    /// Has the code around the `syscall` before `end`, where a call was made from, lead to a trampoline, if it is of such a kind and the program
+    /// cannot write to it.
     pub fn rewrite_call(&mut self, end: u64, others: Others) -> Rewritten {
-        let Some(site) = self.call_site(end) else { return Rewritten::Settled };
+        let Some(site) = self.call_site(end) else { return Rewritten::Never };
         let (word, shift) = (site.address() & !7, (site.address() % 8) as usize);
         if others == Others::Running && shift + CallSite::JUMP > 8 {
             return Rewritten::NotNow;
         }
-        let Some(trampoline) = self.trampoline(site) else { return Rewritten::Settled };
+        let Some(trampoline) = self.trampoline(site) else { return Rewritten::Never };
         let jump = site.jump(trampoline);
-        // Nothing more can fail: the page has just been read.
-        let _ = match others {
+        let written = match others {
             Others::Away => self.poke(site.address(), &jump),
             Others::Running => self.poke_within(word, shift, &jump),
         };
-        Rewritten::Settled
+        written.map_or(Rewritten::Never, |()| Rewritten::Done(site.goes_on(trampoline)))
+    }
+
+    /// Where a thread goes on that has come to the trap of a rewritten call site at `rip`; `None` if there is none.
+    pub fn after_trap(&mut self, rip: u64) -> Option<u64> {
+        let jump = self.code(rip.checked_sub(2)?)?;
+        after_trap(jump, rip).filter(|next| self.is_trampoline(*next))
+    }
+
+    /// Where a thread that stands at `rip` would stand if nothing were rewritten, for the program to see.
+    pub fn origin(&mut self, rip: u64) -> u64 {
+        const ALIGNMENT: u64 = CallSite::ALIGNMENT as u64;
+        if !self.is_trampoline(rip) {
+            return rip;
+        }
+        let nearest = rip - rip % ALIGNMENT;
+        let starts = [nearest, nearest.saturating_sub(ALIGNMENT)];
+        let at = |start: u64| self.code(start).and_then(|code| origin(code, (rip - start) as usize));
+        starts.into_iter().find_map(at).unwrap_or(rip)
+    }
+
+    fn is_trampoline(&self, address: u64) -> bool {
+        self.find(address).is_some_and(|(_, region)| region.label == TRAMPOLINES)
     }
 
     fn call_site(&mut self, end: u64) -> Option<CallSite> {
-        let first = end.checked_sub(CallSite::BYTES as u64)?;
-        // One page and one region: its rights are those of all bytes.
-        let (start, region) = self.find(first)?;
-        let is_fixed_code = region.access == CODE && !region.shared && region.label != TRAMPOLINES;
-        if !is_fixed_code || end > region.end || first < start || first / FRAME_SIZE != (end - 1) / FRAME_SIZE {
+        let (_, region) = self.find(end.checked_sub(CallSite::BEFORE as u64)?)?;
+        if region.access != CODE || region.shared || region.label == TRAMPOLINES {
             return None;
         }
-        let mut bytes = [0; CallSite::BYTES];
-        self.peek(first, &mut bytes).ok()?;
-        CallSite::read(bytes, end)
+        let before = self.code(end - CallSite::BEFORE as u64)?;
+        CallSite::read(before, self.code(end), end)
+    }
+
+    /// What lies at `address`, if all of it is in one page.
+    fn code<const N: usize>(&mut self, address: u64) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        let is_one_page = address % FRAME_SIZE + N as u64 <= FRAME_SIZE;
+        (is_one_page && self.peek(address, &mut bytes).is_ok()).then_some(bytes)
     }
 
     /// Changes bytes of one aligned word of mapped memory in one store.
@@ -75,7 +101,7 @@ impl AddressSpace {
 
     /// The address of a new trampoline for the site, written.
     fn trampoline(&mut self, site: CallSite) -> Option<u64> {
-        let address = match self.free_trampoline(site) {
+        let address = match self.room_for_trampoline(site) {
             Some(address) => address,
             None => self.new_trampolines(site)?,
         };
@@ -84,25 +110,25 @@ impl AddressSpace {
     }
 
     /// Where there is room for one in a page that there is.
-    fn free_trampoline(&mut self, site: CallSite) -> Option<u64> {
-        let pages: Vec<u64> = self
-            .regions()
-            .filter(|(_, region)| region.label == TRAMPOLINES)
-            .flat_map(|(start, region)| (start..region.end).step_by(FRAME_SIZE as usize))
-            .filter(|page| site.reaches(*page))
-            .collect();
+    fn room_for_trampoline(&mut self, site: CallSite) -> Option<u64> {
+        let mut pages = Vec::new();
+        for (start, region) in self.regions().filter(|(_, region)| region.label == TRAMPOLINES) {
+            pages.extend((start..region.end).step_by(FRAME_SIZE as usize));
+        }
         pages.into_iter().find_map(|page| {
-            let mut code = vec![0; FRAME_SIZE as usize];
-            self.peek(page, &mut code).ok()?;
-            let used = code.chunks(CallSite::TRAMPOLINE).position(|one| one[0] == 0)?;
-            Some(page + (used * CallSite::TRAMPOLINE) as u64)
+            let code: [u8; FRAME_SIZE as usize] = self.code(page)?;
+            let is_free = |at: &usize| code[*at..].iter().take(CallSite::TRAMPOLINE).all(|byte| *byte == 0);
+            let mut places = (0..=code.len() - CallSite::TRAMPOLINE).step_by(CallSite::ALIGNMENT);
+            places.find(|at| site.reaches(page + *at as u64) && is_free(at)).map(|at| page + at as u64)
         })
     }
 
-    /// A new page for them, below the regions that the site's adjoins.
+    /// The place for one in a new page, below the regions that the site's adjoins.
     fn new_trampolines(&mut self, site: CallSite) -> Option<u64> {
-        let all = self.regions().filter(|(_, region)| region.label == TRAMPOLINES);
-        if all.map(|(start, region)| (region.end - start) / FRAME_SIZE).sum::<u64>() >= MOST_PAGES as u64 {
+        /// Places that are looked at.
+        const MOST_PLACES: usize = 4096;
+        let pages = self.regions().filter(|(_, region)| region.label == TRAMPOLINES);
+        if pages.map(|(start, region)| (region.end - start) / FRAME_SIZE).sum::<u64>() >= MOST_PAGES {
             return None;
         }
         let mut top = site.address();
@@ -112,18 +138,19 @@ impl AddressSpace {
             }
             top = *start;
         }
-        let page = top.checked_sub(FRAME_SIZE).filter(|page| site.reaches(*page))?;
-        self.map(Placement::FixedFree(page), FRAME_SIZE, |end| Region {
-            may_write: false,
-            ..Region::zero(end, CODE, TRAMPOLINES)
-        })
-        .ok()
+        let room = CallSite::TRAMPOLINE as u64;
+        let page = |place: u64| place - place % FRAME_SIZE;
+        let fits = |place: &u64| place % FRAME_SIZE + room <= FRAME_SIZE && self.is_free(page(*place), FRAME_SIZE);
+        let place = site.places(top.checked_sub(FRAME_SIZE)?).take(MOST_PLACES).find(fits)?;
+        let make = |end| Region { may_write: false, ..Region::zero(end, CODE, TRAMPOLINES) };
+        self.map(Placement::FixedFree(page(place)), FRAME_SIZE, make).ok()?;
+        Some(place)
     }
 
     /// `EPERM` if a change of the range would be one of trampolines.
     pub(super) fn check_sealed(&self, start: u64, end: u64) -> Result<(), Errno> {
         let first = self.find(start).map_or(start, |(first, _)| first);
-        let is_sealed = self.regions.range(first..end.max(first)).any(|(_, region)| region.label == TRAMPOLINES);
-        if is_sealed { Err(Errno::EPERM) } else { Ok(()) }
+        let mut changed = self.regions.range(first..end.max(first));
+        if changed.any(|(_, region)| region.label == TRAMPOLINES) { Err(Errno::EPERM) } else { Ok(()) }
     }
 }

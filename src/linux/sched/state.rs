@@ -74,6 +74,12 @@ pub(super) struct Worker {
 }
 
 impl State {
+    /// Has all threads that do not run and stand at `from` stand at `to`.
+    pub(in crate::linux) fn move_all(&mut self, from: u64, to: u64) {
+        let records = self.threads.values_mut().filter_map(|slot| slot.record.as_mut());
+        records.filter(|thread| thread.regs.rip == from).for_each(|thread| thread.regs.rip = to);
+    }
+
     /// How many threads run on a vCPU, or are served there.
     pub(in crate::linux) fn running(&self) -> usize {
         self.threads.values().filter(|slot| matches!(slot.phase, Phase::Running(_))).count()

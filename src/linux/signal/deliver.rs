@@ -73,6 +73,7 @@ pub fn deliver(
                 thread.regs.rax = Errno::EINTR.to_rax();
             }
         }
+        thread.regs.rip = kernel.mm().origin(thread.regs.rip);
         if frame::push(kernel, vcpu, thread, &info, &action, old_mask)?.is_err() {
             // No room for the frame: as Linux, which then forces a SIGSEGV that cannot be handled.
             return Ok(Delivery::Fatal(libc::SIGSEGV as u8));

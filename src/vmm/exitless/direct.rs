@@ -1,9 +1,9 @@
 //! System calls without an entry of KVM's: the program jumps to its vCPU's entry instead of executing `syscall`.
 //!
-//! Where KVM emulates ring 0, `syscall` is itself an exit to the host and back before the entry begins, which costs many times what an answer in memory
-//! takes. So the five bytes of a `mov eax, NUMBER` before a `syscall` are replaced by a jump to a *trampoline* near by, which does what both do, but for
-//! the exit: it goes by way of the [`ENTRY`] to the entry of the vCPU on which it is, as if `syscall` had led there. gVisor's systrap has shown the
-//! way; here the `syscall` stays where it was, for whoever jumps to it, and for the trampoline itself where the vCPU has no entry.
+//! Where KVM emulates ring 0, `syscall` is itself an exit to the host and back before the entry begins, which costs many times what an answer in
+//! memory takes. So code around a `syscall` is replaced by a jump to a *trampoline* near by ([`CallSite`](super::CallSite)), which does what the code did, but for the exit: it goes
+//! by way of the [`ENTRY`] to the entry of the vCPU on which it is, as if `syscall` had led there. gVisor's systrap has shown the way. Where the vCPU has
+//! no entry, the `syscall` is made after all.
 //!
 //! Ring 3 tells its vCPU by the base of `gs`, which programs on x86-64 leave alone: it is the address of the vCPU's area for every thread that has set none
 //! of its own. `syscall` changes `rcx`, `r11` and nothing else, not even flags, so no instruction here does.
@@ -52,8 +52,10 @@ unsafe extern "C" {
 }
 
 /// Where trampolines lead: in the page of the system-call entry, at a distance from that.
-const ENTRY: u64 = SYSCALL_ALIAS + PLACE;
+pub(super) const ENTRY: u64 = SYSCALL_ALIAS + PLACE;
 const PLACE: u64 = 0x100;
+/// Bytes of `syscall`.
+const SYSCALL: u64 = 2;
 
 /// In `r11`, where the entry expects the flags: those of the program are where they always are. No flags are zero: bit 1 is always set.
 pub(super) const UNTOUCHED: u64 = 0;
@@ -79,71 +81,7 @@ pub(in super::super) fn back_to_call(regs: &mut kvm_regs) -> bool {
     let is_moved =
         (at(&raw const hydra_direct_moved)..at(&raw const hydra_direct_moved_back)).contains(&position);
     // Other registers hold what the `syscall` expects.
-    regs.rip = if is_moved { regs.r11 } else { regs.rcx }.wrapping_sub(CallSite::SYSCALL);
+    regs.rip = if is_moved { regs.r11 } else { regs.rcx }.wrapping_sub(SYSCALL);
     true
 }
 
-/// A `syscall` right after a `mov eax, NUMBER`, which can lead to a trampoline instead.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CallSite {
-    /// Address after the `syscall`.
-    end: u64,
-    number: u32,
-}
-
-impl CallSite {
-    /// Bytes of both instructions, and of that before whose last one is looked at.
-    pub const BYTES: usize = 8;
-    /// Bytes that are replaced.
-    pub const JUMP: usize = 5;
-    /// Bytes of a trampoline.
-    pub const TRAMPOLINE: usize = 32;
-    /// Bytes of `syscall`.
-    const SYSCALL: u64 = 2;
-    /// How far a jump leads, less what a page more or less may make.
-    const REACH: u64 = (1 << 31) - (1 << 16);
-
-    /// That which `bytes` are, up to `end`. `None` where they are something else, or could be: `mov r8d, …` ends alike.
-    pub fn read(bytes: [u8; Self::BYTES], end: u64) -> Option<CallSite> {
-        const MOV_EAX: u8 = 0xb8;
-        let [before, MOV_EAX, a, b, c, d, 0x0f, 0x05] = bytes else { return None };
-        let is_prefix = matches!(before, 0x40..=0x4f | 0x66 | 0x67 | 0xf2 | 0xf3);
-        (!is_prefix).then_some(CallSite { end, number: u32::from_le_bytes([a, b, c, d]) })
-    }
-
-    /// Where the jump is to be.
-    pub fn address(self) -> u64 {
-        self.end.wrapping_sub(Self::SYSCALL + Self::JUMP as u64)
-    }
-
-    /// Whether a trampoline at `address` can be jumped to from here, and back.
-    pub fn reaches(self, address: u64) -> bool {
-        address.abs_diff(self.end) < Self::REACH
-    }
-
-    /// The jump to the trampoline at an address that it [`reaches`](CallSite::reaches).
-    pub fn jump(self, trampoline: u64) -> [u8; Self::JUMP] {
-        let [a, b, c, d] = distance(self.end.wrapping_sub(Self::SYSCALL), trampoline);
-        [0xe9, a, b, c, d]
-    }
-
-    /// The trampoline there: `mov eax, NUMBER; lea rcx, [end]; jmp [entry]`, and the entry's address. Its first byte is not zero.
-    pub fn trampoline(self, address: u64) -> [u8; Self::TRAMPOLINE] {
-        const AFTER_LEA: u64 = 12;
-        const TRAP: u8 = 0xcc;
-        let mut code = [TRAP; Self::TRAMPOLINE];
-        code[0] = 0xb8;
-        code[1..5].copy_from_slice(&self.number.to_le_bytes());
-        code[5..8].copy_from_slice(&[0x48, 0x8d, 0x0d]);
-        code[8..12].copy_from_slice(&distance(address.wrapping_add(AFTER_LEA), self.end));
-        // The eight bytes at the end, six after this instruction.
-        code[12..18].copy_from_slice(&[0xff, 0x25, 6, 0, 0, 0]);
-        code[24..].copy_from_slice(&ENTRY.to_le_bytes());
-        code
-    }
-}
-
-/// The displacement of an instruction that ends at `from` and means `to`, in reach.
-fn distance(from: u64, to: u64) -> [u8; 4] {
-    (to.wrapping_sub(from) as u32).to_le_bytes()
-}

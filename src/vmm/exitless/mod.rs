@@ -10,6 +10,7 @@
 //! The area is the program's to write: what it asks there is worth no more than a system call or an access, and what it damages is its own.
 //! What the host must know (whether the vCPU is in the guest, whether a call was served) is kept in the slot.
 
+mod call_site;
 mod direct;
 mod entry;
 #[cfg(test)]
@@ -23,7 +24,7 @@ use kvm_bindings::kvm_regs;
 use super::layout::{EXITLESS_AREAS, EXITLESS_AREAS_ALIAS, EXITLESS_SIZE, EXITLESS_VCPUS, SYSCALL_CLEARS};
 use super::memory::GuestMemory;
 use crate::sync::lock;
-pub use direct::CallSite;
+pub use call_site::{CallSite, after_trap, origin};
 pub(super) use direct::back_to_call;
 use entry::{Position, Stage, has_address_in_rax};
 pub(super) use entry::{address, fault_entry, is_in_fault};

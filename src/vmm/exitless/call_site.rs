@@ -1,0 +1,212 @@
+//! The code of a program around a `syscall`, and what it is rewritten to: a jump to a trampoline, and that.
+//!
+//! Two kinds of code can be rewritten, which between them are almost all of a C library's:
+//! - `mov REGISTER, NUMBER; syscall`. The jump replaces the `mov`. The `syscall` stays.
+//! - `syscall; cmp rax, NUMBER`. The jump replaces the `syscall` and half of the `cmp`. Whoever jumps to the `cmp`, or comes back there from a call made
+//!   before, finds the second byte of the jump's displacement, which is chosen so that it is no instruction; [`after_trap`] says where to go on.
+
+use super::direct::ENTRY;
+
+/// A `syscall` that can be made by way of a trampoline.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CallSite {
+    /// Address after the `syscall`.
+    end: u64,
+    neighbour: Neighbour,
+}
+
+/// The instruction beside it that the jump takes the place of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Neighbour {
+    /// `mov REGISTER, NUMBER`, before it.
+    Move([u8; MOVE]),
+    /// `cmp rax, NUMBER`, after it.
+    Compare([u8; COMPARE]),
+}
+
+const MOVE: usize = 5;
+const COMPARE: usize = 6;
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+const JUMP: u8 = 0xe9;
+/// A byte that is no instruction, nor begins one.
+const TRAP: u8 = 0x06;
+/// Which byte of a jump the end of a replaced `syscall` is.
+const TRAPPED: usize = SYSCALL.len();
+/// How far a jump leads, less what some pages may make.
+const REACH: u64 = (1 << 31) - (1 << 20);
+/// Distance of the places for a trampoline that is jumped to by way of [`TRAP`].
+const STRIDE: u64 = 1 << 16;
+
+/// Offsets in a trampoline: the address of the entry, and that of the jump.
+const ENTRY_AT: usize = 32;
+const SITE_AT: usize = 40;
+/// Where a trampoline that makes the call itself has the address after its `syscall`.
+const AFTER_CALL: usize = 15;
+
+impl CallSite {
+    /// Bytes before the end of the `syscall` that are looked at, and after it.
+    pub const BEFORE: usize = 8;
+    /// The same after it.
+    pub const AFTER: usize = COMPARE;
+    /// Bytes of the jump.
+    pub const JUMP: usize = 5;
+    /// Bytes of a trampoline.
+    pub const TRAMPOLINE: usize = 48;
+    /// What its address is a multiple of. Of no trampoline are so many bytes zero.
+    pub const ALIGNMENT: usize = 16;
+
+    /// The one that ends at `end`, after `before`; `after` that comes what is there. `None` where neither is of a kind that can be replaced,
+    /// or could be another: `mov r8d, …` ends as `mov eax, …` does.
+    pub fn read(
+        before: [u8; Self::BEFORE],
+        after: Option<[u8; Self::AFTER]>,
+        end: u64,
+    ) -> Option<CallSite> {
+        let is_prefix = |byte| matches!(byte, 0x40..=0x4f | 0x66 | 0x67 | 0xf2 | 0xf3);
+        let neighbour = match before {
+            [prefix, a @ 0xb8..=0xbf, b, c, d, e, 0x0f, 0x05] if !is_prefix(prefix) => {
+                Neighbour::Move([a, b, c, d, e])
+            }
+            [.., 0x0f, 0x05] => Neighbour::Compare(after.filter(|after| after.starts_with(&[0x48, 0x3d]))?),
+            _ => return None,
+        };
+        Some(CallSite { end, neighbour })
+    }
+
+    /// Where the jump is to be.
+    pub fn address(self) -> u64 {
+        let call = self.end.wrapping_sub(SYSCALL.len() as u64);
+        match self.neighbour {
+            Neighbour::Move(_) => call.wrapping_sub(MOVE as u64),
+            Neighbour::Compare(_) => call,
+        }
+    }
+
+    /// Whether a trampoline at `address` can be jumped to from here.
+    pub fn reaches(self, address: u64) -> bool {
+        let is_near = address.abs_diff(self.end) < REACH;
+        let is_any = matches!(self.neighbour, Neighbour::Move(_));
+        is_near && (is_any || self.jump(address)[TRAPPED] == TRAP)
+    }
+
+    /// The highest address at or below `top` where a trampoline can be that is reached, at an address of the right alignment; then in descending order.
+    pub fn places(self, top: u64) -> impl Iterator<Item = u64> {
+        let alignment = Self::ALIGNMENT as u64;
+        let (first, stride) = match self.neighbour {
+            Neighbour::Move(_) => (top & !(alignment - 1), alignment),
+            Neighbour::Compare(_) => {
+                let after_jump = self.address().wrapping_add(Self::JUMP as u64);
+                // The window of 256 bytes that begins here, and every so many bytes, is that of the right displacements.
+                let window = after_jump.wrapping_add(u64::from(TRAP) << 8).next_multiple_of(alignment);
+                (window.wrapping_sub(window.saturating_sub(top).next_multiple_of(STRIDE)), STRIDE)
+            }
+        };
+        let address = move |i: u64| first.checked_sub(i.checked_mul(stride)?);
+        (0..).map_while(address).take_while(move |address| address.abs_diff(self.end) < REACH)
+    }
+
+    /// The jump to a trampoline that it [`reaches`](CallSite::reaches).
+    pub fn jump(self, trampoline: u64) -> [u8; Self::JUMP] {
+        let [a, b, c, d] = distance(self.address().wrapping_add(Self::JUMP as u64), trampoline);
+        [JUMP, a, b, c, d]
+    }
+
+    /// The trampoline there: what the jump replaces, with the address to come back to in `rcx` and a jump to the entry instead of the `syscall`.
+    pub fn trampoline(self, address: u64) -> [u8; Self::TRAMPOLINE] {
+        let mut code = Code { bytes: Vec::with_capacity(Self::TRAMPOLINE), address };
+        match self.neighbour {
+            Neighbour::Move(instruction) => {
+                code.push(&instruction);
+                code.load_address(self.end);
+                code.jump_to_entry();
+            }
+            Neighbour::Compare(instruction) => {
+                code.load_address(address.wrapping_add(AFTER_CALL as u64));
+                code.jump_to_entry();
+                code.push(&SYSCALL);
+                debug_assert_eq!(code.bytes.len(), AFTER_CALL);
+                code.push(&instruction);
+                code.jump(self.end.wrapping_add(COMPARE as u64));
+            }
+        }
+        let mut all = [TRAP; Self::TRAMPOLINE];
+        all[..code.bytes.len()].copy_from_slice(&code.bytes);
+        all[ENTRY_AT..SITE_AT].copy_from_slice(&ENTRY.to_le_bytes());
+        all[SITE_AT..].copy_from_slice(&self.address().to_le_bytes());
+        all
+    }
+
+    /// Where a thread goes on after a call that it had made from here before it was rewritten to lead to `trampoline`.
+    pub fn goes_on(self, trampoline: u64) -> u64 {
+        match self.neighbour {
+            Neighbour::Move(_) => self.end,
+            Neighbour::Compare(_) => trampoline.wrapping_add(AFTER_CALL as u64),
+        }
+    }
+}
+
+/// Where a program goes on that has come to the trap in a `jump`, which begins two bytes before `rip`: in a trampoline, if there is one.
+pub fn after_trap(jump: [u8; CallSite::JUMP], rip: u64) -> Option<u64> {
+    let [JUMP, a, TRAP, c, d] = jump else { return None };
+    let after_jump = rip.wrapping_add((CallSite::JUMP - TRAPPED) as u64);
+    let distance = i64::from(i32::from_le_bytes([a, TRAP, c, d]));
+    Some(after_jump.wrapping_add_signed(distance).wrapping_add(AFTER_CALL as u64))
+}
+
+/// Where a thread that stands at `position` bytes from the start of `trampoline` would stand in the code that leads there.
+pub fn origin(trampoline: [u8; CallSite::TRAMPOLINE], position: usize) -> Option<u64> {
+    let word = |at: usize| trampoline[at..].first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+    let (entry, site) = (word(ENTRY_AT)?, word(SITE_AT)?);
+    let is_compare = trampoline[0] == 0x48;
+    let bytes = match position {
+        _ if entry != ENTRY => return None,
+        0 => 0,
+        1..ENTRY_AT if !is_compare => MOVE,
+        1..AFTER_CALL => 0,
+        AFTER_CALL => SYSCALL.len(),
+        AFTER_CALL..ENTRY_AT => SYSCALL.len() + COMPARE,
+        _ => return None,
+    };
+    Some(site.wrapping_add(bytes as u64))
+}
+
+/// Machine code from `address` on.
+struct Code {
+    bytes: Vec<u8>,
+    address: u64,
+}
+
+impl Code {
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The displacement, in the four bytes at the end of an instruction, by which that means `to`.
+    fn push_distance(&mut self, to: u64) {
+        let after = self.address.wrapping_add(self.bytes.len() as u64 + 4);
+        self.push(&distance(after, to));
+    }
+
+    /// `lea rcx, [to]`
+    fn load_address(&mut self, to: u64) {
+        self.push(&[0x48, 0x8d, 0x0d]);
+        self.push_distance(to);
+    }
+
+    /// `jmp [entry]`
+    fn jump_to_entry(&mut self) {
+        self.push(&[0xff, 0x25]);
+        self.push_distance(self.address.wrapping_add(ENTRY_AT as u64));
+    }
+
+    /// `jmp to`
+    fn jump(&mut self, to: u64) {
+        self.push(&[JUMP]);
+        self.push_distance(to);
+    }
+}
+
+/// From `from` to `to`, which is in reach.
+fn distance(from: u64, to: u64) -> [u8; 4] {
+    (to.wrapping_sub(from) as u32).to_le_bytes()
+}
