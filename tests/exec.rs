@@ -144,6 +144,9 @@ guests! {
     signals_fixed_address: "signals.c" ["-no-pie"];
     memory: "memory.c" [];
     large_memory: "large_memory.c" [];
+    call_sites: "call_sites.c" [];
+    call_sites_fixed_address: "call_sites.c" ["-no-pie"];
+    call_sites_static: "call_sites.c" ["-static"];
     memory_static_pie: "memory.c" ["-static-pie"];
     mappings: "mappings.c" [];
     files: "files.c" [];

@@ -165,8 +165,7 @@ impl Hypervisor {
 /// Whether ring 3 finds the vCPU's area, by instructions that this CPU and KVM let it have.
 fn finds_area(vm: &Vm, vcpu: &mut Vcpu) -> Result<bool, VmmError> {
     // `rdgsbase rax; rorx rax, rax, 0; syscall`
-    let (at, code) =
-        (0x900, [0xf3, 0x48, 0x0f, 0xae, 0xc8, 0xc4, 0xe3, 0xfb, 0xf0, 0xc0, 0x00, 0x0f, 0x05]);
+    let (at, code) = (0x900, [0xf3, 0x48, 0x0f, 0xae, 0xc8, 0xc4, 0xe3, 0xfb, 0xf0, 0xc0, 0x00, 0x0f, 0x05]);
     vm.memory().write(layout::SYSCALL_CODE + at, &code);
     let mut regs = UserRegs { rip: layout::SYSCALL_ALIAS + at, ..UserRegs::default() };
     let exit = vcpu.enter(&mut regs)?;

@@ -79,6 +79,7 @@ guests! {
     signals: "signals.c" 2;
     memory: "memory.c" 1;
     large_memory: "large_memory.c" 1;
+    call_sites: "call_sites.c" 1;
     mappings: "mappings.c" 1;
     files: "files.c" 1;
     events: "events.c" 2;

@@ -4,7 +4,7 @@
 //! change nor unmap it, as pages that Linux has sealed.
 
 use super::super::errno::Errno;
-use super::space::{AddressSpace, Placement, Region};
+use super::space::{AddressSpace, Backing, Placement, Region};
 use crate::vmm::{Access, CallSite, FRAME_SIZE, after_trap, origin};
 
 /// Name of the region.
@@ -34,8 +34,8 @@ pub enum Rewritten {
 }
 
 impl AddressSpace {
-    /// Has the code around the `syscall` before `end`, where a call was made from, lead to a trampoline, if it is of such a kind and the program
-    /// cannot write to it.
+    /// Has the code around the `syscall` before `end`, where a call was made from, lead to a trampoline, if it is of such a kind and from a
+    /// file, and the program cannot write to it.
     pub fn rewrite_call(&mut self, end: u64, others: Others) -> Rewritten {
         let Some(site) = self.call_site(end) else { return Rewritten::Never };
         let (word, shift) = (site.address() & !7, (site.address() % 8) as usize);
@@ -75,7 +75,9 @@ impl AddressSpace {
 
     fn call_site(&mut self, end: u64) -> Option<CallSite> {
         let (_, region) = self.find(end.checked_sub(CallSite::BEFORE as u64)?)?;
-        if region.access != CODE || region.shared || region.label == TRAMPOLINES {
+        // Code that the program has made it may change again.
+        let is_from_file = !matches!(region.backing, Backing::Zero) && !region.shared;
+        if region.access != CODE || !is_from_file {
             return None;
         }
         let before = self.code(end - CallSite::BEFORE as u64)?;
@@ -140,7 +142,8 @@ impl AddressSpace {
         }
         let room = CallSite::TRAMPOLINE as u64;
         let page = |place: u64| place - place % FRAME_SIZE;
-        let fits = |place: &u64| place % FRAME_SIZE + room <= FRAME_SIZE && self.is_free(page(*place), FRAME_SIZE);
+        let fits =
+            |place: &u64| place % FRAME_SIZE + room <= FRAME_SIZE && self.is_free(page(*place), FRAME_SIZE);
         let place = site.places(top.checked_sub(FRAME_SIZE)?).take(MOST_PLACES).find(fits)?;
         let make = |end| Region { may_write: false, ..Region::zero(end, CODE, TRAMPOLINES) };
         self.map(Placement::FixedFree(page(place)), FRAME_SIZE, make).ok()?;
@@ -152,5 +155,86 @@ impl AddressSpace {
         let first = self.find(start).map_or(start, |(first, _)| first);
         let mut changed = self.regions.range(first..end.max(first));
         if changed.any(|(_, region)| region.label == TRAMPOLINES) { Err(Errno::EPERM) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::MappedFile;
+    use super::*;
+    use crate::vmm::GuestMemory;
+
+    /// Where the code is mapped.
+    const START: u64 = 0x7ffe_0000_0000;
+    /// End of a `mov eax, 39; syscall` at the start of a page.
+    const MOVED: u64 = START + 7;
+    /// End of a `xor eax, eax; syscall; cmp rax, -4096`, whose jump lies in two words.
+    const COMPARED: u64 = START + 0x48;
+    /// The same, whose `cmp` lies in two pages.
+    const CUT: u64 = START + 0xffd;
+
+    /// An address space with a page of such code, from a file or not.
+    fn space(is_from_file: bool) -> AddressSpace {
+        let mut code = [0x90; FRAME_SIZE as usize];
+        code[..7].copy_from_slice(&[0xb8, 39, 0, 0, 0, 0x0f, 0x05]);
+        for end in [COMPARED, CUT] {
+            let at = (end - START) as usize;
+            code[at - 4..at].copy_from_slice(&[0x31, 0xc0, 0x0f, 0x05]);
+            let compare = [0x48, 0x3d, 0, 0xf0, 0xff, 0xff];
+            let there = compare.len().min(code.len() - at);
+            code[at..at + there].copy_from_slice(&compare[..there]);
+        }
+        let file = rustix::fs::memfd_create("code", rustix::fs::MemfdFlags::CLOEXEC).expect("a file");
+        rustix::io::pwrite(&file, &[[0x90; FRAME_SIZE as usize], code].concat(), 0).expect("written");
+        let file = MappedFile::new(Arc::new(file), false, "code".into(), (0, 0)).expect("a mapped file");
+        let mut space = AddressSpace::new(Arc::new(GuestMemory::new(32 << 20).expect("memory")));
+        let backing =
+            if is_from_file { Backing::File { file: Arc::new(file), offset: 0 } } else { Backing::Zero };
+        // A page before the code, in which a call that ends in the code could begin.
+        let make = |end| Region { backing, ..Region::zero(end, CODE, "") };
+        space.map(Placement::Fixed(START - FRAME_SIZE), 2 * FRAME_SIZE, make).expect("the code");
+        if !is_from_file {
+            space.poke(START, &code).expect("the code");
+        }
+        space
+    }
+
+    #[test]
+    fn code_leads_to_trampolines_below_it_which_the_program_can_not_change() {
+        let mut space = space(true);
+        assert_eq!(space.rewrite_call(COMPARED, Others::Running), Rewritten::NotNow);
+        // A call whose beginning is in the page before is not looked at.
+        assert_eq!(space.rewrite_call(MOVED, Others::Away), Rewritten::Never);
+        let Rewritten::Done(next) = space.rewrite_call(COMPARED, Others::Away) else {
+            panic!("not rewritten")
+        };
+        assert_eq!(space.after_trap(COMPARED), Some(next));
+        assert_eq!((space.origin(next), space.origin(COMPARED)), (COMPARED, COMPARED));
+        let (page, region) = space.find(next).expect("trampolines");
+        assert_eq!((region.label, region.access), (TRAMPOLINES, CODE));
+        assert!(page < START - FRAME_SIZE);
+        for (start, end) in [(page, page + FRAME_SIZE), (page - FRAME_SIZE, START)] {
+            assert_eq!(space.check_sealed(start, end), Err(Errno::EPERM));
+        }
+        for (start, end) in [(page - FRAME_SIZE, page), (page + FRAME_SIZE, START)] {
+            assert_eq!(space.check_sealed(start, end), Ok(()));
+        }
+        // It was the code's, and is no more.
+        assert_eq!(space.rewrite_call(COMPARED, Others::Away), Rewritten::Never);
+    }
+
+    #[test]
+    fn what_is_no_code_of_a_file_stays_as_it_is() {
+        assert_eq!(space(false).rewrite_call(COMPARED, Others::Away), Rewritten::Never);
+        let mut space = space(true);
+        for end in [0, 3, CUT, START + 0x200, START + FRAME_SIZE, u64::MAX] {
+            assert_eq!(space.rewrite_call(end, Others::Away), Rewritten::Never, "{end:#x}");
+            assert_eq!(space.after_trap(end), None);
+            assert_eq!(space.origin(end), end);
+        }
+        space.protect(START, START + FRAME_SIZE, CODE | Access::WRITE).expect("rights");
+        assert_eq!(space.rewrite_call(COMPARED, Others::Away), Rewritten::Never);
     }
 }

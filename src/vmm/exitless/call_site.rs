@@ -57,11 +57,7 @@ impl CallSite {
 
     /// The one that ends at `end`, after `before`; `after` that comes what is there. `None` where neither is of a kind that can be replaced,
     /// or could be another: `mov r8d, …` ends as `mov eax, …` does.
-    pub fn read(
-        before: [u8; Self::BEFORE],
-        after: Option<[u8; Self::AFTER]>,
-        end: u64,
-    ) -> Option<CallSite> {
+    pub fn read(before: [u8; Self::BEFORE], after: Option<[u8; Self::AFTER]>, end: u64) -> Option<CallSite> {
         let is_prefix = |byte| matches!(byte, 0x40..=0x4f | 0x66 | 0x67 | 0xf2 | 0xf3);
         let neighbour = match before {
             [prefix, a @ 0xb8..=0xbf, b, c, d, e, 0x0f, 0x05] if !is_prefix(prefix) => {
@@ -164,7 +160,7 @@ pub fn origin(trampoline: [u8; CallSite::TRAMPOLINE], position: usize) -> Option
         1..ENTRY_AT if !is_compare => MOVE,
         1..AFTER_CALL => 0,
         AFTER_CALL => SYSCALL.len(),
-        AFTER_CALL..ENTRY_AT => SYSCALL.len() + COMPARE,
+        16..ENTRY_AT => SYSCALL.len() + COMPARE,
         _ => return None,
     };
     Some(site.wrapping_add(bytes as u64))
@@ -209,4 +205,86 @@ impl Code {
 /// From `from` to `to`, which is in reach.
 fn distance(from: u64, to: u64) -> [u8; 4] {
     (to.wrapping_sub(from) as u32).to_le_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const COMPARE_BYTES: [u8; COMPARE] = [0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff];
+    const MOVE_BYTES: [u8; CallSite::BEFORE] = [0x90, 0xb8, 39, 0, 0, 0, 0x0f, 0x05];
+    const END: u64 = 0x7ffe_ffde_ad0f;
+
+    fn moved() -> CallSite {
+        CallSite::read(MOVE_BYTES, Some(COMPARE_BYTES), END).expect("a move")
+    }
+
+    fn compared() -> CallSite {
+        let before = [0, 0, 0, 0, 0x31, 0xc0, 0x0f, 0x05];
+        CallSite::read(before, Some(COMPARE_BYTES), END).expect("a comparison")
+    }
+
+    #[test]
+    fn what_only_looks_like_a_move_is_none() {
+        for prefix in [0x41, 0x48, 0x66] {
+            let mut bytes = MOVE_BYTES;
+            bytes[0] = prefix;
+            assert_eq!(CallSite::read(bytes, None, END), None);
+            let compared = CallSite::read(bytes, Some(COMPARE_BYTES), END).expect("a comparison");
+            assert_eq!(compared.address(), END - 2);
+        }
+        assert_eq!(CallSite::read([0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x90], Some(COMPARE_BYTES), END), None);
+        assert_eq!(CallSite::read([0x90, 0xb8, 39, 0, 0, 0, 0x0f, 0x34], Some(COMPARE_BYTES), END), None);
+        assert_eq!(moved().address(), END - 7);
+    }
+
+    #[test]
+    fn every_place_is_reached_and_those_of_a_comparison_have_the_trap() {
+        for top in [END - 0x100_0000, END - 1, END + 0x1234_5678, END - 0x7fe0_0000] {
+            assert!(moved().places(top).take(10).all(|place| moved().reaches(place) && place <= top));
+            let places: Vec<u64> = compared().places(top).take(10).collect();
+            assert!(!places.is_empty());
+            for place in places {
+                assert!(place <= top && compared().reaches(place) && place % 16 == 0);
+                let jump = compared().jump(place);
+                assert_eq!(after_trap(jump, END), Some(compared().goes_on(place)));
+            }
+        }
+        // Out of reach, there is none, and the search ends.
+        assert_eq!(compared().places(0x40_0000).next(), None);
+    }
+
+    #[test]
+    fn a_thread_in_a_trampoline_stands_at_the_same_instruction_of_the_code() {
+        for (site, positions) in [
+            (moved(), &[(0, END - 7), (5, END - 2), (12, END - 2)][..]),
+            (compared(), &[(0, END - 2), (7, END - 2), (13, END - 2), (15, END), (21, END + 6)]),
+        ] {
+            let place = site.places(END - 0x10_0000).next().expect("a place");
+            let trampoline = site.trampoline(place);
+            for (position, original) in positions {
+                assert_eq!(origin(trampoline, *position), Some(*original), "{site:?} at {position}");
+            }
+            assert_eq!(origin(trampoline, ENTRY_AT), None);
+            // So many zeros are room for another.
+            assert!(trampoline.chunks(CallSite::ALIGNMENT).all(|part| part.iter().any(|byte| *byte != 0)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read(
+            before: [u8; CallSite::BEFORE], after: Option<[u8; CallSite::AFTER]>, end: u64, top: u64, jump: [u8; 5],
+        ) {
+            if let Some(site) = CallSite::read(before, after, end) {
+                for place in site.places(top).take(3) {
+                    site.trampoline(place);
+                    site.jump(place);
+                }
+            }
+            after_trap(jump, end);
+        }
+    }
 }

@@ -84,4 +84,3 @@ pub(in super::super) fn back_to_call(regs: &mut kvm_regs) -> bool {
     regs.rip = if is_moved { regs.r11 } else { regs.rcx }.wrapping_sub(SYSCALL);
     true
 }
-
