@@ -71,10 +71,11 @@ impl Kernel {
         let mut state = self.sched.lock();
         let sites: Vec<u64> = self.call_sites().0.keys().copied().collect();
         for end in sites {
-            if let Rewritten::Done(next) = self.mm().rewrite_call(end, Others::Away) {
-                state.move_all(end, next);
-            }
+            self.mm().rewrite_call(end, Others::Away);
         }
+        // Threads that were in a call from a place when it was rewritten.
+        let mut space = self.mm();
+        state.move_threads(|rip| space.after_trap(rip));
     }
 }
 

@@ -74,10 +74,11 @@ pub(super) struct Worker {
 }
 
 impl State {
-    /// Has all threads that do not run and stand at `from` stand at `to`.
-    pub(in crate::linux) fn move_all(&mut self, from: u64, to: u64) {
-        let records = self.threads.values_mut().filter_map(|slot| slot.record.as_mut());
-        records.filter(|thread| thread.regs.rip == from).for_each(|thread| thread.regs.rip = to);
+    /// Has threads that do not run go on elsewhere, if `to` says so of where they stand.
+    pub(in crate::linux) fn move_threads(&mut self, mut to: impl FnMut(u64) -> Option<u64>) {
+        for thread in self.threads.values_mut().filter_map(|slot| slot.record.as_mut()) {
+            thread.regs.rip = to(thread.regs.rip).unwrap_or(thread.regs.rip);
+        }
     }
 
     /// How many threads run on a vCPU, or are served there.

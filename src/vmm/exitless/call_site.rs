@@ -63,6 +63,8 @@ impl CallSite {
             [prefix, a @ 0xb8..=0xbf, b, c, d, e, 0x0f, 0x05] if !is_prefix(prefix) => {
                 Neighbour::Move([a, b, c, d, e])
             }
+            // It was rewritten: the call comes back to the comparison.
+            [_, JUMP, _, _, _, _, 0x0f, 0x05] => return None,
             [.., 0x0f, 0x05] => Neighbour::Compare(after.filter(|after| after.starts_with(&[0x48, 0x3d]))?),
             _ => return None,
         };
@@ -238,6 +240,18 @@ mod tests {
         assert_eq!(CallSite::read([0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x90], Some(COMPARE_BYTES), END), None);
         assert_eq!(CallSite::read([0x90, 0xb8, 39, 0, 0, 0, 0x0f, 0x34], Some(COMPARE_BYTES), END), None);
         assert_eq!(moved().address(), END - 7);
+    }
+
+    #[test]
+    fn what_was_rewritten_is_not_again() {
+        let mut bytes = MOVE_BYTES;
+        bytes[1..6].copy_from_slice(&moved().jump(END - 0x1000));
+        assert_eq!(CallSite::read(bytes, Some(COMPARE_BYTES), END), None);
+        let jump = compared().jump(compared().places(END).next().expect("a place"));
+        let mut bytes = [0, 0, 0, 0, 0x31, 0xc0, jump[0], jump[1]];
+        assert_eq!(CallSite::read(bytes, Some([jump[2], jump[3], jump[4], 0xf0, 0xff, 0xff]), END), None);
+        bytes[6..].copy_from_slice(&SYSCALL);
+        assert_eq!(CallSite::read(bytes, Some(COMPARE_BYTES), END), Some(compared()));
     }
 
     #[test]
