@@ -35,7 +35,7 @@
 //! # Two sorts of KVM
 //! On hardware KVM `syscall` enters ring 0 at the stub, which leaves the VM by an `out`. A KVM that emulates ring 0
 //! in software (KVM on PVM) delivers `syscall` to the stub *in ring 3*. [`Sort`] says which it is, and only
-//! `vcpu/` and `ring0.rs` look at it; where the stub is ring 3's, it can ask without leaving ([`CallSlot`]). Un-mapping a page for all vCPUs is one act for both: [`GuestMemory::flush`].
+//! `vcpu/` and `ring0.rs` look at it; where the stub is ring 3's, it can ask without leaving ([`CallSlot`]), and the program can come there without a `syscall` ([`CallSite`]). Un-mapping a page for all vCPUs is one act for both: [`GuestMemory::flush`].
 
 mod blank;
 mod costs;

@@ -300,5 +300,11 @@ mod tests {
             }
             after_trap(jump, end);
         }
+
+        #[test]
+        fn any_bytes_are_a_trampoline_or_none(bytes in proptest::collection::vec(any::<u8>(), 48), position: usize) {
+            let trampoline: [u8; CallSite::TRAMPOLINE] = bytes.try_into().expect("so many bytes");
+            origin(trampoline, position);
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! System calls without an entry of KVM's: the program jumps to its vCPU's entry instead of executing `syscall`.
 //!
 //! Where KVM emulates ring 0, `syscall` is itself an exit to the host and back before the entry begins, which costs many times what an answer in
-//! memory takes. So code around a `syscall` is replaced by a jump to a *trampoline* near by ([`CallSite`](super::CallSite)), which does what the code did, but for the exit: it goes
-//! by way of the [`ENTRY`] to the entry of the vCPU on which it is, as if `syscall` had led there. gVisor's systrap has shown the way. Where the vCPU has
-//! no entry, the `syscall` is made after all.
+//! memory takes. So code around a `syscall` is replaced by a jump to a *trampoline* near by ([`CallSite`](super::CallSite)), which does what that code did, but for the
+//! exit: it goes by way of the code here to the entry of the vCPU on which it is, as if `syscall` had led there. gVisor's systrap has shown the
+//! way. Where the vCPU has no entry, or the thread has set a base of its own, the `syscall` is made after all.
 //!
 //! Ring 3 tells its vCPU by the base of `gs`, which programs on x86-64 leave alone: it is the address of the vCPU's area for every thread that has set none
 //! of its own. `syscall` changes `rcx`, `r11` and nothing else, not even flags, so no instruction here does.

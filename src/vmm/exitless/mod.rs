@@ -7,6 +7,8 @@
 //! A page fault comes to ring 3 by way of a few instructions of ring 0, and is asked in the same manner, as [`FAULTED`]. One that has left the guest
 //! is as good as new: to serve it twice does no harm.
 //!
+//! `syscall` is such an exit itself, before the entry begins. Code that leads to the entry without one is in `call_site.rs` and `direct.rs`.
+//!
 //! The area is the program's to write: what it asks there is worth no more than a system call or an access, and what it damages is its own.
 //! What the host must know (whether the vCPU is in the guest, whether a call was served) is kept in the slot.
 
