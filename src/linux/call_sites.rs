@@ -29,6 +29,11 @@ enum Calls {
 }
 
 impl CallSites {
+    /// The places that may still be rewritten.
+    fn unsettled(&self) -> Vec<u64> {
+        self.0.iter().filter(|(_, calls)| **calls != Calls::Settled).map(|(end, _)| *end).collect()
+    }
+
     /// Counts a call from `end`; whether the place is due.
     fn is_due(&mut self, end: u64) -> bool {
         if self.0.len() >= MOST && !self.0.contains_key(&end) {
@@ -69,7 +74,7 @@ impl Kernel {
             return;
         }
         let mut state = self.sched.lock();
-        let sites: Vec<u64> = self.call_sites().0.keys().copied().collect();
+        let sites = self.call_sites().unsettled();
         for end in sites {
             self.mm().rewrite_call(end, Others::Away);
         }

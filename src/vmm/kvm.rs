@@ -8,7 +8,6 @@ use kvm_ioctls::{Cap, Kvm};
 
 use super::cpuid::Features;
 use super::error::VmmError;
-use super::exitless;
 use super::frames::FRAME_SIZE;
 use super::layout;
 use super::pagemap::Pagemap;
@@ -169,8 +168,8 @@ fn finds_area(vm: &Vm, vcpu: &mut Vcpu) -> Result<bool, VmmError> {
     vm.memory().write(layout::SYSCALL_CODE + at, &code);
     let mut regs = UserRegs { rip: layout::SYSCALL_ALIAS + at, ..UserRegs::default() };
     let exit = vcpu.enter(&mut regs)?;
-    vm.memory().write(layout::SYSCALL_CODE + at, &[ring0::HALT; 13]);
-    Ok(exit == Exit::Syscall && Some(regs.rax) == exitless::area_base(0))
+    vm.memory().write(layout::SYSCALL_CODE + at, &code.map(|_| ring0::HALT));
+    Ok(exit == Exit::Syscall && regs.rax == vcpu.idle_gs_base())
 }
 
 /// The last page of the areas of vCPUs, of which the first alone is in use while the probe runs.

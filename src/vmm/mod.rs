@@ -65,7 +65,7 @@ mod working_set;
 pub use costs::Costs;
 pub use cpuid::xsave_layout;
 pub use error::VmmError;
-pub use exitless::{Asked, AskedCall, AskedFault, CallSite, CallSlot, Reply, after_trap, origin};
+pub use exitless::{Asked, AskedCall, AskedFault, CallSite, CallSlot, Reply};
 pub use features::{Cpu, CpuMismatch};
 pub use frames::{FRAME_SIZE, Frame, Frames, SavedFrames};
 pub use heap::limit_heaps;

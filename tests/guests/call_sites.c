@@ -19,11 +19,11 @@
 // long NAME(void): the number is moved right before the call, or a comparison follows, or both.
 asm(".text\n"
     "moved: mov $39, %eax; syscall; ret\n"
-    "moved_into: jmp *%rdi\n" // to the `syscall` of `entered`, with another number
-    "entered: mov $39, %eax\n"
+    "entered: mov $39, %eax\n" // to whose call another number is brought, too
     "entered_call: syscall; ret\n"
     "argument: mov $95, %eax; mov $18, %edi; syscall; ret\n"
     "compared: mov $39, %eax; nop; syscall; cmp $-4096, %rax; ja 1f; ret; 1: mov $-1, %rax; ret\n"
+    "both: mov $39, %eax; syscall; cmp $-4096, %rax; ja 1f; ret; 1: mov $-1, %rax; ret\n"
     "failing: mov $3, %eax; mov $-1, %rdi; syscall; cmp $-4095, %rax; jae 1f; ret; 1: neg %rax; ret\n"
     // rdi: what the comparison is to see.
     "led_to: mov $39, %eax; nop; syscall\n"
@@ -31,7 +31,7 @@ asm(".text\n"
     "straight_there: mov %rdi, %rax; jmp led_to_compare\n"
     "alike: mov $186, %eax; xor %ecx, %ecx; mov $39, %r8d; syscall; mov %r8, %rdx; ret\n"
     "reading: xor %eax, %eax; syscall; cmp $-4096, %rax; ret\n");
-long moved(void), moved_into(void *), entered(void), argument(void), compared(void), failing(void), led_to(void);
+long moved(void), entered(void), both(void), argument(void), compared(void), failing(void), led_to(void);
 long straight_there(long), reading(int, void *, long);
 extern char entered_call[];
 
@@ -206,8 +206,9 @@ int main(void) {
     long thread, kept;
     asm volatile("call alike" : "=a"(thread), "=d"(kept) : : "rcx", "r8", "r11", "memory");
     fine[6] += thread == tid && kept == 39;
+    fine[7] += both() == pid;
   }
-  for (int i = 0; i < 7; i++) printf("%ld ", fine[i]);
+  for (int i = 0; i < 8; i++) printf("%ld ", fine[i]);
   printf("\n");
   registers("moved", kept_moved, 0x202);
   registers("moved, flags set", kept_moved, 0x202 | 0x8d5);

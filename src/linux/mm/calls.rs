@@ -77,9 +77,6 @@ pub fn mmap(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     };
     // One lock for both: nobody forgets the file before the region is there.
     let mut space = ctx.kernel.mm();
-    if let Placement::Fixed(start) = placement {
-        space.check_sealed(start, start.saturating_add(len))?;
-    }
     let backing = match &content {
         Content::Ram(backing) => backing.clone(),
         Content::Host(file) => {
@@ -124,7 +121,6 @@ pub fn munmap(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     }
     let (start, end) = range(args.u64(0), args.u64(1)).map_err(|_| Errno::EINVAL)?;
     let mut space = ctx.kernel.mm();
-    space.check_sealed(start, end)?;
     // Linux too lets nothing be cut at its limit, but whole regions go.
     let cuts = [start, end].iter().any(|at| space.find(*at).is_some_and(|(first, _)| first != *at));
     if cuts {
@@ -137,9 +133,7 @@ pub fn munmap(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 pub fn mprotect(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let access = access(args.u64(2))?;
     let (start, end) = range(args.u64(0), args.u64(1))?;
-    let mut space = ctx.kernel.mm();
-    space.check_sealed(start, end)?;
-    space.protect(start, end, access)?;
+    ctx.kernel.mm().protect(start, end, access)?;
     Ok(0)
 }
 
@@ -153,10 +147,8 @@ pub fn mremap(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         return Err(Errno::EINVAL);
     }
     let mut space = ctx.kernel.mm();
-    space.check_sealed(old, old_end)?;
     let old_len = old_end - old;
     if flags & FIXED != 0 {
-        space.check_sealed(target, target.saturating_add(new_len))?;
         return space.remap(old, old_len, new_len, Some(Placement::Fixed(target)));
     }
     match space.remap(old, old_len, new_len, None) {
@@ -196,10 +188,7 @@ pub fn madvise(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         libc::MADV_HUGEPAGE | libc::MADV_NOHUGEPAGE | libc::MADV_DONTDUMP | libc::MADV_DODUMP => {}
         libc::MADV_DONTFORK | libc::MADV_DOFORK | libc::MADV_MERGEABLE | libc::MADV_UNMERGEABLE => {}
         libc::MADV_COLD | libc::MADV_PAGEOUT => {}
-        libc::MADV_DONTNEED | libc::MADV_FREE => {
-            space.check_sealed(start, end)?;
-            space.drop_pages(start, end)?;
-        }
+        libc::MADV_DONTNEED | libc::MADV_FREE => space.drop_pages(start, end)?,
         libc::MADV_POPULATE_READ | libc::MADV_POPULATE_WRITE => {
             let needed = if args.i32(2) == libc::MADV_POPULATE_READ { Access::READ } else { Access::WRITE };
             for page in (start..end).step_by(FRAME_SIZE as usize) {

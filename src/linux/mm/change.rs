@@ -15,6 +15,7 @@ const GIVE_BACK: usize = 4096;
 impl AddressSpace {
     /// Unmaps the page-aligned range; absent parts are skipped.
     pub fn unmap(&mut self, start: u64, end: u64) -> Result<(), Errno> {
+        self.check_sealed(start, end)?;
         let mut objects = BTreeSet::new();
         for key in self.carve(start..end) {
             if let Some(region) = self.regions.remove(&key) {
@@ -36,6 +37,7 @@ impl AddressSpace {
 
     /// Frees the frames of the range, whose pages are absent afterwards. Shared mappings keep their pages: the content is the file's.
     pub fn drop_pages(&mut self, start: u64, end: u64) -> Result<(), Errno> {
+        self.check_sealed(start, end)?;
         let from = self.find(start).map_or(start, |(first, _)| first);
         let own = self.regions.range(from..end).filter(|(_, region)| !region.shared);
         let ranges: Vec<_> = own.map(|(first, region)| (start.max(*first), end.min(region.end))).collect();
@@ -83,6 +85,7 @@ impl AddressSpace {
 
     /// Changes what the program may do with the range, which must be mapped throughout.
     pub fn protect(&mut self, start: u64, end: u64, access: Access) -> Result<(), Errno> {
+        self.check_sealed(start, end)?;
         if !self.is_mapped(start, end) {
             return Err(Errno::ENOMEM);
         }
@@ -148,6 +151,7 @@ impl AddressSpace {
         new_len: u64,
         to: Option<Placement>,
     ) -> Result<u64, Errno> {
+        self.check_sealed(old, old + old_len)?;
         let (start, region) = self.find(old).ok_or(Errno::EFAULT)?;
         if region.end < old + old_len {
             return Err(Errno::EFAULT);

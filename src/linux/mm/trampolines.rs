@@ -5,12 +5,12 @@
 
 use super::super::errno::Errno;
 use super::space::{AddressSpace, Backing, Placement, Region};
-use crate::vmm::{Access, CallSite, FRAME_SIZE, after_trap, origin};
+use crate::vmm::{Access, CallSite, FRAME_SIZE};
 
 /// Name of the region.
 pub(super) const TRAMPOLINES: &str = "[trampolines]";
 /// Most such pages of a program.
-const MOST_PAGES: u64 = 64;
+const MOST_PAGES: usize = 64;
 const CODE: Access = Access::READ.union(Access::EXECUTE);
 
 /// Who else may be executing the code that is to be rewritten.
@@ -54,7 +54,7 @@ impl AddressSpace {
     /// Where a thread goes on that has come to the trap of a rewritten call site at `rip`; `None` if there is none.
     pub fn after_trap(&mut self, rip: u64) -> Option<u64> {
         let jump = self.code(rip.checked_sub(2)?)?;
-        after_trap(jump, rip).filter(|next| self.is_trampoline(*next))
+        CallSite::after_trap(jump, rip).filter(|next| self.is_trampoline(*next))
     }
 
     /// Where a thread that stands at `rip` would stand if nothing were rewritten, for the program to see.
@@ -65,8 +65,15 @@ impl AddressSpace {
         }
         let nearest = rip - rip % ALIGNMENT;
         let starts = [nearest, nearest.saturating_sub(ALIGNMENT)];
-        let at = |start: u64| self.code(start).and_then(|code| origin(code, (rip - start) as usize));
+        let at =
+            |start: u64| self.code(start).and_then(|code| CallSite::origin(code, (rip - start) as usize));
         starts.into_iter().find_map(at).unwrap_or(rip)
+    }
+
+    /// The pages of trampolines that there are.
+    fn trampoline_pages(&self) -> impl Iterator<Item = u64> {
+        let regions = self.regions().filter(|(_, region)| region.label == TRAMPOLINES);
+        regions.flat_map(|(start, region)| (start..region.end).step_by(FRAME_SIZE as usize))
     }
 
     fn is_trampoline(&self, address: u64) -> bool {
@@ -113,10 +120,7 @@ impl AddressSpace {
 
     /// Where there is room for one in a page that there is.
     fn room_for_trampoline(&mut self, site: CallSite) -> Option<u64> {
-        let mut pages = Vec::new();
-        for (start, region) in self.regions().filter(|(_, region)| region.label == TRAMPOLINES) {
-            pages.extend((start..region.end).step_by(FRAME_SIZE as usize));
-        }
+        let pages: Vec<u64> = self.trampoline_pages().collect();
         pages.into_iter().find_map(|page| {
             let code: [u8; FRAME_SIZE as usize] = self.code(page)?;
             let is_free = |at: &usize| code[*at..].iter().take(CallSite::TRAMPOLINE).all(|byte| *byte == 0);
@@ -129,8 +133,7 @@ impl AddressSpace {
     fn new_trampolines(&mut self, site: CallSite) -> Option<u64> {
         /// Places that are looked at.
         const MOST_PLACES: usize = 4096;
-        let pages = self.regions().filter(|(_, region)| region.label == TRAMPOLINES);
-        if pages.map(|(start, region)| (region.end - start) / FRAME_SIZE).sum::<u64>() >= MOST_PAGES {
+        if self.trampoline_pages().count() >= MOST_PAGES {
             return None;
         }
         let mut top = site.address();

@@ -3,7 +3,7 @@
 //! Two kinds of code can be rewritten, which between them are almost all of a C library's:
 //! - `mov REGISTER, NUMBER; syscall`. The jump replaces the `mov`. The `syscall` stays.
 //! - `syscall; cmp rax, NUMBER`. The jump replaces the `syscall` and half of the `cmp`. Whoever jumps to the `cmp`, or comes back there from a call made
-//!   before, finds the second byte of the jump's displacement, which is chosen so that it is no instruction; [`after_trap`] says where to go on.
+//!   before, finds the second byte of the jump's displacement, which is chosen so that it is no instruction; [`CallSite::after_trap`] says where to go on.
 
 use super::direct::ENTRY;
 
@@ -141,31 +141,31 @@ impl CallSite {
             Neighbour::Compare(_) => trampoline.wrapping_add(AFTER_CALL as u64),
         }
     }
-}
 
-/// Where a program goes on that has come to the trap in a `jump`, which begins two bytes before `rip`: in a trampoline, if there is one.
-pub fn after_trap(jump: [u8; CallSite::JUMP], rip: u64) -> Option<u64> {
-    let [JUMP, a, TRAP, c, d] = jump else { return None };
-    let after_jump = rip.wrapping_add((CallSite::JUMP - TRAPPED) as u64);
-    let distance = i64::from(i32::from_le_bytes([a, TRAP, c, d]));
-    Some(after_jump.wrapping_add_signed(distance).wrapping_add(AFTER_CALL as u64))
-}
+    /// Where a program goes on that has come to the trap in a `jump`, which begins two bytes before `rip`: in a trampoline, if there is one.
+    pub fn after_trap(jump: [u8; Self::JUMP], rip: u64) -> Option<u64> {
+        let [JUMP, a, TRAP, c, d] = jump else { return None };
+        let after_jump = rip.wrapping_add((Self::JUMP - TRAPPED) as u64);
+        let distance = i64::from(i32::from_le_bytes([a, TRAP, c, d]));
+        Some(after_jump.wrapping_add_signed(distance).wrapping_add(AFTER_CALL as u64))
+    }
 
-/// Where a thread that stands at `position` bytes from the start of `trampoline` would stand in the code that leads there.
-pub fn origin(trampoline: [u8; CallSite::TRAMPOLINE], position: usize) -> Option<u64> {
-    let word = |at: usize| trampoline[at..].first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
-    let (entry, site) = (word(ENTRY_AT)?, word(SITE_AT)?);
-    let is_compare = trampoline[0] == 0x48;
-    let bytes = match position {
-        _ if entry != ENTRY => return None,
-        0 => 0,
-        1..ENTRY_AT if !is_compare => MOVE,
-        1..AFTER_CALL => 0,
-        AFTER_CALL => SYSCALL.len(),
-        16..ENTRY_AT => SYSCALL.len() + COMPARE,
-        _ => return None,
-    };
-    Some(site.wrapping_add(bytes as u64))
+    /// Where a thread that stands at `position` bytes from the start of `trampoline` would stand in the code that leads there.
+    pub fn origin(trampoline: [u8; Self::TRAMPOLINE], position: usize) -> Option<u64> {
+        let word = |at: usize| trampoline[at..].first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        let (entry, site) = (word(ENTRY_AT)?, word(SITE_AT)?);
+        let is_compare = trampoline[0] == 0x48;
+        let bytes = match position {
+            _ if entry != ENTRY => return None,
+            0 => 0,
+            1..ENTRY_AT if !is_compare => MOVE,
+            1..AFTER_CALL => 0,
+            AFTER_CALL => SYSCALL.len(),
+            16..ENTRY_AT => SYSCALL.len() + COMPARE,
+            _ => return None,
+        };
+        Some(site.wrapping_add(bytes as u64))
+    }
 }
 
 /// Machine code from `address` on.
@@ -263,7 +263,7 @@ mod tests {
             for place in places {
                 assert!(place <= top && compared().reaches(place) && place % 16 == 0);
                 let jump = compared().jump(place);
-                assert_eq!(after_trap(jump, END), Some(compared().goes_on(place)));
+                assert_eq!(CallSite::after_trap(jump, END), Some(compared().goes_on(place)));
             }
         }
         // Out of reach, there is none, and the search ends.
@@ -279,9 +279,13 @@ mod tests {
             let place = site.places(END - 0x10_0000).next().expect("a place");
             let trampoline = site.trampoline(place);
             for (position, original) in positions {
-                assert_eq!(origin(trampoline, *position), Some(*original), "{site:?} at {position}");
+                assert_eq!(
+                    CallSite::origin(trampoline, *position),
+                    Some(*original),
+                    "{site:?} at {position}"
+                );
             }
-            assert_eq!(origin(trampoline, ENTRY_AT), None);
+            assert_eq!(CallSite::origin(trampoline, ENTRY_AT), None);
             // So many zeros are room for another.
             assert!(trampoline.chunks(CallSite::ALIGNMENT).all(|part| part.iter().any(|byte| *byte != 0)));
         }
@@ -298,13 +302,13 @@ mod tests {
                     site.jump(place);
                 }
             }
-            after_trap(jump, end);
+            CallSite::after_trap(jump, end);
         }
 
         #[test]
         fn any_bytes_are_a_trampoline_or_none(bytes in proptest::collection::vec(any::<u8>(), 48), position: usize) {
             let trampoline: [u8; CallSite::TRAMPOLINE] = bytes.try_into().expect("so many bytes");
-            origin(trampoline, position);
+            CallSite::origin(trampoline, position);
         }
     }
 }

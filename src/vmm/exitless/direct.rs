@@ -70,17 +70,16 @@ pub(super) fn install(memory: &GuestMemory) {
     memory.write(SYSCALL_CODE + PLACE, code);
 }
 
-/// Whether the vCPU stands in that code; it stands at the `syscall` then.
-pub(in super::super) fn back_to_call(regs: &mut kvm_regs) -> bool {
+/// Has a vCPU that stands in that code stand at the `syscall`.
+pub(in super::super) fn back_to_call(regs: &mut kvm_regs) {
     let at = |label: *const [u8; 0]| label as u64 - (&raw const hydra_direct_start) as u64;
     let Some(position) =
         regs.rip.checked_sub(ENTRY).filter(|position| *position < at(&raw const hydra_direct_end))
     else {
-        return false;
+        return;
     };
     let is_moved =
         (at(&raw const hydra_direct_moved)..at(&raw const hydra_direct_moved_back)).contains(&position);
     // Other registers hold what the `syscall` expects.
     regs.rip = if is_moved { regs.r11 } else { regs.rcx }.wrapping_sub(SYSCALL);
-    true
 }

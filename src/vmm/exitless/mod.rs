@@ -23,10 +23,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use kvm_bindings::kvm_regs;
 
-use super::layout::{EXITLESS_AREAS, EXITLESS_AREAS_ALIAS, EXITLESS_SIZE, EXITLESS_VCPUS, SYSCALL_CLEARS};
+use super::layout::{EXITLESS_AREAS, EXITLESS_AREAS_ALIAS, EXITLESS_SIZE, SYSCALL_CLEARS};
 use super::memory::GuestMemory;
 use crate::sync::lock;
-pub use call_site::{CallSite, after_trap, origin};
+pub use call_site::CallSite;
 pub(super) use direct::back_to_call;
 use entry::{Position, Stage, has_address_in_rax};
 pub(super) use entry::{address, fault_entry, is_in_fault};
@@ -49,11 +49,6 @@ pub(super) const FAULT_FRAME: u64 = offset::FAULT_FRAME;
 pub(super) fn install(memory: &GuestMemory) {
     entry::install(memory);
     direct::install(memory);
-}
-
-/// Base of `gs` by which ring 3 finds the area of the vCPU with this number, if it has one.
-pub(super) fn area_base(index: usize) -> Option<u64> {
-    (index < EXITLESS_VCPUS).then(|| EXITLESS_AREAS_ALIAS + index as u64 * EXITLESS_SIZE)
 }
 
 /// The flags that the program had when it made the call in whose entry the vCPU is. Sets `r11` to them, as `syscall` does.
@@ -171,6 +166,11 @@ impl CallSlot {
                 inner: Mutex::new(Inner { open: false, standing: None }),
             })
         })
+    }
+
+    /// Guest-virtual address of the area, which ring 3 finds as the base of `gs`.
+    pub(super) fn base(&self) -> u64 {
+        EXITLESS_AREAS_ALIAS + (self.area - EXITLESS_AREAS)
     }
 
     /// Somebody polls from now on: calls ask first, and wait `spins` looks to be taken.

@@ -96,9 +96,8 @@ impl Vcpu {
     }
 
     /// The base of `gs` while a thread that has set none runs: there ring 3 finds the vCPU's area.
-    pub(super) fn idle_gs_base(&self) -> u64 {
-        let base = exitless::area_base(self.index);
-        base.filter(|_| self.calls.is_some()).unwrap_or(0)
+    pub(in crate::vmm) fn idle_gs_base(&self) -> u64 {
+        self.calls.as_ref().map_or(0, |calls| calls.base())
     }
 
     /// The base of `gs` while a thread runs that has set `base`; 0 is what all begin with.

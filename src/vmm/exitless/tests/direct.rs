@@ -1,6 +1,6 @@
 //! Calls by way of a trampoline.
 
-use super::super::super::{ExtendedState, Hypervisor, Xsave};
+use super::super::super::{ExtendedState, FRAME_SIZE, Hypervisor, PageTables, Xsave};
 use super::*;
 
 const CODE: u64 = 0x40_0000;
@@ -15,7 +15,7 @@ fn rewritten_machine(mut code: Vec<u8>, end: usize, gs_base: u64) -> Option<(Vm,
     let trampoline = site.places(CODE + 0xf00).next().expect("a place");
     assert!(site.reaches(trampoline));
     let at = |address: u64| (address - CODE) as usize;
-    code.resize(FRAME_SIZE_BYTES, 0);
+    code.resize(FRAME_SIZE as usize, 0);
     code[at(site.address())..][..CallSite::JUMP].copy_from_slice(&site.jump(trampoline));
     code[at(trampoline)..][..CallSite::TRAMPOLINE].copy_from_slice(&site.trampoline(trampoline));
     let (vm, mut vcpu, slot) = answered_machine(&code)?;
@@ -30,8 +30,6 @@ fn rewritten_machine(mut code: Vec<u8>, end: usize, gs_base: u64) -> Option<(Vm,
     vcpu.load(&state).expect("a state");
     Some((vm, vcpu, slot, trampoline))
 }
-
-const FRAME_SIZE_BYTES: usize = crate::vmm::FRAME_SIZE as usize;
 
 #[test]
 fn every_call_is_served_once_whenever_the_vcpu_is_called_back() {
@@ -90,11 +88,11 @@ fn who_comes_to_the_comparison_finds_a_trap_that_says_where_to_go_on() {
         let mut regs = UserRegs { rip: CODE + 10, rax, ..start() };
         assert!(matches!(vcpu.enter(&mut regs).expect("entry"), Exit::Exception { vector: 6, .. }));
         assert_eq!(regs.rip, CODE + 10);
-        let frame = super::super::super::PageTables::new(vm.memory()).get(CODE).expect("the code").frame;
+        let frame = PageTables::new(vm.memory()).get(CODE).expect("the code").frame;
         let jump = vm.memory().slice(frame.address() + 8, CallSite::JUMP).expect("the jump");
         let mut bytes = [0; CallSite::JUMP];
         jump.copy_to(&mut bytes);
-        regs.rip = after_trap(bytes, regs.rip).expect("a trampoline");
+        regs.rip = CallSite::after_trap(bytes, regs.rip).expect("a trampoline");
         assert!((trampoline..trampoline + CallSite::TRAMPOLINE as u64).contains(&regs.rip));
         assert!(matches!(vcpu.enter(&mut regs).expect("entry"), Exit::Exception { vector: 6, .. }));
         assert_eq!((regs.rip, regs.rbx), (CODE + 19, greater));
