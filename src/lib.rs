@@ -20,6 +20,7 @@ pub mod function;
 pub mod http;
 pub mod jail;
 pub mod linux;
+mod messages;
 pub mod metrics;
 pub mod sandbox;
 pub mod service;

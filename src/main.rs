@@ -12,8 +12,10 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     // Before anything starts a thread: the init of a jail has but one.
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|word| word == "jail-init") {
-        hydra::jail::init_main(arguments);
+    match arguments.next() {
+        Some(word) if word == "jail-init" => hydra::jail::init_main(arguments),
+        Some(word) if word == "jail-vmm" => return hydra::sandbox::vmm_process_main(),
+        _ => {}
     }
     match Cli::parse().command {
         Command::Serve(config) => serve(&config),

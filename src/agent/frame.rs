@@ -1,6 +1,6 @@
 //! Frames of the agent protocol: a header of 8 bytes (length, kind, three zero bytes) and a payload.
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 
 /// Bytes of a frame's header.
 pub const HEADER: usize = 8;
@@ -100,12 +100,11 @@ pub enum FrameError {
 ///
 /// # Panics
 /// If `payload` is over [`MAX_PAYLOAD`]: callers bound what they send.
-pub fn encode(kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
+pub fn encode(kind: Kind, payload: &[u8], out: &mut impl BufMut) {
     assert!(payload.len() <= MAX_PAYLOAD, "a frame's payload is bounded by its maker");
-    out.reserve(HEADER + payload.len());
-    out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-    out.extend_from_slice(&[kind as u8, 0, 0, 0]);
-    out.extend_from_slice(payload);
+    out.put_slice(&(payload.len() as u32).to_le_bytes());
+    out.put_slice(&[kind as u8, 0, 0, 0]);
+    out.put_slice(payload);
 }
 
 /// Takes the first frame off `buffer`, if it is there as a whole. Otherwise reserves the space that the rest of it needs,

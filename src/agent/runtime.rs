@@ -8,7 +8,7 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 
 /// The agents there are: one per language, and one for shared objects whatever language they were written in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Agent {
     /// CPython 3.11 or later.
@@ -60,7 +60,7 @@ pub enum Mode {
 }
 
 /// A language that can run here.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Runtime {
     /// Its agent.
     pub agent: Agent,
@@ -94,6 +94,11 @@ impl Runtimes {
                 .collect()
         });
         Runtimes { found }
+    }
+
+    /// Those that were found before, by another process.
+    pub fn known(found: Vec<Runtime>) -> Runtimes {
+        Runtimes { found: found.into_iter().map(Ok).collect() }
     }
 
     /// The runtime of `agent`.

@@ -50,6 +50,11 @@ impl SandboxKind {
             SandboxKind::SnapshotProcess => "snapshot-process",
         }
     }
+
+    /// Whether such a sandbox is restored from a snapshot of its function.
+    pub fn has_snapshots(self) -> bool {
+        matches!(self, SandboxKind::Snapshot | SandboxKind::SnapshotProcess)
+    }
 }
 
 impl fmt::Display for SandboxKind {

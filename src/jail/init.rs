@@ -10,9 +10,10 @@
 //! and go. The end of file on the control socket says the same of the process. The agent, whose parent has one
 //! thread, does use it.
 
-use super::control::{self, Plan, Reply, Request};
+use super::control::{Plan, Reply, Request};
 use super::layers::Layer;
 use super::{namespaces, probing, process_tree, restrict, root, view};
+use crate::messages;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
@@ -70,14 +71,14 @@ fn make(control: OwnedFd) -> i32 {
         Ok(status) => status,
         Err(error) => {
             // If Hydra is gone there is nobody to tell.
-            let _ = control::send(control.as_fd(), &Reply::Failed(error.to_string()), &[]);
+            let _ = messages::send(control.as_fd(), &Reply::Failed(error.to_string()), &[]);
             FAILED
         }
     }
 }
 
 fn try_make(control: &OwnedFd) -> io::Result<i32> {
-    let Some((request, mut descriptors)) = control::receive(control.as_fd())? else { return Ok(0) };
+    let Some((request, mut descriptors)) = messages::receive(control.as_fd())? else { return Ok(0) };
     let (Request::Start(plan), Some(filters), Some(channel)) =
         (request, descriptors.pop(), descriptors.pop())
     else {
@@ -93,7 +94,7 @@ fn try_make(control: &OwnedFd) -> io::Result<i32> {
     let mapped = plan.host_id.filter(|_| has(Layer::User));
     // Hydra must hear of the init before it hears from it.
     let announce = |pid, descriptor: BorrowedFd| {
-        control::send(control.as_fd(), &Reply::Made { pid }, &[descriptor.as_raw_fd()])
+        messages::send(control.as_fd(), &Reply::Made { pid }, &[descriptor.as_raw_fd()])
     };
     let side = namespaces::make(flags, mapped, announce)
         .map_err(|e| io::Error::new(e.kind(), format!("make a process in new namespaces: {e}")))?;
@@ -140,7 +141,7 @@ fn run(
     nix::unistd::dup2_stdout(&null)?;
     nix::unistd::dup2_stderr(&null)?;
     let tmp = root.as_ref().map(|root| root.tmp.as_raw_fd());
-    control::send(control.as_fd(), &Reply::Ready, tmp.as_slice())?;
+    messages::send(control.as_fd(), &Reply::Ready, tmp.as_slice())?;
     let mut root = root;
     loop {
         let mut ready = [
@@ -154,15 +155,15 @@ fn run(
         let [from_hydra, from_children] = ready.map(|one| one.any().unwrap_or(true));
         if from_children && let Some(status) = reap(&signals, agent)? {
             // If Hydra is gone there is nobody to tell.
-            let _ = control::send(control.as_fd(), &Reply::Exited(status), &[]);
+            let _ = messages::send(control.as_fd(), &Reply::Exited(status), &[]);
             return Ok(end(plan));
         }
         if from_hydra {
-            match control::receive(control.as_fd()) {
+            match messages::receive(control.as_fd()) {
                 Ok(Some((Request::Assign { code, data_limit }, _))) => {
                     let done = assign(plan, root.take(), &code, agent, data_limit);
                     let reply = done.map_or_else(|e| Reply::Failed(e.to_string()), |()| Reply::Assigned);
-                    control::send(control.as_fd(), &reply, &[])?;
+                    messages::send(control.as_fd(), &reply, &[])?;
                 }
                 // Hydra dropped the jail, or died.
                 Ok(None) | Err(_) => return Ok(end(plan)),

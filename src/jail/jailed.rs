@@ -1,10 +1,11 @@
 //! Hydra's side of a jail: starting its init, speaking with it, ending it.
 
 use super::cgroup::{self, Cgroup};
-use super::control::{self, Plan, Reply, Request};
+use super::control::{Plan, Reply, Request};
 use super::layers::{self, Layer};
 use super::reaper::{self, Remains};
 use super::{Jail, JailError, Limits, Network, identity, init_program, process_tree, seccomp, view};
+use crate::messages;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::sys::statfs::fstatfs;
@@ -26,7 +27,7 @@ pub struct Jailed {
     control: AsyncFd<OwnedFd>,
     init: AsyncFd<OwnedFd>,
     pid: u32,
-    channel: Option<UnixStream>,
+    channel: Option<OwnedFd>,
     output: Option<(OwnedFd, OwnedFd)>,
     /// The jail's `/tmp`, where it is a file system of its own.
     tmp: Option<OwnedFd>,
@@ -51,9 +52,14 @@ pub struct Assigned {
 /// See [`Jail::spawn`].
 pub(super) async fn spawn(jail: &Jail, scratch: &Path) -> Result<Jailed, JailError> {
     let (plan, cgroup, host_tmp) = plan(jail, scratch)?;
-    let (ours, theirs) = control::pair()?;
+    let (ours, theirs) = messages::pair()?;
     set_nonblocking(&ours)?;
-    let (channel, agents_channel) = UnixStream::pair()?;
+    let (channel, agents_channel) = if jail.has_messages {
+        messages::pair()?
+    } else {
+        let (channel, agents_channel) = UnixStream::pair()?;
+        (channel.into(), agents_channel.into())
+    };
     let (out, out_writer) = io::pipe()?;
     let (err, err_writer) = io::pipe()?;
     let start = |cause| JailError::Start { program: init_program().to_owned(), cause };
@@ -68,7 +74,7 @@ pub(super) async fn spawn(jail: &Jail, scratch: &Path) -> Result<Jailed, JailErr
     let layers = plan.layers.clone();
     let other_user = plan.host_id.is_some();
     let code_store = plan.code_store.clone();
-    control::send(ours.as_fd(), &Request::Start(Box::new(plan)), &descriptors)?;
+    messages::send(ours.as_fd(), &Request::Start(Box::new(plan)), &descriptors)?;
     drop(agents_channel);
     let control = watch(ours)?;
 
@@ -111,7 +117,7 @@ impl Jailed {
     ///
     /// # Panics
     /// If it was taken already.
-    pub fn take_channel(&mut self) -> UnixStream {
+    pub fn take_channel(&mut self) -> OwnedFd {
         self.channel.take().expect("the channel is taken once")
     }
 
@@ -133,7 +139,7 @@ impl Jailed {
             cgroup.limit_memory(bytes)?;
         }
         let request = Request::Assign { code, data_limit: 2 * bytes + (1 << 30) };
-        control::send(self.control.get_ref().as_fd(), &request, &[])?;
+        messages::send(self.control.get_ref().as_fd(), &request, &[])?;
         match hear(&self.control).await? {
             (Reply::Assigned, _) if self.has_root => {
                 Ok(Assigned { code: view::CODE.into(), tmp: view::TMP.into() })
@@ -199,7 +205,7 @@ impl Jailed {
         let _ended = self.init.readable().await?;
         let of_init = reaper::reap(self.init.get_ref())?;
         let mut status = of_init;
-        while let Ok(Some((reply, _))) = control::receive::<Reply>(self.control.get_ref().as_fd()) {
+        while let Ok(Some((reply, _))) = messages::receive::<Reply>(self.control.get_ref().as_fd()) {
             if let Reply::Exited(of_agent) = reply {
                 status = of_agent;
             }
@@ -329,7 +335,7 @@ fn make_tmp(scratch: &Path, host_id: Option<u32>) -> io::Result<TempDir> {
 async fn hear(control: &AsyncFd<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), JailError> {
     loop {
         let mut ready = control.readable().await?;
-        match ready.try_io(|socket| control::receive(socket.get_ref().as_fd())) {
+        match ready.try_io(|socket| messages::receive(socket.get_ref().as_fd())) {
             Ok(Ok(Some(message))) => return Ok(message),
             Ok(Ok(None)) => return Err(JailError::Ended),
             Ok(Err(error)) => return Err(error.into()),

@@ -54,6 +54,8 @@ pub struct Jail {
     pub processes: u32,
     /// Most open descriptors of one process.
     pub open_files: u32,
+    /// Whether its channel keeps [messages](crate::messages) apart, rather than being a stream.
+    pub has_messages: bool,
     /// Layers to leave out though the host has them: to test, or to find out what a function stumbles over.
     pub without: Vec<Layer>,
 }
@@ -139,6 +141,7 @@ impl Jail {
             tmp_mib: 64,
             processes: 512,
             open_files: 4096,
+            has_messages: false,
             without: Vec::new(),
         }
     }

@@ -12,7 +12,7 @@ macro_rules! counters {
         }
 
         /// The sums at one time.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         #[serde(rename_all = "camelCase")]
         pub struct Counts {
             $($(#[doc = $help])+ pub $name: u64,)*
@@ -43,6 +43,11 @@ macro_rules! counters {
         }
 
         impl Counts {
+            /// What was counted since the sums were as they are `before`.
+            pub fn since(&self, before: &Counts) -> Counts {
+                Counts { $($name: self.$name.saturating_sub(before.$name),)* }
+            }
+
             /// Each by its name; times, in nanoseconds, are those whose name ends with `_ns`.
             pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)*].into_iter()

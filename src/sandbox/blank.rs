@@ -135,7 +135,7 @@ impl BlankAgents {
         jail.tmp_mib = self.tmp_mib;
         let error = |error: &dyn std::fmt::Display| Error::Start(format!("the {agent} agent: {error}"));
         let mut jailed = jail.spawn(&self.scratch).await.map_err(|cause| error(&cause))?;
-        let stream = jailed.take_channel();
+        let stream = std::os::unix::net::UnixStream::from(jailed.take_channel());
         stream.set_nonblocking(true).map_err(|cause| error(&cause))?;
         let stream = UnixStream::from_std(stream).map_err(|cause| error(&cause))?;
         let mut channel = Channel::new(stream, LogSink::new(agent.name()));

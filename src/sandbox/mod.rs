@@ -20,7 +20,7 @@ pub use isolate::IsolateStarter;
 pub use memory::{MemoryWatch, resident};
 pub use pool::{Invocation, Pool, PoolSettings, PoolStatus, Start};
 pub use process::ProcessStarter;
-pub use snapshot::{MicroVms, svmid};
+pub use snapshot::{MicroVms, svmid, vmm_process_main};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

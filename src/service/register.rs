@@ -23,15 +23,9 @@ impl Service {
         }
         match spec.sandbox {
             SandboxKind::Isolate | SandboxKind::Process => {}
-            SandboxKind::Snapshot => {
-                self.vms.check().await?;
+            SandboxKind::Snapshot | SandboxKind::SnapshotProcess => {
+                self.vms.check(spec.sandbox).await?;
                 check_svmid(&read(&self.functions), &spec)?;
-            }
-            SandboxKind::SnapshotProcess => {
-                return Err(ServiceError::Unavailable(format!(
-                    "this version of Hydra has no '{}' sandboxes yet; use snapshot, isolate or process",
-                    spec.sandbox
-                )));
             }
         }
         let code = self.store.fetch(&spec.url).await?;
@@ -90,12 +84,12 @@ impl Service {
 
 /// Two functions would overwrite each other's snapshot.
 fn check_svmid(functions: &HashMap<String, Arc<Registered>>, spec: &Spec) -> Result<(), ServiceError> {
-    if spec.sandbox != SandboxKind::Snapshot {
+    if !spec.sandbox.has_snapshots() {
         return Ok(());
     }
     let svmid = svmid(spec);
     let holder = functions.values().map(|other| other.spec()).find(|other| {
-        other.sandbox == SandboxKind::Snapshot && other.name != spec.name && self::svmid(other) == svmid
+        other.sandbox.has_snapshots() && other.name != spec.name && self::svmid(other) == svmid
     });
     match holder {
         Some(other) => Err(ServiceError::SvmidTaken { svmid, function: other.name.clone() }),

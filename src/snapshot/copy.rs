@@ -1,12 +1,116 @@
-//! Copying a program's RAM: what of it is to be kept is held in memory while the program stands still, and written when it goes on.
+//! Copying a program: what of its RAM is to be kept is held in memory while the program stands still, and written when it goes on.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use super::checksum::is_zero;
+use super::opened::Snapshot;
+use super::page_runs::PageRuns;
+use crate::linux::Checkpoint;
 use crate::vmm::{FRAME_SIZE, GuestMemory, Image};
+
+/// Of what the parent had in use, this part differs in most programs: room for it is made before they are stopped.
+const DIFFERING: u64 = 3;
+
+/// Where a program will be copied to. It is made before the program is stopped, for whose pause every step counts.
+pub struct CopyRoom {
+    memory: RamCopy,
+    parent: Option<Arc<Snapshot>>,
+}
+
+/// A program that is copied, and may go on: [`ProgramCopy::finish`] does the rest.
+pub struct ProgramCopy {
+    memory: RamCopy,
+    parent: Option<Arc<Snapshot>>,
+    state: Vec<u8>,
+    pause: Duration,
+}
+
+/// What a copy is, beside the file of its memory.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Copied {
+    /// Bytes that the program had in use of its RAM.
+    pub in_use: u64,
+    /// Bytes of the file that are not zero.
+    pub stored: u64,
+    /// Of a copy that builds upon a snapshot: the pages that lie over those of that.
+    pub over: Option<PageRuns>,
+    /// How long the program stood still.
+    pub pause: Duration,
+    /// Its encoded state.
+    #[serde(skip)]
+    pub state: Vec<u8>,
+}
+
+impl CopyRoom {
+    /// Room for RAM of `bytes` in the empty `file`. With a `parent`, but the pages will be kept that differ from it.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn new(file: File, bytes: u64, parent: Option<Arc<Snapshot>>) -> io::Result<CopyRoom> {
+        let mut memory = RamCopy::new(file, bytes)?;
+        if let Some(parent) = &parent {
+            memory.expect(parent.manifest().memory.in_use / DIFFERING);
+        }
+        Ok(CopyRoom { memory, parent })
+    }
+
+    /// The file.
+    pub(super) fn file(&self) -> &File {
+        &self.memory.file
+    }
+
+    /// What the copy will build upon.
+    pub(super) fn parent(&self) -> Option<&Arc<Snapshot>> {
+        self.parent.as_ref()
+    }
+
+    /// Copies the program of `checkpoint`, which may go on afterwards: drop the checkpoint before [`ProgramCopy::finish`].
+    ///
+    /// # Errors
+    /// The disk is full or fails, or the state cannot be encoded.
+    pub fn copy(self, checkpoint: &Checkpoint<'_>) -> io::Result<ProgramCopy> {
+        let state = postcard::to_stdvec(checkpoint.state()).map_err(io::Error::other)?;
+        self.copy_ram(checkpoint.memory(), checkpoint.runs(), state, checkpoint.since())
+    }
+
+    /// The same of a program that is given by its RAM, of which `runs` are the guest-physical byte ranges that count (all else is zero), and
+    /// its encoded state. It stood still since `since`.
+    pub(super) fn copy_ram(
+        self,
+        ram: &GuestMemory,
+        runs: impl Iterator<Item = Range<u64>>,
+        state: Vec<u8>,
+        since: Instant,
+    ) -> io::Result<ProgramCopy> {
+        let CopyRoom { mut memory, parent } = self;
+        match &parent {
+            Some(parent) => memory.difference(ram, runs, parent.image())?,
+            None => memory.whole(ram, runs)?,
+        }
+        Ok(ProgramCopy { memory, parent, state, pause: since.elapsed() })
+    }
+}
+
+impl ProgramCopy {
+    /// Completes the file.
+    ///
+    /// # Errors
+    /// The disk is full or fails.
+    pub fn finish(self) -> io::Result<Copied> {
+        let ProgramCopy { mut memory, parent, state, pause } = self;
+        let over = parent.map(|parent| memory.runs_over(parent.image()).map(PageRuns::new)).transpose()?;
+        let (in_use, stored) = (memory.in_use, memory.stored);
+        memory.finish()?;
+        Ok(Copied { in_use, stored, over, pause, state })
+    }
+}
 
 /// Bytes that are held at most; more are written at once, while the program stands still.
 const MOST_HELD: usize = 64 << 20;
@@ -20,7 +124,7 @@ const PIECE: u64 = 256 << 10;
 const PAGE: usize = FRAME_SIZE as usize;
 
 /// A copy that is being made into a file, each byte to its guest-physical address.
-pub(super) struct RamCopy {
+struct RamCopy {
     file: File,
     /// Where the held bytes belong, in their order.
     pieces: Vec<Range<u64>>,
@@ -104,9 +208,8 @@ impl RamCopy {
     }
 
     /// Writes what is held. The file is complete then.
-    pub fn finish(mut self) -> io::Result<File> {
-        self.write()?;
-        Ok(self.file)
+    pub fn finish(mut self) -> io::Result<()> {
+        self.write()
     }
 
     fn hold(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {

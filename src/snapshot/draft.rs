@@ -3,25 +3,22 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::checksum::Checksum;
-use super::copy::RamCopy;
+use super::copy::{Copied, CopyRoom, ProgramCopy};
 use super::error::{Part, SaveError};
 use super::expected::Expected;
 use super::manifest::{MemoryFile, Parent, StateFile};
 use super::opened::Snapshot;
-use super::page_runs::PageRuns;
 use super::shelf::Files;
 use super::store::Inner;
 use crate::folder::Staged;
 use crate::linux::Checkpoint;
 use crate::vmm::GuestMemory;
-
-/// Of what the parent had in use, this part differs in most programs: room for it is made before they are stopped.
-const DIFFERING: u64 = 3;
 
 /// A snapshot that is copied and not yet in its place. The program may go on: [`Draft::commit`] does the rest. Dropping it removes
 /// what is written.
@@ -29,10 +26,9 @@ pub struct Draft {
     store: Arc<Inner>,
     expected: Expected,
     staged: Staged,
-    memory: RamCopy,
-    state: Vec<u8>,
+    memory: File,
     parent: Option<Arc<Snapshot>>,
-    pause: Duration,
+    copy: ProgramCopy,
 }
 
 /// Where the writing of a snapshot has come to; for tests that end it there.
@@ -76,8 +72,7 @@ pub struct Staging {
     store: Arc<Inner>,
     expected: Expected,
     staged: Staged,
-    memory: RamCopy,
-    parent: Option<Arc<Snapshot>>,
+    room: CopyRoom,
 }
 
 impl Staging {
@@ -91,12 +86,10 @@ impl Staging {
         let parent = parent.filter(|parent| parent.manifest().parent.is_none());
         let staged = Staged::new(&store.shelf.partial()).map_err(failed("make a folder"))?;
         store.reached(Step::Begun);
-        let file = create(&staged, Part::Memory).map_err(failed("make the memory's file"))?;
-        let mut memory = RamCopy::new(file, expected.memory).map_err(failed("make the memory's file"))?;
-        if let Some(parent) = &parent {
-            memory.expect(parent.manifest().memory.in_use / DIFFERING);
-        }
-        Ok(Staging { expected: expected.clone(), staged, memory, parent, store })
+        let room = create(&staged, Part::Memory)
+            .and_then(|file| CopyRoom::new(file, expected.memory, parent))
+            .map_err(failed("make the memory's file"))?;
+        Ok(Staging { expected: expected.clone(), staged, room, store })
     }
 
     /// Copies the program of `checkpoint`, which may go on afterwards: drop the checkpoint before [`Draft::commit`].
@@ -104,9 +97,7 @@ impl Staging {
     /// # Errors
     /// The disk is full or fails. Nothing is left of the attempt.
     pub fn write(self, checkpoint: &Checkpoint<'_>) -> Result<Draft, SaveError> {
-        let state = postcard::to_stdvec(checkpoint.state())
-            .map_err(|source| SaveError::Encode { svmid: self.expected.svmid, source })?;
-        self.copy(checkpoint.memory(), checkpoint.runs(), state, checkpoint.since())
+        self.copied(|room| room.copy(checkpoint))
     }
 
     /// Copies a program that stands still, as [`Staging::write`]: its RAM, of which `runs` are the guest-physical byte ranges that count
@@ -121,14 +112,43 @@ impl Staging {
         state: Vec<u8>,
         since: Instant,
     ) -> Result<Draft, SaveError> {
-        let Staging { store, expected, staged, mut memory, parent } = self;
-        match &parent {
-            Some(parent) => memory.difference(ram, runs, parent.image()),
-            None => memory.whole(ram, runs),
-        }
-        .map_err(store.failed(expected.svmid, "write the memory"))?;
-        let pause = since.elapsed();
-        Ok(Draft { store, expected, staged, memory, state, parent, pause })
+        self.copied(|room| room.copy_ram(ram, runs, state, since))
+    }
+
+    fn copied(self, copy: impl FnOnce(CopyRoom) -> io::Result<ProgramCopy>) -> Result<Draft, SaveError> {
+        let Staging { store, expected, staged, room } = self;
+        let failed = || store.failed(expected.svmid, "write the memory");
+        let (memory, parent) = (room.file().try_clone().map_err(failed())?, room.parent().cloned());
+        let copy = copy(room).map_err(failed())?;
+        Ok(Draft { store, expected, staged, memory, parent, copy })
+    }
+
+    /// What the snapshot will build upon.
+    pub fn parent(&self) -> Option<&Arc<Snapshot>> {
+        self.room.parent()
+    }
+
+    /// Bytes of the memory.
+    pub fn bytes(&self) -> u64 {
+        self.expected.memory
+    }
+
+    /// The file of the memory, for a process that makes the copy by itself.
+    ///
+    /// # Errors
+    /// The host gives no more descriptors.
+    pub fn memory(&self) -> io::Result<OwnedFd> {
+        Ok(self.room.file().try_clone()?.into())
+    }
+
+    /// Gives a snapshot its place whose [memory](Staging::memory) another process has written, as [`Draft::commit`].
+    ///
+    /// # Errors
+    /// As there, or what the process says of it makes no sense.
+    pub fn commit(self, copied: Copied) -> Result<Arc<Snapshot>, SaveError> {
+        let Staging { store, expected, staged, room } = self;
+        let memory = room.file().try_clone().map_err(store.failed(expected.svmid, "write the memory"))?;
+        place(&store, &expected, staged, memory, room.parent().cloned(), copied)
     }
 }
 
@@ -143,49 +163,62 @@ impl Draft {
     /// # Errors
     /// The disk is full or fails. The one before is then as it was, if it was not the very last step that failed.
     pub fn commit(self) -> Result<Arc<Snapshot>, SaveError> {
-        let Draft { store, expected, staged, memory: mut copy, state, parent, pause } = self;
-        let svmid = expected.svmid;
-        let failed = |doing| store.failed(svmid, doing);
-        let runs = parent.as_ref().map(|parent| copy.runs_over(parent.image()));
-        let runs = runs.transpose().map_err(failed("read the snapshot that it builds upon"))?;
-        let (in_use, stored) = (copy.in_use, copy.stored);
-        let memory = copy.finish().map_err(failed("write the memory"))?;
-        store.reached(Step::Memory);
-        let mut state_file = create(&staged, Part::State).map_err(failed("write the state"))?;
-        state_file.write_all(&state).map_err(failed("write the state"))?;
-        store.reached(Step::State);
-        let checksum = Checksum::of_sparse_file(&memory).map_err(failed("read the memory back"))?;
-        let bytes = memory.metadata().map_err(failed("read the memory back"))?.len();
-        let of_memory = MemoryFile { bytes, in_use, stored, checksum };
-        let upon = parent.as_ref().zip(runs).map(|(parent, runs)| Parent {
-            svmid: parent.manifest().svmid,
-            checksum: parent.manifest().memory.checksum,
-            pages: PageRuns::new(runs),
-        });
-        let of_state = StateFile { bytes: state.len() as u64, checksum: Checksum::of_bytes(&state) };
-        let manifest = expected.manifest(store.cpu.clone(), of_memory, of_state, pause, upon);
-        let text = manifest.to_text().map_err(|error| failed("write the manifest")(error.into()))?;
-        let mut manifest_file = create(&staged, Part::Manifest).map_err(failed("write the manifest"))?;
-        manifest_file.write_all(text.as_bytes()).map_err(failed("write the manifest"))?;
-        store.reached(Step::Manifest);
-        for file in [&memory, &state_file, &manifest_file] {
-            file.sync_all().map_err(failed("write to the disk"))?;
-        }
-        let home = File::open(staged.path()).map_err(failed("write to the disk"))?;
-        home.sync_all().map_err(failed("write to the disk"))?;
-        store.reached(Step::Synced);
-        // The clones' own: nobody can write through it.
-        let memory =
-            File::open(staged.path().join(Part::Memory.file_name())).map_err(failed("open the memory"))?;
-        let files = Files { home: home.into(), manifest, memory, state };
-        let snapshot = Snapshot::new(files, parent)
-            .map_err(|reason| failed("open the memory")(io::Error::other(reason)))?;
-        let snapshot = Arc::new(snapshot);
-        store.place(&snapshot, &staged).map_err(failed("move the snapshot to its place"))?;
-        drop(staged);
-        store.reached(Step::Done);
-        Ok(snapshot)
+        let Draft { store, expected, staged, memory, parent, copy } = self;
+        let copied = copy.finish().map_err(store.failed(expected.svmid, "write the memory"))?;
+        place(&store, &expected, staged, memory, parent, copied)
     }
+}
+
+/// Completes what is written in `staged`, and gives it its place.
+fn place(
+    store: &Arc<Inner>,
+    expected: &Expected,
+    staged: Staged,
+    memory: File,
+    parent: Option<Arc<Snapshot>>,
+    copied: Copied,
+) -> Result<Arc<Snapshot>, SaveError> {
+    let Copied { in_use, stored, over, pause, state } = copied;
+    let svmid = expected.svmid;
+    let failed = |doing| store.failed(svmid, doing);
+    store.reached(Step::Memory);
+    let mut state_file = create(&staged, Part::State).map_err(failed("write the state"))?;
+    state_file.write_all(&state).map_err(failed("write the state"))?;
+    store.reached(Step::State);
+    let checksum = Checksum::of_sparse_file(&memory).map_err(failed("read the memory back"))?;
+    let bytes = memory.metadata().map_err(failed("read the memory back"))?.len();
+    if bytes != expected.memory {
+        return Err(failed("read the memory back")(io::ErrorKind::InvalidData.into()));
+    }
+    let of_memory = MemoryFile { bytes, in_use, stored, checksum };
+    let upon = parent.as_ref().zip(over).map(|(parent, pages)| Parent {
+        svmid: parent.manifest().svmid,
+        checksum: parent.manifest().memory.checksum,
+        pages,
+    });
+    let of_state = StateFile { bytes: state.len() as u64, checksum: Checksum::of_bytes(&state) };
+    let manifest = expected.manifest(store.cpu.clone(), of_memory, of_state, pause, upon);
+    let text = manifest.to_text().map_err(|error| failed("write the manifest")(error.into()))?;
+    let mut manifest_file = create(&staged, Part::Manifest).map_err(failed("write the manifest"))?;
+    manifest_file.write_all(text.as_bytes()).map_err(failed("write the manifest"))?;
+    store.reached(Step::Manifest);
+    for file in [&memory, &state_file, &manifest_file] {
+        file.sync_all().map_err(failed("write to the disk"))?;
+    }
+    let home = File::open(staged.path()).map_err(failed("write to the disk"))?;
+    home.sync_all().map_err(failed("write to the disk"))?;
+    store.reached(Step::Synced);
+    // The clones' own: nobody can write through it.
+    let memory =
+        File::open(staged.path().join(Part::Memory.file_name())).map_err(failed("open the memory"))?;
+    let files = Files { home: home.into(), manifest, memory, state };
+    let snapshot =
+        Snapshot::new(files, parent).map_err(|reason| failed("open the memory")(io::Error::other(reason)))?;
+    let snapshot = Arc::new(snapshot);
+    store.place(&snapshot, &staged).map_err(failed("move the snapshot to its place"))?;
+    drop(staged);
+    store.reached(Step::Done);
+    Ok(snapshot)
 }
 
 fn create(staged: &Staged, part: Part) -> io::Result<File> {

@@ -183,12 +183,4 @@ pub enum SaveError {
         /// What the operating system answered.
         source: io::Error,
     },
-    /// The program's state cannot be written down.
-    #[error("the snapshot with svmid {svmid} is not saved: its state cannot be encoded: {source}")]
-    Encode {
-        /// Its number.
-        svmid: u64,
-        /// Why.
-        source: postcard::Error,
-    },
 }

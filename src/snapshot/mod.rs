@@ -42,6 +42,7 @@ mod store;
 mod working_set;
 
 pub use checksum::Checksum;
+pub use copy::{Copied, CopyRoom, ProgramCopy};
 pub use draft::{Draft, Staging, Step};
 pub use error::{Part, Reason, Refusal, SaveError};
 pub use expected::{Expected, runtime_digest};

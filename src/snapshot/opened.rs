@@ -11,6 +11,7 @@ use super::manifest::Manifest;
 use super::shelf::Files;
 use super::working_set;
 use crate::linux::{Guest, RestoreError, State, Surroundings};
+use crate::messages::{content, unnamed_file};
 use crate::sync::{read, write};
 use crate::vmm::{Image, ResetFigures, VmmError, WorkingSet};
 
@@ -20,10 +21,14 @@ pub struct Snapshot {
     manifest: Manifest,
     image: Arc<Image>,
     state: Vec<u8>,
-    home: OwnedFd,
+    /// The folder of its files, where this process has it.
+    home: Option<OwnedFd>,
     known: RwLock<Known>,
     parent: Option<Arc<Snapshot>>,
 }
+
+/// Most bytes of what is handed over beside the memory: the state of a program that has as many files and threads as it may.
+const MOST_HANDED_OVER: u64 = 256 << 20;
 
 /// What programs touch first when they go on from a snapshot.
 #[derive(Default)]
@@ -51,14 +56,64 @@ impl Snapshot {
         let Files { home, manifest, memory, state } = files;
         let unreadable = |error| Reason::Unreadable { part: Part::Memory, source: io::Error::other(error) };
         let damaged = |error: VmmError| Reason::Damaged { part: Part::Manifest, how: error.to_string() };
-        let image = match (&parent, &manifest.parent) {
-            (Some(parent), Some(named)) => {
-                Image::over(&parent.image, memory, named.pages.ranges().to_vec()).map_err(damaged)?
-            }
-            _ => Image::new(memory, manifest.memory.bytes).map_err(unreadable)?,
-        };
+        let is_layered = parent.is_some() && manifest.parent.is_some();
+        let image = image(&manifest, memory, parent.as_ref())
+            .map_err(|error| if is_layered { damaged(error) } else { unreadable(error) })?;
         let known = working_set::read(&home).map_or(Known::Nothing, |set| Known::Done(Arc::new(set)));
-        Ok(Snapshot { manifest, image: Arc::new(image), state, home, known: RwLock::new(known), parent })
+        Ok(Snapshot { home: Some(home), ..Snapshot::of(manifest, image, state, known, parent) })
+    }
+
+    fn of(
+        manifest: Manifest,
+        image: Image,
+        state: Vec<u8>,
+        known: Known,
+        parent: Option<Arc<Snapshot>>,
+    ) -> Snapshot {
+        let (image, known) = (Arc::new(image), RwLock::new(known));
+        Snapshot { manifest, image, state, home: None, known, parent }
+    }
+
+    /// What [`Snapshot::handed_over`] takes, in another process: the file of the memory, and all else in one without a name.
+    ///
+    /// # Errors
+    /// The host gives no more descriptors.
+    pub fn hand_over(&self) -> io::Result<[OwnedFd; 2]> {
+        let known = read(&self.known).working_set().map(|set| working_set::to_text(set));
+        let text = self.manifest.to_text()?;
+        let rest = postcard::to_stdvec(&(text, &self.state, known)).map_err(io::Error::other)?;
+        Ok([self.memory().try_clone()?.into(), unnamed_file(&rest)?])
+    }
+
+    /// The snapshot of another process, which has verified it and goes on to keep it; `parent` is the one that it builds upon. What
+    /// programs touch first is not kept when it is learnt here.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn handed_over([memory, rest]: [OwnedFd; 2], parent: Option<Arc<Snapshot>>) -> io::Result<Snapshot> {
+        let rest = content(rest, MOST_HANDED_OVER)?;
+        let (text, state, known): (String, Vec<u8>, Option<String>) =
+            postcard::from_bytes(&rest).map_err(io::Error::other)?;
+        let manifest = Manifest::parse(text.as_bytes()).map_err(io::Error::other)?;
+        let image = image(&manifest, memory.into(), parent.as_ref()).map_err(io::Error::other)?;
+        let known = known.as_deref().and_then(working_set::parse);
+        let known = known.map_or(Known::Nothing, |set| Known::Done(Arc::new(set)));
+        Ok(Snapshot::of(manifest, image, state, known, parent))
+    }
+
+    /// What programs touch first, as text for the process that keeps the snapshot; `None` while that is not known.
+    pub fn known_working_set(&self) -> Option<String> {
+        match &*read(&self.known) {
+            Known::Done(set) => Some(working_set::to_text(set)),
+            Known::Nothing | Known::Begun(_) => None,
+        }
+    }
+
+    /// Takes over what another process found that programs touch first, if it says so in a way that makes sense.
+    pub fn learn_working_set(&self, text: &str) {
+        if let Some(set) = working_set::parse(text) {
+            self.keep_working_set(set);
+        }
     }
 
     /// What it is of.
@@ -140,7 +195,9 @@ impl Snapshot {
             }
             *known = Known::Done(set.clone());
         }
-        if let Err(error) = working_set::write(&self.home, &set) {
+        if let Some(home) = &self.home
+            && let Err(error) = working_set::write(home, &set)
+        {
             tracing::debug!(svmid = self.manifest.svmid, %error, "the working set is not kept");
         }
     }
@@ -170,6 +227,14 @@ impl Snapshot {
     /// The file of its memory.
     pub(super) fn memory(&self) -> &File {
         self.image.file()
+    }
+}
+
+/// The RAM of a snapshot, upon that of its parent if it has one.
+fn image(manifest: &Manifest, memory: File, parent: Option<&Arc<Snapshot>>) -> Result<Image, VmmError> {
+    match (parent, &manifest.parent) {
+        (Some(parent), Some(named)) => Image::over(&parent.image, memory, named.pages.ranges().to_vec()),
+        _ => Image::new(memory, manifest.memory.bytes),
     }
 }
 

@@ -46,14 +46,16 @@ pub(super) fn write(home: &OwnedFd, set: &WorkingSet) -> io::Result<()> {
     File::from(file).write_all(text.as_bytes())
 }
 
-fn to_text(set: &WorkingSet) -> String {
+/// As it is in the file.
+pub(super) fn to_text(set: &WorkingSet) -> String {
     let runs = |runs: &[Range<u64>]| PageRuns::new(runs.to_vec());
     let body = format!("read {}\nwritten {}\n", runs(set.read()), runs(set.written()));
     let checksum = Checksum::of_bytes(body.as_bytes());
     format!("{body}checksum {checksum}\n")
 }
 
-fn parse(text: &str) -> Option<WorkingSet> {
+/// What is in the file, if it is as it was written.
+pub(super) fn parse(text: &str) -> Option<WorkingSet> {
     let (body, checksum) = text.strip_suffix('\n')?.rsplit_once("checksum ")?;
     if checksum.parse::<Checksum>().ok()? != Checksum::of_bytes(body.as_bytes()) {
         return None;

@@ -1,6 +1,7 @@
 //! `/dev/kvm`: what it offers, found out once for the process.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Mutex, OnceLock};
 use std::thread;
 
@@ -187,24 +188,42 @@ fn announcer(vm: &Vm, vcpu: &mut Vcpu, regs: &mut UserRegs) -> Result<Option<Pag
     Ok(is_forgotten.then_some(pagemap))
 }
 
+static DEVICE: Found<Kvm> = Found::nothing();
+
+/// A descriptor of `/dev/kvm`, for a process that may not open it.
+pub fn open_device() -> Result<OwnedFd, VmmError> {
+    // SAFETY: the device is open, and stays so as long as the process.
+    let device = unsafe { BorrowedFd::borrow_raw(device()?.as_raw_fd()) };
+    device.try_clone_to_owned().map_err(VmmError::Open)
+}
+
+/// Has this process use `device`, a descriptor of `/dev/kvm`. To be called before anything else here.
+pub fn use_device(device: OwnedFd) -> Result<(), VmmError> {
+    // SAFETY: the descriptor is given away; KVM refuses all calls on one that is not its own.
+    DEVICE.get_or_try(|| has_all(unsafe { Kvm::from_raw_fd(device.into_raw_fd()) })).map(drop)
+}
+
 /// The opened device, of a KVM that has all that is needed. A failure is tried again by the next call.
 pub(super) fn device() -> Result<&'static Kvm, VmmError> {
-    static DEVICE: Found<Kvm> = Found::nothing();
     DEVICE.get_or_try(|| {
-        let kvm = Kvm::new().map_err(|e| VmmError::Open(io::Error::from_raw_os_error(e.errno())))?;
-        for (cap, name) in [
-            (Cap::UserMemory, "user memory slots"),
-            (Cap::SyncRegs, "register synchronisation"),
-            (Cap::ImmediateExit, "immediate exit"),
-            (Cap::Xsave, "XSAVE state"),
-            (Cap::Xcrs, "extended control registers"),
-        ] {
-            if !kvm.check_extension(cap) {
-                return Err(VmmError::Lacks(name));
-            }
-        }
-        Ok(kvm)
+        has_all(Kvm::new().map_err(|e| VmmError::Open(io::Error::from_raw_os_error(e.errno())))?)
     })
+}
+
+/// The same KVM, if it has all that is needed.
+fn has_all(kvm: Kvm) -> Result<Kvm, VmmError> {
+    for (cap, name) in [
+        (Cap::UserMemory, "user memory slots"),
+        (Cap::SyncRegs, "register synchronisation"),
+        (Cap::ImmediateExit, "immediate exit"),
+        (Cap::Xsave, "XSAVE state"),
+        (Cap::Xcrs, "extended control registers"),
+    ] {
+        if !kvm.check_extension(cap) {
+            return Err(VmmError::Lacks(name));
+        }
+    }
+    Ok(kvm)
 }
 
 /// What is found out, or done, once. Who comes while another is at it waits; a failure is tried again by the next one.

@@ -70,7 +70,7 @@ pub use features::{Cpu, CpuMismatch};
 pub use frames::{FRAME_SIZE, Frame, Frames, SavedFrames};
 pub use heap::limit_heaps;
 pub use image::{Image, Reference};
-pub use kvm::{Hypervisor, Sort, host_counter};
+pub use kvm::{Hypervisor, Sort, host_counter, open_device, use_device};
 pub use large_pages::can_cut_large_pages;
 #[cfg(test)]
 pub use large_pages::wait_for_large_pages;

@@ -198,16 +198,6 @@ async fn more_requests_than_there_is_room_for_are_refused_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kinds_of_sandbox_that_are_to_come_are_refused_with_the_reason() {
-    let world = World::start(&[]).await;
-    for kind in ["snapshot-process"] {
-        let registration = Registration { svmid: Some(3), ..world.registration("later", &PYTHON, kind) };
-        let reply = world.client.register(&registration).await.unwrap();
-        expect_error(&reply, 503, "unavailable", kind);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn bodies_and_results_over_their_limits_are_refused() {
     let world = World::start(&["--max-body", "20000", "--max-result", "30000"]).await;
     for cell in world.cells().await {

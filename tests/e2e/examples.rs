@@ -45,8 +45,11 @@ async fn run(world: &World, example: &Example, kind: &str, base: &str) -> Vec<St
         let result = result(&reply);
         example.check(&result, base).unwrap_or_else(|error| panic!("{} in {kind}: {error}", example.name));
         world.checkpointed(&example.name).await;
-        let starts =
-            if kind == "snapshot" { ["template", "warm", "restore"] } else { ["cold", "warm", "cold"] };
+        let starts = if kind.starts_with("snapshot") {
+            ["template", "warm", "restore"]
+        } else {
+            ["cold", "warm", "cold"]
+        };
         let start = starts[number];
         assert_eq!(reply.start_kind().as_deref(), Some(start), "{} in {kind}", example.name);
         results.push(result);

@@ -23,7 +23,7 @@ pub async fn world(options: hydra_harness::ServerOptions, language: &Language) -
 macro_rules! in_each_language {
     ($($test:ident)*) => {$(
         mod $test {
-            use crate::world::{JAVA, JAVASCRIPT, PYTHON};
+            use crate::world::{JAVA, JAVASCRIPT, Language, PYTHON};
 
             #[tokio::test(flavor = "multi_thread")]
             async fn python() {
@@ -38,6 +38,12 @@ macro_rules! in_each_language {
             #[tokio::test(flavor = "multi_thread")]
             async fn java() {
                 super::$test(&JAVA).await;
+            }
+
+            // What differs is where it runs, not what.
+            #[tokio::test(flavor = "multi_thread")]
+            async fn in_a_jail() {
+                super::$test(&Language { snapshots_in: "snapshot-process", ..PYTHON }).await;
             }
         }
     )*};
@@ -63,7 +69,7 @@ fn registration(world: &World, name: &str, language: &Language) -> Registration 
     Registration {
         url: world.code.url(file),
         entry_point: Some(entry_point.into()),
-        ..world.registration(name, language, "snapshot")
+        ..world.registration(name, language, language.snapshots_in)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::functions;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The kinds of sandbox that a function runs in.
-const KINDS: [&str; 3] = ["isolate", "process", "snapshot"];
+const KINDS: [&str; 4] = ["isolate", "process", "snapshot", "snapshot-process"];
 
 /// A language, and its form of the test function.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +23,8 @@ pub struct Language {
     pub entry_point: &'static str,
     /// The function of the tests of snapshots, and its entry point.
     pub snapshots: (&'static str, &'static str),
+    /// The kind of sandbox that those are of.
+    pub snapshots_in: &'static str,
 }
 
 pub const PYTHON: Language = Language {
@@ -30,15 +32,22 @@ pub const PYTHON: Language = Language {
     kit: "kit.py",
     entry_point: "kit.main",
     snapshots: ("snapshots.py", "snapshots.main"),
+    snapshots_in: "snapshot",
 };
 pub const JAVASCRIPT: Language = Language {
     name: "javascript",
     kit: "kit.js",
     entry_point: "kit.main",
     snapshots: ("snapshots.js", "snapshots.main"),
+    snapshots_in: "snapshot",
 };
-pub const JAVA: Language =
-    Language { name: "java", kit: "Kit.jar", entry_point: "Kit", snapshots: ("Snapshots.jar", "Snapshots") };
+pub const JAVA: Language = Language {
+    name: "java",
+    kit: "Kit.jar",
+    entry_point: "Kit",
+    snapshots: ("Snapshots.jar", "Snapshots"),
+    snapshots_in: "snapshot",
+};
 pub const LANGUAGES: [Language; 3] = [PYTHON, JAVASCRIPT, JAVA];
 
 /// A place in the table.
@@ -56,7 +65,7 @@ impl Cell {
 
     /// Whether new sandboxes are copies of one that has served.
     pub fn is_copied(&self) -> bool {
-        self.kind == "snapshot"
+        self.kind.starts_with("snapshot")
     }
 
     /// How a function's first sandbox is come by.
@@ -112,7 +121,7 @@ impl World {
         if reply.status == 503 && reply.body.contains("KVM") {
             assert!(std::env::var_os("HYDRA_REQUIRE_KVM").is_none(), "{}", reply.body);
             eprintln!("skipped: snapshot sandboxes: {}", reply.body);
-            kinds.retain(|kind| *kind != "snapshot");
+            kinds.retain(|kind| !kind.starts_with("snapshot"));
         } else if reply.status == 200 {
             self.deregister("probe").await;
         }

@@ -134,7 +134,7 @@ async fn measure() {
         let begin = Instant::now();
         let mut jailed = world.jail().spawn(world.dir.path()).await.expect("the jail starts");
         spawned.push(begin.elapsed());
-        let mut channel = BufReader::new(jailed.take_channel());
+        let mut channel = BufReader::new(UnixStream::from(jailed.take_channel()));
         channel.read_line(&mut hello).expect("a greeting");
         greeted.push(begin.elapsed());
         let begin = Instant::now();

@@ -77,7 +77,7 @@ impl World {
 
     pub async fn start(&self, jail: &Jail) -> Agent {
         let mut jailed = jail.spawn(self.dir.path()).await.expect("the jail starts");
-        let channel = jailed.take_channel();
+        let channel = UnixStream::from(jailed.take_channel());
         channel.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
         let mut agent = Agent { jailed, channel: BufReader::new(channel) };
         let mut hello = String::new();

@@ -1,9 +1,11 @@
 //! Whom a program may talk to.
 
+use serde::{Deserialize, Serialize};
+
 /// In which network a program's internet sockets are.
 ///
 /// Unix sockets are inside of the program under every policy; [`Policy::Open`] adds those of the host that its files lead to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum Policy {
     /// None: it can make no internet socket (`EACCES`).
     #[default]

@@ -1,23 +1,26 @@
 //! Starting an agent in a new microVM, and what all microVMs of an agent find outside of themselves.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::super::Error;
 use super::machine::CHANNEL;
 use super::output::Output;
-use super::root::AGENT;
-use super::{MicroVms, start_error};
+use super::root::{AGENT, GuestRoot};
+use super::start_error;
 use crate::agent::runtime::Mode;
-use crate::agent::{Agent, Channel, spawn};
+use crate::agent::{Agent, Channel, Runtime, Runtimes, spawn};
 use crate::jail::INSIDE;
 use crate::jail::view::TMP;
 use crate::linux::counters::Counters;
 use crate::linux::identity::Identity;
+use crate::linux::net::Policy;
 use crate::linux::{self, Guest, GuestStream, Inherited, Surroundings};
+use crate::sync::lock;
 
 /// How long an agent may take until its `HELLO`.
 const START_TIME: Duration = Duration::from_secs(20);
@@ -25,7 +28,61 @@ const START_TIME: Duration = Duration::from_secs(20);
 /// How long an agent may take to make ready for a checkpoint.
 const PREPARE_TIME: Duration = Duration::from_secs(30);
 
-impl MicroVms {
+/// The agents that microVMs run, and what is the same for all of them.
+pub(super) struct Programs {
+    runtimes: Arc<Runtimes>,
+    /// Where roots are composed.
+    scratch: PathBuf,
+    network: Policy,
+    tmp_bytes: u64,
+    roots: Mutex<HashMap<Agent, Arc<GuestRoot>>>,
+}
+
+impl Programs {
+    /// Those of `runtimes`, with a `/tmp` of at most `tmp_bytes`.
+    pub(super) fn new(
+        runtimes: Arc<Runtimes>,
+        scratch: PathBuf,
+        network: Policy,
+        tmp_bytes: u64,
+    ) -> Programs {
+        Programs { runtimes, scratch, network, tmp_bytes, roots: Mutex::default() }
+    }
+
+    /// Whom they may talk to.
+    pub(super) fn network(&self) -> Policy {
+        self.network
+    }
+
+    /// Most bytes of their `/tmp`.
+    pub(super) fn tmp_bytes(&self) -> u64 {
+        self.tmp_bytes
+    }
+
+    /// The runtime of a language.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(super) fn runtime(&self, agent: Agent) -> Result<&Runtime, Error> {
+        self.runtimes
+            .get(agent)
+            .map_err(|reason| Error::Unavailable(format!("{agent} functions cannot run here: {reason}")))
+    }
+
+    /// The composed root of a language, made when it is first needed.
+    fn root(&self, runtime: &Runtime) -> Result<Arc<GuestRoot>, Error> {
+        let mut roots = lock(&self.roots);
+        if let Some(root) = roots.get(&runtime.agent) {
+            return Ok(root.clone());
+        }
+        let folder = self.scratch.join(format!("root-{}", runtime.agent));
+        let root =
+            GuestRoot::compose(&folder, &runtime.folder, runtime.home().as_slice()).map_err(|error| {
+                Error::Start(format!("the root directory of {} functions: {error}", runtime.agent))
+            })?;
+        Ok(roots.entry(runtime.agent).or_insert(Arc::new(root)).clone())
+    }
+
     /// Makes the microVM in which an agent starts, with `memory` MiB. Works for milliseconds in the host.
     ///
     /// # Errors

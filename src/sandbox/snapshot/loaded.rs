@@ -10,10 +10,9 @@ use tokio::sync::oneshot;
 
 use super::super::spares::Loan;
 use super::super::{Error, Health, Sandbox, Start, load};
-use super::blocking;
 use super::boot::{Obstacle, make_ready};
-use super::machine::Machine;
 use super::starter::{Inner, code};
+use super::vm::FunctionVm;
 use crate::agent::Channel;
 use crate::jail::view::TMP;
 use crate::snapshot::Snapshot;
@@ -25,7 +24,7 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// A microVM with the function loaded.
 pub struct Loaded {
     // Dropped, and so killed, before the channel: a program that sees the end of that cleans up behind itself.
-    pub(super) machine: Machine,
+    pub(super) vm: FunctionVm,
     pub(super) channel: Channel,
     pub(super) start: Start,
     pub(super) starter: Arc<Inner>,
@@ -47,14 +46,14 @@ impl Loaded {
     /// One that is no copy of the function's snapshot; `upon` is the template that it began as, if it did.
     pub(super) fn new(
         channel: Channel,
-        machine: Machine,
+        vm: FunctionVm,
         start: Start,
         starter: Arc<Inner>,
         upon: Option<Arc<Snapshot>>,
     ) -> Loaded {
         Loaded {
             channel,
-            machine,
+            vm,
             start,
             starter,
             snapshot: None,
@@ -79,11 +78,9 @@ impl Loaded {
     /// noted when that comes back.
     fn note_working_set(&self) {
         if self.loan.is_none()
-            && let Some(snapshot) = self.snapshot.clone().filter(|snapshot| !snapshot.has_working_set())
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+            && let Some(snapshot) = self.snapshot.as_ref().filter(|snapshot| !snapshot.has_working_set())
         {
-            let guest = self.machine.guest().clone();
-            runtime.spawn_blocking(move || snapshot.note_working_set(&guest));
+            self.vm.note_working_set(snapshot);
         }
     }
 
@@ -93,12 +90,10 @@ impl Loaded {
             && let Some(snapshot) = self.snapshot.clone().filter(|snapshot| snapshot.knows_nothing())
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            let guest = Arc::downgrade(self.machine.guest());
+            let glance = self.vm.glance(snapshot);
             runtime.spawn(async move {
                 tokio::time::sleep(GLANCE).await;
-                if let Some(guest) = guest.upgrade() {
-                    tokio::task::spawn_blocking(move || snapshot.glance_at(&guest));
-                }
+                glance();
             });
         }
     }
@@ -110,13 +105,12 @@ impl Loaded {
         if let Err(obstacle) = make_ready(&mut self.channel).await {
             tracing::warn!(function = starter.name(), "no snapshot was made: {obstacle}");
             if matches!(obstacle, Obstacle::Silence) {
-                self.machine.kill();
+                self.vm.kill();
             }
             return None;
         }
-        let upon = self.upon.clone();
-        let guest = self.machine.guest().clone();
-        blocking(move || starter.checkpoint(&guest, upon.as_ref(), making)).await.ok()
+        starter.checkpoint(&self.vm, self.upon.clone(), making).await;
+        Some(())
     }
 }
 
@@ -126,7 +120,7 @@ impl Sandbox for Loaded {
     }
 
     fn health(&self) -> &Arc<Health> {
-        self.machine.health()
+        self.vm.health()
     }
 
     fn start(&self) -> Start {
@@ -166,9 +160,9 @@ impl Sandbox for Loaded {
             return self.starter.replenish();
         }
         let Some(place) = loan.end() else { return self.note_working_set() };
-        let (machine, channel, starter) = (self.machine, self.channel, self.starter);
+        let (vm, channel, starter) = (self.vm, self.channel, self.starter);
         runtime.spawn(async move {
-            match starter.clone().reset(machine, channel, snapshot).await {
+            match starter.clone().reset(vm, channel, snapshot).await {
                 Ok(copy) => place.fill(copy),
                 Err(error) => {
                     tracing::debug!(function = starter.name(), %error, "a microVM was not put back");
@@ -178,6 +172,6 @@ impl Sandbox for Loaded {
     }
 
     fn kill(&mut self) {
-        self.machine.kill();
+        self.vm.kill();
     }
 }

@@ -28,6 +28,8 @@ mod starter;
 mod svmid;
 mod tally;
 mod template;
+mod vm;
+mod vmm_process;
 
 use std::collections::HashMap;
 use std::io;
@@ -35,15 +37,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use self::root::GuestRoot;
+use self::boot::Programs;
 pub use self::starter::SnapshotStarter;
 pub use self::svmid::svmid;
 use self::template::Template;
+pub use self::vmm_process::vmm_process_main;
 use super::Error;
 use super::memory::is_scarce;
 use crate::agent::{Agent, Runtime, Runtimes};
 use crate::config::{Config, NetworkPolicy};
-use crate::function::Function;
+use crate::function::{Function, SandboxKind};
 use crate::linux::net::Policy;
 use crate::snapshot::{Expected, Snapshot, Store, runtime_digest};
 use crate::sync::lock;
@@ -51,17 +54,16 @@ use crate::vmm::{Cpu, Hypervisor};
 
 /// What all microVMs of a Hydra have in common.
 pub struct MicroVms {
-    runtimes: Arc<Runtimes>,
+    programs: Programs,
     scratch: PathBuf,
+    /// Where functions' code lies.
+    code_store: PathBuf,
     snapshots: PathBuf,
-    network: Policy,
-    tmp_bytes: u64,
     max_result: usize,
     /// Whether copies of snapshots, and templates, are made ahead of requests.
     ahead: bool,
     /// How long a copy of a template waits for a function.
     idle_time: Duration,
-    roots: Mutex<HashMap<Agent, Arc<GuestRoot>>>,
     digests: Mutex<HashMap<Agent, String>>,
     store: OnceLock<Store>,
     /// By language and memory in MiB.
@@ -71,21 +73,26 @@ pub struct MicroVms {
 }
 
 impl MicroVms {
-    /// None yet. Temporary files will be in `scratch`, snapshots in `app_dir`.
-    pub fn new(runtimes: Arc<Runtimes>, scratch: PathBuf, config: &Config) -> Arc<MicroVms> {
+    /// None yet. Functions' code is in `code_store`; temporary files will be in `scratch`, snapshots in `app_dir`.
+    pub fn new(
+        runtimes: Arc<Runtimes>,
+        scratch: PathBuf,
+        code_store: PathBuf,
+        config: &Config,
+    ) -> Arc<MicroVms> {
+        let network = match config.network {
+            NetworkPolicy::Host => Policy::Open,
+            NetworkPolicy::None => Policy::Loopback,
+        };
+        let tmp_bytes = u64::from(config.tmp_size) << 20;
         Arc::new(MicroVms {
-            runtimes,
+            programs: Programs::new(runtimes, scratch.clone(), network, tmp_bytes),
             scratch,
+            code_store,
             snapshots: config.app_dir.join("snapshots"),
-            network: match config.network {
-                NetworkPolicy::Host => Policy::Open,
-                NetworkPolicy::None => Policy::Loopback,
-            },
-            tmp_bytes: u64::from(config.tmp_size) << 20,
             max_result: config.max_result,
             ahead: config.ahead,
             idle_time: config.idle_time,
-            roots: Mutex::default(),
             digests: Mutex::default(),
             store: OnceLock::new(),
             templates: Mutex::default(),
@@ -93,14 +100,14 @@ impl MicroVms {
         })
     }
 
-    /// Whether this host can run microVMs.
+    /// Whether this host can run microVMs, for sandboxes of a `kind`.
     ///
     /// # Errors
     /// [`Error::Unavailable`] with the reason.
-    pub async fn check(&self) -> Result<(), Error> {
+    pub async fn check(&self, kind: SandboxKind) -> Result<(), Error> {
         blocking(self.probe).await?.map_err(|reason| {
             Error::Unavailable(format!(
-                "'snapshot' sandboxes need KVM, which this host does not give: {reason}; use isolate or process"
+                "'{kind}' sandboxes need KVM, which this host does not give: {reason}; use isolate or process"
             ))
         })
     }
@@ -120,7 +127,10 @@ impl MicroVms {
         let (vms, of) = (self.clone(), function.clone());
         let (expected, found) = blocking(move || vms.find(&of)).await??;
         if found.is_none() && self.ahead {
-            self.template(function.agent(), function.spec.memory)?.expect_function(self);
+            let template = self.template(function.agent(), function.spec.memory)?;
+            if function.spec.sandbox == SandboxKind::Snapshot {
+                template.expect_function(self);
+            }
         }
         SnapshotStarter::new(self.clone(), function, expected, found).map(Arc::new).map_err(start_error)
     }
@@ -141,6 +151,9 @@ impl MicroVms {
             ("entry point", spec.entry_point.clone().unwrap_or_default()),
             ("most bytes of a result", self.max_result.to_string()),
         ];
+        // What was made in a jail is not for Hydra itself to restore.
+        let jailed = (spec.sandbox == SandboxKind::SnapshotProcess)
+            .then(|| ("made in".to_owned(), "the jail of its function".to_owned()));
         Ok(Expected {
             svmid: svmid(spec),
             function: spec.name.clone(),
@@ -149,6 +162,7 @@ impl MicroVms {
                 .map(|(name, value)| (name.to_owned(), value))
                 .into_iter()
                 .chain([self.tmp_setting()])
+                .chain(jailed)
                 .collect(),
             code: function.code.digest.clone(),
             runtime: self.runtime_digest(agent)?,
@@ -158,11 +172,11 @@ impl MicroVms {
 
     /// The setting that says how large `/tmp` is.
     fn tmp_setting(&self) -> (String, String) {
-        ("bytes of /tmp".into(), self.tmp_bytes.to_string())
+        ("bytes of /tmp".into(), self.programs.tmp_bytes().to_string())
     }
 
     fn runtime_digest(&self, agent: Agent) -> Result<String, Error> {
-        self.digest(self.runtime(agent)?)
+        self.digest(self.programs.runtime(agent)?)
             .map_err(|error| Error::Unavailable(format!("the {agent} runtime cannot be read: {error}")))
     }
 
@@ -188,26 +202,6 @@ impl MicroVms {
             // Another registration may have opened it just then.
             Err(error) => self.store.get().cloned().ok_or_else(|| unavailable(error.to_string())),
         }
-    }
-
-    fn runtime(&self, agent: Agent) -> Result<&Runtime, Error> {
-        self.runtimes
-            .get(agent)
-            .map_err(|reason| Error::Unavailable(format!("{agent} functions cannot run here: {reason}")))
-    }
-
-    /// The composed root of a language, made when it is first needed.
-    fn root(&self, runtime: &Runtime) -> Result<Arc<GuestRoot>, Error> {
-        let mut roots = lock(&self.roots);
-        if let Some(root) = roots.get(&runtime.agent) {
-            return Ok(root.clone());
-        }
-        let folder = self.scratch.join(format!("root-{}", runtime.agent));
-        let root =
-            GuestRoot::compose(&folder, &runtime.folder, runtime.home().as_slice()).map_err(|error| {
-                Error::Start(format!("the root directory of {} functions: {error}", runtime.agent))
-            })?;
-        Ok(roots.entry(runtime.agent).or_insert(Arc::new(root)).clone())
     }
 }
 
@@ -237,9 +231,9 @@ mod tests {
         let Command::Serve(config) = Cli::parse_from(["hydra", "serve"]).command else { unreachable!() };
         let folder = tempfile::tempdir().unwrap();
         let runtimes = Arc::new(Runtimes::discover(folder.path()));
-        let mut vms = MicroVms::new(runtimes, folder.path().to_owned(), &config);
+        let mut vms = MicroVms::new(runtimes, folder.path().to_owned(), folder.path().to_owned(), &config);
         Arc::get_mut(&mut vms).unwrap().probe = || Err("/dev/kvm is not there".into());
-        let refused = vms.check().await.unwrap_err();
+        let refused = vms.check(SandboxKind::Snapshot).await.unwrap_err();
         assert!(matches!(refused, Error::Unavailable(_)), "{refused}");
         assert!(refused.to_string().contains("/dev/kvm is not there"), "{refused}");
     }

@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use tokio::net::unix::pipe::{self, Receiver};
 
@@ -24,6 +24,22 @@ impl Output {
     /// When the host gives no more descriptors.
     pub fn new(function: &str) -> io::Result<Output> {
         Ok(Output { stdout: logged(Stream::Stdout, function)?, stderr: logged(Stream::Stderr, function)? })
+    }
+
+    /// This process's own standard streams, which are pipes; writing to them waits no more.
+    ///
+    /// # Errors
+    /// As [`Output::new`].
+    pub fn own() -> io::Result<Output> {
+        let own = |stream: BorrowedFd<'_>| {
+            let stream = stream.try_clone_to_owned()?;
+            rustix::fs::fcntl_setfl(
+                &stream,
+                rustix::fs::fcntl_getfl(&stream)? | rustix::fs::OFlags::NONBLOCK,
+            )?;
+            Ok::<_, io::Error>(stream)
+        };
+        Ok(Output { stdout: own(io::stdout().as_fd())?, stderr: own(io::stderr().as_fd())? })
     }
 
     /// Descriptors 0 to 2 of a program; it reads nothing.

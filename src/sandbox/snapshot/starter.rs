@@ -23,12 +23,16 @@ use super::machine::Machine;
 use super::output::Output;
 use super::slot::{Making, Slot};
 use super::tally::Tally;
+use super::template::Template;
+use super::vm::FunctionVm;
+use super::vmm_process::{JailedVm, VmmProcess, VmmProcesses};
 use super::{MicroVms, blocking, start_error, svmid};
+use crate::agent::transport::Transport;
 use crate::agent::{Channel, LogSink};
-use crate::function::Function;
+use crate::function::{Function, SandboxKind};
 use crate::jail::view::CODE;
-use crate::linux::{self, Guest, GuestStream, HostStream, RestoreError, Surroundings};
-use crate::snapshot::{Expected, Snapshot};
+use crate::linux::{self, Guest, GuestStream, RestoreError, Surroundings};
+use crate::snapshot::{Expected, Snapshot, Staging};
 
 /// How long a program may go on by itself before it is checkpointed all the same: compilers that run beside the function finish what it was
 /// that they were at, one that goes on for ever is stopped in the middle of it.
@@ -59,14 +63,16 @@ pub(super) struct Inner {
     pub(super) costs: Costs,
     /// What all of its microVMs did.
     counters: Tally,
+    /// Where they are, if they are not in Hydra.
+    processes: Option<VmmProcesses>,
 }
 
 /// Why a microVM was not made from a snapshot.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotRestored {
     /// The snapshot cannot be used any more.
-    #[error(transparent)]
-    Useless(RestoreError),
+    #[error("{0}")]
+    Useless(String),
     /// The host did not give what was needed.
     #[error(transparent)]
     Host(Error),
@@ -89,7 +95,7 @@ impl From<RestoreError> for NotRestored {
             | RestoreError::Gone { .. }
             | RestoreError::Changed(_)
             | RestoreError::Descriptor(_)
-            | RestoreError::Damaged(_) => NotRestored::Useless(error),
+            | RestoreError::Damaged(_) => NotRestored::Useless(error.to_string()),
             _ => NotRestored::Host(start_error(error)),
         }
     }
@@ -104,8 +110,9 @@ impl SnapshotStarter {
         found: Option<Arc<Snapshot>>,
     ) -> std::io::Result<SnapshotStarter> {
         let output = Output::new(&function.spec.name)?;
+        let is_jailed = function.spec.sandbox == SandboxKind::SnapshotProcess;
         let spares = Spares::new(if vms.ahead { function.spec.concurrency as usize } else { 0 });
-        Ok(SnapshotStarter(Arc::new(Inner {
+        let starter = Arc::new(Inner {
             vms,
             function,
             output,
@@ -115,7 +122,14 @@ impl SnapshotStarter {
             made_us: AtomicU64::new(0),
             costs: Costs::default(),
             counters: Tally::default(),
-        })))
+            processes: is_jailed.then(VmmProcesses::default),
+        });
+        if is_jailed {
+            let starter = starter.clone();
+            // Ahead of need; whoever needs it is told why there is none.
+            tokio::spawn(async move { starter.process().await.map(drop) });
+        }
+        Ok(SnapshotStarter(starter))
     }
 }
 
@@ -147,6 +161,9 @@ impl Starter for SnapshotStarter {
 
     fn close(&self, _: &Function) {
         self.0.spares.close();
+        if let Some(processes) = &self.0.processes {
+            processes.close();
+        }
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
@@ -234,6 +251,27 @@ impl Inner {
     /// Puts a microVM that has served a request back to its snapshot.
     pub(super) async fn reset(
         self: Arc<Self>,
+        vm: FunctionVm,
+        channel: Channel,
+        snapshot: Arc<Snapshot>,
+    ) -> Result<Loaded, Error> {
+        let mut copy = match vm {
+            FunctionVm::Within(machine) => self.reset_within(machine, channel, snapshot).await?,
+            FunctionVm::Jailed(vm) => {
+                if !self.spares.is_awaited() {
+                    tokio::time::sleep(GIVE_WAY).await;
+                }
+                let (vm, stream, time) = vm.reset(&snapshot).await.map_err(start_error)?;
+                drop(channel);
+                self.copy(stream, FunctionVm::Jailed(vm), snapshot, Start::Reset, time)
+            }
+        };
+        copy.channel.tell_restored().await.map_err(start_error)?;
+        Ok(copy)
+    }
+
+    async fn reset_within(
+        self: &Arc<Self>,
         machine: Machine,
         channel: Channel,
         snapshot: Arc<Snapshot>,
@@ -255,15 +293,13 @@ impl Inner {
             Machine::new(guest, starter.name()).map(|machine| (machine, time)).map_err(start_error)
         })
         .await??;
-        let mut copy = self.copy(ours, machine, snapshot, Start::Reset, time);
-        copy.channel.tell_restored().await.map_err(start_error)?;
-        Ok(copy)
+        Ok(self.copy(ours, FunctionVm::Within(machine), snapshot, Start::Reset, time))
     }
 
     fn copy(
         self: &Arc<Self>,
-        stream: HostStream,
-        machine: Machine,
+        stream: impl Into<Transport>,
+        vm: FunctionVm,
         snapshot: Arc<Snapshot>,
         start: Start,
         made_in: Duration,
@@ -272,7 +308,7 @@ impl Inner {
         let upon = snapshot.parent().cloned();
         Loaded {
             channel,
-            machine,
+            vm,
             start,
             starter: self.clone(),
             snapshot: Some(snapshot),
@@ -310,7 +346,11 @@ impl Inner {
         let function = &self.function;
         let template = self.vms.template(function.agent(), function.spec.memory)?;
         let Some(snapshot) = template.snapshot(&self.vms).await else { return Ok(None) };
-        let copy = match template.copy(&self.vms, &snapshot).await {
+        let copy = match self.process().await? {
+            Some(process) => self.copy_in(&process, &snapshot).await,
+            None => self.copy_within(&template, &snapshot).await,
+        };
+        let (vm, channel) = match copy {
             Ok(copy) => copy,
             Err(NotRestored::Useless(error)) => {
                 tracing::warn!(language = %function.agent(), %error, "the template is not used: it is made anew");
@@ -319,31 +359,67 @@ impl Inner {
             }
             Err(NotRestored::Host(error)) => return Err(error),
         };
-        let (guest, channel, counters) = copy.take_up(&function.code.root, self.name())?;
-        self.counters.adopt(counters);
-        let machine = Machine::new(guest, self.name()).map_err(start_error)?;
         let of = snapshot.clone();
         let (start, starter, upon) = (Start::Template, self.clone(), Some(snapshot));
-        let mut loaded = Loaded::new(channel, machine, start, starter, upon);
+        let mut loaded = Loaded::new(channel, vm, start, starter, upon);
         let (unanswered, first_answer) = oneshot::channel();
         loaded.unanswered = Some(unanswered);
         let loaded = self.load(loaded, Ok(())).await;
-        let vms = self.vms.clone();
-        tokio::spawn(async move {
-            let _ = tokio::time::timeout(HEAD_START, first_answer).await;
-            template.replenish(&vms, &of);
-        });
+        if self.processes.is_none() {
+            let vms = self.vms.clone();
+            tokio::spawn(async move {
+                let _ = tokio::time::timeout(HEAD_START, first_answer).await;
+                template.replenish(&vms, &of);
+            });
+        }
         loaded.map(Some)
+    }
+
+    /// A copy of the template in Hydra that has the function's code, and the channel to its agent.
+    async fn copy_within(
+        &self,
+        template: &Arc<Template>,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<(FunctionVm, Channel), NotRestored> {
+        let copy = template.copy(&self.vms, snapshot).await?;
+        let (guest, channel, counters) = copy.take_up(&self.function.code.root, self.name())?;
+        self.counters.adopt(counters);
+        let machine = Machine::new(guest, self.name()).map_err(start_error)?;
+        Ok((FunctionVm::Within(machine), channel))
+    }
+
+    /// The same in the function's VMM process.
+    async fn copy_in(
+        &self,
+        process: &Arc<VmmProcess>,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<(FunctionVm, Channel), NotRestored> {
+        let (vm, stream, _) = process.restore(snapshot).await?;
+        Ok((FunctionVm::Jailed(vm), Channel::restored(stream, LogSink::new(self.name()), 0)))
+    }
+
+    /// The function's VMM process, if its microVMs are to be in one.
+    async fn process(&self) -> Result<Option<Arc<VmmProcess>>, Error> {
+        let Some(processes) = &self.processes else { return Ok(None) };
+        processes.get(&self.vms, &self.function, self.counters.own()).await.map(Some)
     }
 
     /// Starts the agent in a new microVM and has it load the function.
     async fn start_cold(self: &Arc<Self>) -> Result<Loaded, Error> {
-        let (ours, theirs) = linux::stream();
-        let starter = self.clone();
-        let machine = blocking(move || starter.boot(theirs)).await??;
-        let channel = Channel::new(ours, LogSink::new(self.function.spec.name.as_str()));
-        let (start, starter) = (Start::Cold, self.clone());
-        let mut loaded = Loaded::new(channel, machine, start, starter, None);
+        let log = LogSink::new(self.name());
+        let (vm, channel) = match self.process().await? {
+            Some(process) => {
+                let (vm, stream) = process.boot().await.map_err(start_error)?;
+                (FunctionVm::Jailed(vm), Channel::new(stream, log))
+            }
+            None => {
+                let (ours, theirs) = linux::stream();
+                let starter = self.clone();
+                let machine = blocking(move || starter.boot(theirs)).await??;
+                (FunctionVm::Within(machine), Channel::new(ours, log))
+            }
+        };
+        let mut loaded = Loaded::new(channel, vm, Start::Cold, self.clone(), None);
         let ready = hello(&mut loaded.channel, self.function.agent()).await;
         self.load(loaded, ready).await
     }
@@ -357,7 +433,7 @@ impl Inner {
         match outcome {
             Ok(()) => Ok(loaded),
             Err(error) => {
-                let health = loaded.machine.health();
+                let health = loaded.vm.health();
                 if !matches!(error, Error::LoadTimeout(_)) {
                     let _ = tokio::time::timeout(VERDICT_TIME, health.verdict()).await;
                 }
@@ -369,16 +445,21 @@ impl Inner {
 
     /// Makes a microVM that goes on from the snapshot.
     async fn restore(self: &Arc<Self>, snapshot: Arc<Snapshot>) -> Result<Loaded, NotRestored> {
+        if let Some(process) = self.process().await? {
+            let (vm, stream, time) = process.restore(&snapshot).await?;
+            return Ok(self.copy(stream, FunctionVm::Jailed(vm), snapshot, Start::Restore, time));
+        }
         let (ours, theirs) = linux::stream();
         let (starter, of) = (self.clone(), snapshot.clone());
         let (machine, time) = blocking(move || starter.wake(&of, theirs)).await??;
-        Ok(self.copy(ours, machine, snapshot, Start::Restore, time))
+        Ok(self.copy(ours, FunctionVm::Within(machine), snapshot, Start::Restore, time))
     }
 
     /// Makes the microVM in which the agent starts. Works for milliseconds in the host.
     fn boot(&self, channel: GuestStream) -> Result<Machine, Error> {
         let function = &self.function;
-        let guest = self.vms.boot(function.agent(), function.spec.memory, self.surroundings(channel)?)?;
+        let guest =
+            self.vms.programs.boot(function.agent(), function.spec.memory, self.surroundings(channel)?)?;
         Machine::new(guest, &function.spec.name).map_err(start_error)
     }
 
@@ -395,30 +476,35 @@ impl Inner {
     /// What the program finds outside of itself, with this end of the channel to it.
     fn surroundings(&self, channel: GuestStream) -> Result<Surroundings, Error> {
         let (function, counters) = (&self.function, self.counters.own().clone());
-        self.vms.surroundings(function.agent(), Some(&function.code.root), &self.output, channel, counters)
+        self.vms.programs.surroundings(
+            function.agent(),
+            Some(&function.code.root),
+            &self.output,
+            channel,
+            counters,
+        )
     }
 
     /// Checkpoints a microVM whose agent waits for its next invocation.
-    pub(super) fn checkpoint(
+    pub(super) async fn checkpoint(
         self: &Arc<Self>,
-        guest: &Guest,
-        upon: Option<&Arc<Snapshot>>,
+        vm: &FunctionVm,
+        upon: Option<Arc<Snapshot>>,
         making: Making<Snapshot>,
     ) {
-        let name = &self.function.spec.name;
-        if let Some(upon) = upon {
-            // What this function touched of the template, others will.
-            upon.note_working_set(guest);
-        }
-        guest.settle(SETTLE_TIME);
-        let begun = Instant::now();
-        let kept = self.keep(guest, upon);
-        match kept {
-            Ok(snapshot) => {
+        let kept = match vm {
+            FunctionVm::Within(machine) => {
+                let (starter, guest) = (self.clone(), machine.guest().clone());
+                blocking(move || starter.keep(&guest, upon.as_ref())).await
+            }
+            FunctionVm::Jailed(vm) => Ok(self.keep_jailed(vm, upon).await),
+        };
+        match kept.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok((snapshot, time)) => {
                 let manifest = snapshot.manifest();
-                self.made_us.store(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
+                self.made_us.store(time.as_micros() as u64, Ordering::Relaxed);
                 tracing::info!(
-                    function = name,
+                    function = self.name(),
                     svmid = self.expected.svmid,
                     bytes = manifest.memory.stored,
                     pause_us = manifest.pause.as_micros() as u64,
@@ -430,18 +516,47 @@ impl Inner {
                 self.spares.expect_one();
                 self.replenish();
             }
-            Err(error) => tracing::warn!(function = name, error, "no snapshot was made"),
+            Err(error) => tracing::warn!(function = self.name(), error, "no snapshot was made"),
         }
     }
 
-    fn keep(&self, guest: &Guest, upon: Option<&Arc<Snapshot>>) -> Result<Arc<Snapshot>, String> {
-        let store = self.vms.store().map_err(|error| error.to_string())?;
-        let staging = store.stage(&self.expected, upon).map_err(|error| error.to_string())?;
+    /// Makes a snapshot of a program; also gives how long that took since it was at rest.
+    fn keep(&self, guest: &Guest, upon: Option<&Arc<Snapshot>>) -> Result<(Arc<Snapshot>, Duration), String> {
+        if let Some(upon) = upon {
+            // What this function touched of the template, others will.
+            upon.note_working_set(guest);
+        }
+        guest.settle(SETTLE_TIME);
+        let begun = Instant::now();
+        let staging = self.stage(upon)?;
         let checkpoint = guest.checkpoint().map_err(|error| error.to_string())?;
         let draft = staging.write(&checkpoint).map_err(|error| error.to_string())?;
         // The program goes on; the rest needs it no more.
         drop(checkpoint);
-        draft.commit().map_err(|error| error.to_string())
+        let snapshot = draft.commit().map_err(|error| error.to_string())?;
+        Ok((snapshot, begun.elapsed()))
+    }
+
+    /// The same of one in the VMM process.
+    async fn keep_jailed(
+        self: &Arc<Self>,
+        vm: &JailedVm,
+        upon: Option<Arc<Snapshot>>,
+    ) -> Result<(Arc<Snapshot>, Duration), String> {
+        let (starter, below) = (self.clone(), upon.clone());
+        let staged = blocking(move || starter.stage(below.as_ref())).await;
+        let staging = staged.map_err(|error| error.to_string())??;
+        // As much as there will be: a copy that builds upon what it does not is none.
+        let upon = staging.parent().cloned();
+        let (copied, time) = vm.copy(&staging, upon.as_ref()).await.map_err(|error| error.to_string())?;
+        let begun = Instant::now();
+        let committed = blocking(move || staging.commit(copied)).await.map_err(|error| error.to_string())?;
+        Ok((committed.map_err(|error| error.to_string())?, time + begun.elapsed()))
+    }
+
+    fn stage(&self, upon: Option<&Arc<Snapshot>>) -> Result<Staging, String> {
+        let store = self.vms.store().map_err(|error| error.to_string())?;
+        store.stage(&self.expected, upon).map_err(|error| error.to_string())
     }
 }
 

@@ -199,8 +199,9 @@ impl Template {
         let output = Output::new(self.agent.name()).map_err(start_error)?;
         let (template, maker) = (self.clone(), vms.clone());
         let guest = blocking(move || {
-            let outside = maker.surroundings(template.agent, None, &output, theirs, Arc::default())?;
-            maker.boot(template.agent, template.memory, outside)
+            let outside =
+                maker.programs.surroundings(template.agent, None, &output, theirs, Arc::default())?;
+            maker.programs.boot(template.agent, template.memory, outside)
         })
         .await??;
         let mut channel = Channel::new(ours, LogSink::new(self.agent.name()));
@@ -263,7 +264,7 @@ impl Template {
     /// # Errors
     /// It has one, and that fails.
     async fn rehearse(&self, vms: &MicroVms, channel: &mut Channel) -> Result<bool, Error> {
-        let folder = &vms.runtime(self.agent)?.folder;
+        let folder = &vms.programs.runtime(self.agent)?.folder;
         let Some((code, entry_point)) = rehearsal(self.agent).filter(|(code, _)| folder.join(code).exists())
         else {
             return Ok(false);
@@ -324,7 +325,8 @@ impl Template {
         let (agent, counters) = (self.agent, Arc::<Counters>::default());
         let counting = counters.clone();
         let guest =
-            blocking(move || make(vms.surroundings(agent, None, &sending, theirs, counting)?)).await??;
+            blocking(move || make(vms.programs.surroundings(agent, None, &sending, theirs, counting)?))
+                .await??;
         let mut channel = Channel::restored(stream, LogSink::new(self.agent.name()), 0);
         channel.tell_restored().await.map_err(start_error)?;
         Ok(Waiting { snapshot, guest, channel, output, counters })

@@ -1,0 +1,208 @@
+//! Messages between Hydra and processes of its own: one JSON value a packet of a Unix socket, with descriptors.
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg,
+    sendmsg, socketpair,
+};
+use rustix::fs::MemfdFlags;
+use serde::{Serialize, de::DeserializeOwned};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+
+use crate::sync::lock;
+
+/// Bytes of the longest message.
+const LONGEST: usize = 64 * 1024;
+/// Most descriptors that come with one.
+pub const MOST_DESCRIPTORS: usize = 4;
+
+/// A connected pair of sockets, both close-on-exec and blocking.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+/// Sends `message` with `descriptors`.
+pub fn send(socket: BorrowedFd, message: &impl Serialize, descriptors: &[RawFd]) -> io::Result<()> {
+    send_bytes(socket, &encode(message)?, descriptors)
+}
+
+/// Receives a message and its descriptors, which are close-on-exec; `None` at the end of file.
+pub fn receive<T: DeserializeOwned>(socket: BorrowedFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut bytes = vec![0; LONGEST];
+    let mut space = nix::cmsg_space!([RawFd; MOST_DESCRIPTORS]);
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let received = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    let mut descriptors = Vec::new();
+    for message in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(raw) = message {
+            // SAFETY: the kernel made these descriptors for this call; nothing else owns them.
+            descriptors.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    let length = received.bytes;
+    if length == 0 {
+        return Ok(None);
+    }
+    Ok(Some((serde_json::from_slice(&bytes[..length])?, descriptors)))
+}
+
+/// A file in memory without a name that holds `bytes`: what is too long for a message goes along with it.
+pub fn unnamed_file(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let file = rustix::fs::memfd_create("message", MemfdFlags::CLOEXEC)?;
+    File::from(file.try_clone()?).write_all(bytes)?;
+    Ok(file)
+}
+
+/// The content of a file that came with a message, if it is one and has at most `most` bytes.
+pub fn content(file: OwnedFd, most: u64) -> io::Result<Vec<u8>> {
+    let file = File::from(file);
+    let metadata = file.metadata()?;
+    // Nothing else is read: it could have the reader wait.
+    if !metadata.is_file() || metadata.len() > most {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut bytes = vec![0; metadata.len() as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// One end of a pair in the async runtime. Sending never waits: what the peer does not take yet is kept, and goes out while somebody
+/// [receives](Connection::receive) here.
+pub struct Connection {
+    socket: AsyncFd<OwnedFd>,
+    unsent: Mutex<VecDeque<(Vec<u8>, Vec<OwnedFd>)>>,
+    /// Something is kept.
+    kept: Notify,
+}
+
+impl Connection {
+    /// Takes charge of a socket of a [`pair`]. Must be called in the async runtime.
+    ///
+    /// # Errors
+    /// When it cannot be watched.
+    pub fn new(socket: OwnedFd) -> io::Result<Connection> {
+        let flags = OFlag::from_bits_retain(fcntl(&socket, FcntlArg::F_GETFL)?);
+        fcntl(&socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        // SAFETY: an `OwnedFd` owns an open descriptor, and nothing here replaces or closes it while it is registered.
+        let socket = unsafe { AsyncFd::register(socket) }?;
+        Ok(Connection { socket, unsent: Mutex::default(), kept: Notify::new() })
+    }
+
+    /// Sends `message` with `descriptors`, of which there are at most [`MOST_DESCRIPTORS`].
+    ///
+    /// # Errors
+    /// The peer is gone, or the message is too long.
+    pub fn send(&self, message: &impl Serialize, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let bytes = encode(message)?;
+        lock(&self.unsent).push_back((bytes, descriptors));
+        self.flush()?;
+        if self.keeps() {
+            self.kept.notify_one();
+        }
+        Ok(())
+    }
+
+    /// The peer's next message; `None` when it is gone. One task at a time waits here.
+    ///
+    /// # Errors
+    /// The socket fails, or what came is no message.
+    pub async fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        loop {
+            tokio::select! {
+                ready = self.socket.readable() => {
+                    if let Ok(received) = ready?.try_io(|socket| receive(socket.get_ref().as_fd())) {
+                        return received;
+                    }
+                }
+                ready = self.socket.writable(), if self.keeps() => {
+                    ready?.clear_ready();
+                    self.flush()?;
+                }
+                () = self.kept.notified() => {}
+            }
+        }
+    }
+
+    fn keeps(&self) -> bool {
+        !lock(&self.unsent).is_empty()
+    }
+
+    /// Sends what the peer takes now.
+    fn flush(&self) -> io::Result<()> {
+        let mut unsent = lock(&self.unsent);
+        while let Some((bytes, descriptors)) = unsent.front() {
+            let raw: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+            match send_bytes(self.socket.get_ref().as_fd(), bytes, &raw) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                sent => sent?,
+            }
+            unsent.pop_front();
+        }
+        Ok(())
+    }
+}
+
+fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let bytes = serde_json::to_vec(message)?;
+    if bytes.len() > LONGEST {
+        return Err(io::Error::other(format!("a message of {} bytes is longer than {LONGEST}", bytes.len())));
+    }
+    Ok(bytes)
+}
+
+fn send_bytes(socket: BorrowedFd, bytes: &[u8], descriptors: &[RawFd]) -> io::Result<()> {
+    let rights = [ControlMessage::ScmRights(descriptors)];
+    let control: &[ControlMessage] = if descriptors.is_empty() { &[] } else { &rights };
+    sendmsg::<UnixAddr>(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, MsgFlags::MSG_NOSIGNAL, None)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_carries_descriptors_and_the_end_is_seen() {
+        let (one, other) = pair().expect("a socket pair");
+        send(one.as_fd(), &"made", &[0, 1]).expect("sent");
+        let (message, descriptors) = receive::<String>(other.as_fd()).expect("received").expect("a message");
+        assert_eq!((message.as_str(), descriptors.len()), ("made", 2));
+        drop(one);
+        assert!(receive::<String>(other.as_fd()).expect("received").is_none());
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_is_refused() {
+        let (one, _other) = pair().expect("a socket pair");
+        assert!(send(one.as_fd(), &"x".repeat(LONGEST), &[]).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_the_peer_does_not_take_yet_is_kept_in_order() {
+        let (one, other) = pair().expect("a socket pair");
+        let [one, other] = [one, other].map(|socket| Connection::new(socket).expect("watched"));
+        let text = "x".repeat(LONGEST / 2);
+        for number in 0..100 {
+            other.send(&(number, &text), Vec::new()).expect("kept");
+        }
+        assert!(other.keeps(), "the kernel has room for all of them");
+        let received = async {
+            for number in 0..100 {
+                let ((next, _), _) =
+                    one.receive::<(i32, String)>().await.expect("no error").expect("one more");
+                assert_eq!(next, number);
+            }
+            drop(one);
+        };
+        let (gone, ()) = tokio::join!(other.receive::<()>(), received);
+        assert!(gone.expect("no error").is_none());
+    }
+}

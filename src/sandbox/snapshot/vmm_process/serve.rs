@@ -1,0 +1,304 @@
+//! The VMM process from within: the main of the hidden command `hydra jail-vmm`.
+
+use std::collections::HashMap;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::net;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::net::UnixStream;
+use tokio::task::AbortHandle;
+
+use super::super::boot::Programs;
+use super::super::machine::Machine;
+use super::super::output::Output;
+use super::super::starter::{NotRestored, SETTLE_TIME};
+use super::super::{blocking, start_error};
+use super::protocol::{Origin, Reply, Request, Setting};
+use super::relay::relay;
+use crate::agent::{Agent, Runtimes};
+use crate::linux::counters::{Counters, Counts};
+use crate::linux::{self, Guest, GuestStream, HostStream, Surroundings};
+use crate::messages::{Connection, unnamed_file};
+use crate::snapshot::{CopyRoom, Snapshot};
+use crate::sync::lock;
+use crate::vmm;
+
+/// The descriptor on which Hydra is spoken to: the channel of the jail.
+const HYDRA: i32 = 3;
+
+/// How often Hydra is told what programs did.
+const COUNT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Runs as a VMM process until Hydra lets it go.
+pub fn vmm_process_main() -> ExitCode {
+    vmm::limit_heaps();
+    // Hydra logs it as what the function printed.
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .without_time()
+        .with_target(false)
+        .init();
+    // SAFETY: whoever starts this command opens it for this, and nothing else here owns it.
+    let hydra = unsafe { OwnedFd::from_raw_fd(HYDRA) };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(error),
+    };
+    let served = runtime.block_on(async { serve(Arc::new(Connection::new(hydra)?)).await });
+    // Programs that still run end with the process.
+    runtime.shutdown_background();
+    served.map_or_else(failed, |()| ExitCode::SUCCESS)
+}
+
+fn failed(error: impl std::fmt::Display) -> ExitCode {
+    eprintln!("hydra jail-vmm: {error}");
+    ExitCode::FAILURE
+}
+
+async fn serve(hydra: Arc<Connection>) -> std::io::Result<()> {
+    let Some((Request::Begin(setting), mut descriptors)) = hydra.receive().await? else {
+        return Err(std::io::Error::other("the first message was not what microVMs there will be"));
+    };
+    let device = descriptors.pop().ok_or(std::io::ErrorKind::InvalidInput)?;
+    let begun = blocking(move || vmm::use_device(device).map_err(start_error)).await;
+    if let Err(error) = begun.and_then(|used| used) {
+        return hydra.send(&Reply::Useless(error.to_string()), Vec::new());
+    }
+    // The first microVM waits for what it finds out.
+    tokio::task::spawn_blocking(|| vmm::Hypervisor::get().map(drop));
+    let process = Arc::new(Process::new(*setting, hydra.clone())?);
+    tokio::spawn(count(process.clone()));
+    while let Some((request, descriptors)) = hydra.receive().await? {
+        process.take(request, descriptors)?;
+    }
+    Ok(())
+}
+
+/// Tells Hydra what programs did.
+async fn count(process: Arc<Process>) {
+    let mut told = Counts::default();
+    loop {
+        tokio::time::sleep(COUNT_INTERVAL).await;
+        let counts = process.counters.read();
+        if counts != told && process.hydra.send(&Reply::Counted(counts), Vec::new()).is_err() {
+            return;
+        }
+        told = counts;
+    }
+}
+
+struct Process {
+    hydra: Arc<Connection>,
+    programs: Programs,
+    agent: Agent,
+    function: String,
+    code: PathBuf,
+    memory: u32,
+    output: Output,
+    counters: Arc<Counters>,
+    snapshots: Mutex<HashMap<u64, Arc<Snapshot>>>,
+    vms: Mutex<HashMap<u64, Running>>,
+}
+
+struct Running {
+    machine: Machine,
+    /// What it is a copy of, and the number of that.
+    snapshot: Option<(u64, Arc<Snapshot>)>,
+    relay: AbortHandle,
+}
+
+impl Process {
+    fn new(setting: Setting, hydra: Arc<Connection>) -> std::io::Result<Process> {
+        let Setting { function, runtime, code, scratch, memory, tmp_bytes, network } = setting;
+        Ok(Process {
+            hydra,
+            agent: runtime.agent,
+            programs: Programs::new(Arc::new(Runtimes::known(vec![runtime])), scratch, network, tmp_bytes),
+            function,
+            code,
+            memory,
+            output: Output::own()?,
+            counters: Arc::default(),
+            snapshots: Mutex::default(),
+            vms: Mutex::default(),
+        })
+    }
+
+    /// Does what Hydra asks. An error is Hydra's, or its end.
+    fn take(self: &Arc<Self>, request: Request, descriptors: Vec<OwnedFd>) -> std::io::Result<()> {
+        let missing = || std::io::Error::other("a message lacks what belongs to it");
+        match request {
+            Request::Begin(_) => return Err(missing()),
+            Request::Know { snapshot, parent } => {
+                let files = <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| missing())?;
+                let mut snapshots = lock(&self.snapshots);
+                let parent = parent.map(|parent| snapshots.get(&parent).cloned().ok_or_else(missing));
+                let handed = Snapshot::handed_over(files, parent.transpose()?)?;
+                snapshots.insert(snapshot, Arc::new(handed));
+            }
+            Request::Forget { snapshot } => drop(lock(&self.snapshots).remove(&snapshot)),
+            Request::Make { vm, origin } => {
+                let channel = descriptors.into_iter().next().ok_or_else(missing)?;
+                let channel = net::UnixStream::from(channel);
+                channel.set_nonblocking(true)?;
+                tokio::spawn(self.clone().make(vm, origin, UnixStream::from_std(channel)?));
+            }
+            Request::Copy { vm, upon, bytes } => {
+                let file = descriptors.into_iter().next().ok_or_else(missing)?;
+                let upon = upon.and_then(|upon| lock(&self.snapshots).get(&upon).cloned());
+                tokio::spawn(self.clone().copy(vm, upon, file, bytes));
+            }
+            Request::Look { vm, briefly } => self.look(vm, briefly),
+            Request::End { vm } => drop(lock(&self.vms).remove(&vm)),
+        }
+        Ok(())
+    }
+
+    async fn make(self: Arc<Self>, vm: u64, origin: Origin, channel: UnixStream) {
+        let (ours, theirs) = linux::stream();
+        let process = self.clone();
+        let made = match blocking(move || process.make_guest(origin, theirs)).await {
+            Ok(made) => made,
+            Err(error) => Err(error.into()),
+        };
+        let reply = match made {
+            Ok((machine, snapshot, time)) => {
+                self.run(vm, machine, snapshot, ours, channel);
+                Reply::Made { vm, time }
+            }
+            Err(error) => Reply::NotMade {
+                vm,
+                snapshot_is_useless: matches!(error, NotRestored::Useless(_)),
+                reason: error.to_string(),
+            },
+        };
+        // If Hydra is gone this process ends.
+        let _ = self.hydra.send(&reply, Vec::new());
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn make_guest(
+        &self,
+        origin: Origin,
+        channel: GuestStream,
+    ) -> Result<(Machine, Option<(u64, Arc<Snapshot>)>, Duration), NotRestored> {
+        let outside = self.surroundings(channel)?;
+        let unknown = || start_error("Hydra named what there is not");
+        let find = |number| lock(&self.snapshots).get(&number).cloned().ok_or_else(unknown);
+        let begun;
+        let (guest, snapshot) = match origin {
+            Origin::Cold => {
+                begun = Instant::now();
+                (self.programs.boot(self.agent, self.memory, outside)?, None)
+            }
+            Origin::Snapshot(number) => {
+                let snapshot = find(number)?;
+                begun = Instant::now();
+                let guest = snapshot.restore(outside)?;
+                self.counters.restored_in(begun.elapsed());
+                (guest, Some((number, snapshot)))
+            }
+            Origin::Reset { vm, snapshot: number } => {
+                let snapshot = find(number)?;
+                let other = lock(&self.vms).remove(&vm).ok_or_else(unknown)?;
+                let remains = other.machine.end();
+                // Not before: the program would see the end of the stream, and clean up behind itself.
+                other.relay.abort();
+                begun = Instant::now();
+                let (guest, _) = snapshot.reset(&remains, outside).map_err(start_error)?;
+                self.counters.reset_in(begun.elapsed());
+                (guest, Some((number, snapshot)))
+            }
+        };
+        let time = begun.elapsed();
+        let machine = Machine::new(guest, &self.function).map_err(start_error)?;
+        Ok((machine, snapshot, time))
+    }
+
+    fn surroundings(&self, channel: GuestStream) -> Result<Surroundings, NotRestored> {
+        let counters = self.counters.clone();
+        Ok(self.programs.surroundings(self.agent, Some(&self.code), &self.output, channel, counters)?)
+    }
+
+    /// Has a program and Hydra speak with each other until one of them ends.
+    fn run(
+        self: &Arc<Self>,
+        vm: u64,
+        machine: Machine,
+        snapshot: Option<(u64, Arc<Snapshot>)>,
+        guest: HostStream,
+        hydra: UnixStream,
+    ) {
+        let (process, health) = (self.clone(), machine.health().clone());
+        tokio::spawn(async move {
+            health.verdict().await;
+            let ended = Reply::Ended { vm, out_of_memory: health.is_out_of_memory() };
+            let _ = process.hydra.send(&ended, Vec::new());
+        });
+        let process = self.clone();
+        // The table is locked: the task finds it there.
+        let mut vms = lock(&self.vms);
+        let relay = tokio::spawn(async move {
+            // Both ends know why.
+            let _ = relay(&guest, hydra).await;
+            drop(lock(&process.vms).remove(&vm));
+            // Not before: a program that sees the end of the stream cleans up behind itself.
+            drop(guest);
+        });
+        vms.insert(vm, Running { machine, snapshot, relay: relay.abort_handle() });
+    }
+
+    fn guest(&self, vm: u64) -> Option<Arc<Guest>> {
+        lock(&self.vms).get(&vm).map(|running| running.machine.guest().clone())
+    }
+
+    async fn copy(self: Arc<Self>, vm: u64, upon: Option<Arc<Snapshot>>, file: OwnedFd, bytes: u64) {
+        let guest = self.guest(vm);
+        let copy = move || {
+            let guest = guest.ok_or("it has ended")?;
+            if let Some(upon) = &upon {
+                upon.note_working_set(&guest);
+            }
+            guest.settle(SETTLE_TIME);
+            let begun = Instant::now();
+            let room = CopyRoom::new(file.into(), bytes, upon).map_err(|error| error.to_string())?;
+            let checkpoint = guest.checkpoint().map_err(|error| error.to_string())?;
+            let copy = room.copy(&checkpoint).map_err(|error| error.to_string())?;
+            // The program goes on; the rest needs it no more.
+            drop(checkpoint);
+            let copied = copy.finish().map_err(|error| error.to_string())?;
+            let state = unnamed_file(&copied.state).map_err(|error| error.to_string())?;
+            Ok::<_, String>((copied, state, begun.elapsed()))
+        };
+        let copied = blocking(copy).await.unwrap_or_else(|error| Err(error.to_string()));
+        let _ = match copied {
+            Ok((copied, state, time)) => self.hydra.send(&Reply::Copied { vm, copied, time }, vec![state]),
+            Err(reason) => self.hydra.send(&Reply::NotCopied { vm, reason }, Vec::new()),
+        };
+    }
+
+    /// Looks what the program has touched, in the background.
+    fn look(self: &Arc<Self>, vm: u64, briefly: bool) {
+        let Some((guest, Some((number, snapshot)))) =
+            lock(&self.vms).get(&vm).map(|vm| (vm.machine.guest().clone(), vm.snapshot.clone()))
+        else {
+            return;
+        };
+        let process = self.clone();
+        tokio::task::spawn_blocking(move || {
+            if briefly {
+                return snapshot.glance_at(&guest);
+            }
+            snapshot.note_working_set(&guest);
+            if let Some(file) =
+                snapshot.known_working_set().and_then(|text| unnamed_file(text.as_bytes()).ok())
+            {
+                let _ = process.hydra.send(&Reply::Touched { snapshot: number }, vec![file]);
+            }
+        });
+    }
+}
