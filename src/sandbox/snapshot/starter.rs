@@ -209,6 +209,15 @@ impl Snapshots for SnapshotStarter {
 impl Inner {
     /// A sandbox that has served nobody: a copy of the snapshot, if there is one.
     async fn start(self: Arc<Self>) -> Result<Loaded, Error> {
+        let started = self.clone().try_start().await;
+        match &self.processes {
+            // The VMM process may have ended just then.
+            Some(processes) if started.is_err() && processes.has_ended().await => self.try_start().await,
+            _ => started,
+        }
+    }
+
+    async fn try_start(self: Arc<Self>) -> Result<Loaded, Error> {
         let Some(snapshot) = self.slot.get().await else { return self.start_new().await };
         while let Some(mut spare) = self.spares.take().await {
             let of_this = spare.snapshot.as_ref().is_some_and(|of| Arc::ptr_eq(of, &snapshot));

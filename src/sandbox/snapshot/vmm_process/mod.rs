@@ -93,6 +93,11 @@ impl VmmProcesses {
         Ok(current.insert(process).clone())
     }
 
+    /// Whether the one that there was has ended.
+    pub async fn has_ended(&self) -> bool {
+        self.0.lock().await.as_ref().is_some_and(|process| !process.is_alive())
+    }
+
     /// Lets go of it: it ends with its last microVM.
     pub fn close(&self) {
         // Who is starting one uses it at once.
@@ -254,7 +259,7 @@ impl VmmProcess {
             start_error(reason.unwrap_or_else(|| "its VMM process has ended".into()))
         };
         if !self.is_alive() || self.hydra.send(request, descriptors).is_err() {
-            lock(&self.shared.waiting).remove(&vm);
+            self.shared.ended();
             return Err(ended());
         }
         match tokio::time::timeout(PATIENCE, answer).await {
@@ -327,8 +332,8 @@ impl JailedVm {
 
 impl Drop for JailedVm {
     fn drop(&mut self) {
+        // Why it ended is still heard.
         self.kill();
-        lock(&self.process.shared.vms).remove(&self.number);
     }
 }
 
@@ -349,12 +354,17 @@ async fn listen(hydra: Arc<Connection>, shared: Arc<Shared>, function: String) {
             }
         }
     }
-    shared.has_ended.store(true, Ordering::Release);
-    lock(&shared.waiting).clear();
-    lock(&shared.vms).drain().for_each(|(_, health)| health.judge());
+    shared.ended();
 }
 
 impl Shared {
+    /// There is no such process any more.
+    fn ended(&self) {
+        self.has_ended.store(true, Ordering::Release);
+        lock(&self.waiting).clear();
+        lock(&self.vms).drain().for_each(|(_, health)| health.judge());
+    }
+
     fn take(&self, reply: Reply, descriptors: Vec<OwnedFd>) {
         let (vm, answer) = match reply {
             Reply::Useless(reason) => {
@@ -363,6 +373,7 @@ impl Shared {
             }
             Reply::Made { vm, time } => (vm, Answer::Made(time)),
             Reply::NotMade { vm, reason, snapshot_is_useless } => {
+                lock(&self.vms).remove(&vm);
                 (vm, Answer::NotMade { reason, snapshot_is_useless })
             }
             Reply::Copied { vm, mut copied, time } => {
