@@ -142,15 +142,17 @@ impl Jailed {
         messages::send(self.control.get_ref().as_fd(), &request, &[])?;
         match hear(&self.control).await? {
             (Reply::Assigned, _) if self.has_root => {
-                Ok(Assigned { code: view::CODE.into(), tmp: view::TMP.into() })
+                Ok(Assigned { code: view::CODE.into(), tmp: self.tmp().to_owned() })
             }
-            (Reply::Assigned, _) => {
-                let tmp = self.host_tmp.as_ref().map_or(Path::new(view::TMP), TempDir::path);
-                Ok(Assigned { code: code_root.to_owned(), tmp: tmp.to_owned() })
-            }
+            (Reply::Assigned, _) => Ok(Assigned { code: code_root.to_owned(), tmp: self.tmp().to_owned() }),
             (Reply::Failed(reason), _) => Err(wrong(reason)),
             _ => Err(JailError::Ended),
         }
+    }
+
+    /// The directory that the agent may write, as it sees it.
+    pub fn tmp(&self) -> &Path {
+        self.host_tmp.as_ref().map_or(Path::new(view::TMP), TempDir::path)
     }
 
     /// Bytes of memory of everything in the jail, its `/tmp` included: what its cgroup counts, or the private and
@@ -304,6 +306,7 @@ fn plan(jail: &Jail, scratch: &Path) -> Result<(Plan, Option<Cgroup>, Option<Tem
         host_id,
         processes: (has(Layer::Processes) && !counted_by_cgroup).then_some(jail.processes),
         open_files: jail.open_files,
+        largest_file: jail.largest_file,
         cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
         layers,
     };

@@ -28,7 +28,7 @@ pub struct Snapshot {
 }
 
 /// Most bytes of what is handed over beside the memory: the state of a program that has as many files and threads as it may.
-const MOST_HANDED_OVER: u64 = 256 << 20;
+const MOST_HANDED_OVER: u64 = 128 << 20;
 
 /// What programs touch first when they go on from a snapshot.
 #[derive(Default)]

@@ -23,5 +23,6 @@ mod shapes;
 mod snapshots;
 mod soak;
 mod templates;
+mod vmm_processes;
 mod wire;
 mod world;

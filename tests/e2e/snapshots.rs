@@ -64,7 +64,7 @@ in_each_language! {
     hooks_are_called_around_a_checkpoint
 }
 
-fn registration(world: &World, name: &str, language: &Language) -> Registration {
+pub fn registration(world: &World, name: &str, language: &Language) -> Registration {
     let (file, entry_point) = language.snapshots;
     Registration {
         url: world.code.url(file),

@@ -128,9 +128,7 @@ impl MicroVms {
         let (expected, found) = blocking(move || vms.find(&of)).await??;
         if found.is_none() && self.ahead {
             let template = self.template(function.agent(), function.spec.memory)?;
-            if function.spec.sandbox == SandboxKind::Snapshot {
-                template.expect_function(self);
-            }
+            template.expect_function(self, function.spec.sandbox == SandboxKind::SnapshotProcess);
         }
         SnapshotStarter::new(self.clone(), function, expected, found).map(Arc::new).map_err(start_error)
     }

@@ -72,6 +72,15 @@ impl Unnamed {
         Ok((Output { stdout, stderr }, Unnamed { stdout: out, stderr: err }))
     }
 
+    /// Of what comes out of a process, by its standard output and standard error. Must be called in the async runtime.
+    ///
+    /// # Errors
+    /// They are no pipes.
+    pub fn of((stdout, stderr): (OwnedFd, OwnedFd)) -> io::Result<Unnamed> {
+        let receiver = Receiver::from_owned_fd;
+        Ok(Unnamed { stdout: receiver(stdout)?, stderr: receiver(stderr)? })
+    }
+
     /// From now on what comes out is logged as the output of `function`.
     pub fn forward(self, function: &str) {
         tokio::spawn(forward(self.stdout, Stream::Stdout, LogSink::new(function)));

@@ -374,13 +374,11 @@ impl Inner {
         let (unanswered, first_answer) = oneshot::channel();
         loaded.unanswered = Some(unanswered);
         let loaded = self.load(loaded, Ok(())).await;
-        if self.processes.is_none() {
-            let vms = self.vms.clone();
-            tokio::spawn(async move {
-                let _ = tokio::time::timeout(HEAD_START, first_answer).await;
-                template.replenish(&vms, &of);
-            });
-        }
+        let vms = self.vms.clone();
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(HEAD_START, first_answer).await;
+            template.replenish(&vms, &of);
+        });
         loaded.map(Some)
     }
 
@@ -403,6 +401,9 @@ impl Inner {
         process: &Arc<VmmProcess>,
         snapshot: &Arc<Snapshot>,
     ) -> Result<(FunctionVm, Channel), NotRestored> {
+        if let Some(copy) = self.processes.as_ref().and_then(|own| own.template_copy(snapshot)) {
+            return Ok((FunctionVm::Jailed(copy.vm), copy.channel));
+        }
         let (vm, stream, _) = process.restore(snapshot).await?;
         Ok((FunctionVm::Jailed(vm), Channel::restored(stream, LogSink::new(self.name()), 0)))
     }
@@ -410,7 +411,10 @@ impl Inner {
     /// The function's VMM process, if its microVMs are to be in one.
     async fn process(&self) -> Result<Option<Arc<VmmProcess>>, Error> {
         let Some(processes) = &self.processes else { return Ok(None) };
-        processes.get(&self.vms, &self.function, self.counters.own()).await.map(Some)
+        let function = &self.function;
+        let template = self.vms.ahead.then(|| self.vms.template(function.agent(), function.spec.memory));
+        let template = template.transpose()?;
+        processes.get(&self.vms, function, template.as_deref(), self.counters.own()).await.map(Some)
     }
 
     /// Starts the agent in a new microVM and has it load the function.
@@ -455,6 +459,9 @@ impl Inner {
     /// Makes a microVM that goes on from the snapshot.
     async fn restore(self: &Arc<Self>, snapshot: Arc<Snapshot>) -> Result<Loaded, NotRestored> {
         if let Some(process) = self.process().await? {
+            if let Some(processes) = &self.processes {
+                processes.needs_no_template();
+            }
             let (vm, stream, time) = process.restore(&snapshot).await?;
             return Ok(self.copy(stream, FunctionVm::Jailed(vm), snapshot, Start::Restore, time));
         }

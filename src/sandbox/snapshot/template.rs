@@ -23,6 +23,7 @@ use super::root::AGENT;
 use super::slot::{Making, Slot};
 use super::starter::{NotRestored, SETTLE_TIME};
 use super::svmid::template_svmid;
+use super::vmm_process::{TemplateCopy, VmmProcess, WaitingProcess};
 use super::{MicroVms, blocking, start_error};
 use crate::agent::{Agent, Channel, ChannelError, Load, LogSink, Outcome};
 use crate::jail::view::{CODE, TMP};
@@ -48,6 +49,8 @@ pub struct Template {
     expected: Expected,
     slot: Arc<Slot<Snapshot>>,
     spares: Arc<Spares<Waiting>>,
+    /// VMM processes with a copy in each.
+    processes: Arc<Spares<WaitingProcess>>,
 }
 
 /// A copy of a template: an agent that waits for its function.
@@ -82,12 +85,14 @@ impl MicroVms {
         let template = match known {
             Some(template) => template,
             None => {
+                let most = if self.ahead { SPARES } else { 0 };
                 let template = Arc::new(Template {
                     agent,
                     memory,
                     expected: self.expected_template(agent, memory)?,
                     slot: Slot::new(None),
-                    spares: Spares::new(if self.ahead { SPARES } else { 0 }),
+                    spares: Spares::new(most),
+                    processes: Spares::new(most),
                 });
                 lock(&self.templates).entry((agent, memory)).or_insert(template).clone()
             }
@@ -146,19 +151,29 @@ impl Template {
     pub fn discard(&self, useless: &Arc<Snapshot>) {
         self.slot.discard(useless);
         self.spares.retain(|spare| !Arc::ptr_eq(&spare.snapshot, useless));
+        self.processes.retain(|spare| !Arc::ptr_eq(&spare.copy.snapshot, useless));
     }
 
     /// Lets go the copies that have waited for `idle_time` or, where memory is `scarce`, all; they are made anew when a function comes.
     pub fn sweep(&self, idle_time: Duration, scarce: bool) {
         self.spares.sweep(idle_time, scarce);
+        self.processes.sweep(idle_time, scarce);
     }
 
     /// A function is there that will begin as a copy: has one wait for it. The first of all is made with the template.
-    pub fn expect_function(self: &Arc<Self>, vms: &Arc<MicroVms>) {
+    pub fn expect_function(self: &Arc<Self>, vms: &Arc<MicroVms>, is_jailed: bool) {
+        match is_jailed {
+            false => self.spares.expect_one(),
+            true => self.processes.expect_one(),
+        }
         if let (Some(snapshot), false) = self.slot.look() {
-            self.spares.expect_one();
             self.replenish(vms, &snapshot);
         }
+    }
+
+    /// A VMM process that waits for a function with a copy, if there is one.
+    pub fn waiting_process(&self) -> Option<WaitingProcess> {
+        self.processes.take_ready()
     }
 
     /// Finds or makes the snapshot in the background, if there is none.
@@ -167,7 +182,11 @@ impl Template {
         let (template, vms) = (self.clone(), vms.clone());
         tokio::spawn(async move {
             match template.find_or_make(&vms, making).await {
-                Ok(()) => template.expect_function(&vms),
+                Ok(()) => {
+                    if let (Some(snapshot), _) = template.slot.look() {
+                        template.replenish(&vms, &snapshot);
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(language = %template.agent, %error, "a template could not be made");
                 }
@@ -234,7 +253,7 @@ impl Template {
         Ok(snapshot)
     }
 
-    /// Makes a copy that waits, in the background, unless there is one.
+    /// Makes what is to wait, in the background, unless it is there: a copy in Hydra, and one in a VMM process.
     pub fn replenish(self: &Arc<Self>, vms: &Arc<MicroVms>, snapshot: &Arc<Snapshot>) {
         while let Some(place) = self.spares.claim() {
             let (template, vms, snapshot) = (self.clone(), vms.clone(), snapshot.clone());
@@ -247,6 +266,38 @@ impl Template {
                 }
             });
         }
+        while let Some(place) = self.processes.claim() {
+            let (template, vms, snapshot) = (self.clone(), vms.clone(), snapshot.clone());
+            tokio::spawn(async move {
+                match template.process(vms, snapshot).await {
+                    Ok(process) => place.fill(process),
+                    Err(error) => {
+                        tracing::debug!(language = %template.agent, %error, "no VMM process was started ahead");
+                    }
+                }
+            });
+        }
+    }
+
+    /// A VMM process with a copy that has rehearsed.
+    async fn process(
+        self: &Arc<Self>,
+        vms: Arc<MicroVms>,
+        snapshot: Arc<Snapshot>,
+    ) -> Result<WaitingProcess, NotRestored> {
+        let process = VmmProcess::start(&vms, self.agent, self.memory).await?;
+        let channel = |stream| Channel::restored(stream, LogSink::new(self.agent.name()), 0);
+        let (mut vm, stream, _) = process.restore(&snapshot).await?;
+        let mut to_agent = channel(stream);
+        to_agent.tell_restored().await.map_err(start_error)?;
+        if self.rehearse(&vms, &mut to_agent).await? {
+            let stream;
+            (vm, stream, _) = vm.reset(&snapshot).await?;
+            to_agent = channel(stream);
+            to_agent.tell_restored().await.map_err(start_error)?;
+        }
+        let copy = TemplateCopy { snapshot, vm, channel: to_agent };
+        Ok(WaitingProcess { process, copy })
     }
 
     /// A copy that has rehearsed, where the agent has a function for that.

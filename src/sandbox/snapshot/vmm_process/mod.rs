@@ -4,6 +4,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `mod.rs` | Hydra's side |
+//! | `keeping.rs` | the process of each function, and those that wait for one |
 //! | `protocol.rs` | what both say to each other |
 //! | `serve.rs` | the process from within |
 //! | `relay.rs` | what agents and Hydra say to each other, passed on |
@@ -12,6 +13,7 @@
 //! template, to be read, and an empty file when a program is to be copied. Hydra keeps the snapshots, and believes nothing that it says of them:
 //! what comes out of a jail is only ever restored in one.
 
+mod keeping;
 mod protocol;
 mod relay;
 mod serve;
@@ -21,21 +23,20 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
-use tokio::net::unix::pipe::Receiver;
 use tokio::sync::oneshot;
 
+pub use self::keeping::{TemplateCopy, VmmProcesses, WaitingProcess};
 use self::protocol::{Origin, Reply, Request, Setting};
 pub use self::serve::vmm_process_main;
 use super::super::{Error, Health};
+use super::output::Unnamed;
 use super::starter::NotRestored;
 use super::{MicroVms, start_error, template};
-use crate::agent::LogSink;
-use crate::agent::log::Stream;
-use crate::agent::spawn::forward;
+use crate::agent::{Agent, Runtime};
 use crate::function::Function;
 use crate::jail::{self, Jail, Jailed, Layer, Limits, Network};
 use crate::linux::counters::{Counters, Counts};
@@ -47,70 +48,42 @@ use crate::vmm::open_device;
 
 /// MiB of the process's own `/tmp`, where roots are composed.
 const TMP: u32 = 16;
-/// Threads and descriptors of a microVM, and of the process beside them.
-const THREADS: u32 = 64;
-const DESCRIPTORS: u32 = 64;
-const OF_ITS_OWN: u32 = 512;
+/// Most threads and descriptors of the process: for some hundred microVMs.
+const THREADS: u32 = 16 << 10;
+const DESCRIPTORS: u32 = 64 << 10;
 /// MiB that a microVM takes beside its RAM, at most.
 const OVERHEAD: u32 = 64;
 /// So many microVMs there may be for each sandbox that the function may have: ready ones, and those that are about to end.
 const FOR_EACH: u32 = 2;
-/// How long making or copying a microVM may take.
+/// How long the process may take to do what it is asked.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Most bytes of what is said of a program: its state, or what it touched.
-const MOST_STATE: u64 = 256 << 20;
+/// What is said of one that takes longer, and of one that says what makes no sense.
+const LATE: &str = "it did not answer in time";
+const OTHER: &str = "it gave another's answer";
+/// Most bytes of a program's state, and of what is said of the pages that it touched.
+const MOST_STATE: u64 = 64 << 20;
+const MOST_TOUCHED: u64 = 256 << 10;
 
 /// A running VMM process. It ends, and all of its microVMs, when this is dropped.
 pub struct VmmProcess {
     hydra: Arc<Connection>,
-    _jailed: Jailed,
+    jailed: tokio::sync::Mutex<Jailed>,
+    /// What it prints, until it is known of which function that is.
+    output: Mutex<Option<Unnamed>>,
     shared: Arc<Shared>,
     next: AtomicU64,
     /// The snapshots that it knows, by the numbers that it knows them by.
     known: Mutex<Vec<(u64, Weak<Snapshot>)>>,
 }
 
-/// The VMM process of a function: started when it is needed, and again when it has ended.
-#[derive(Default)]
-pub struct VmmProcesses(tokio::sync::Mutex<Option<Arc<VmmProcess>>>);
-
-impl VmmProcesses {
-    /// The one that there is, or a new one.
-    ///
-    /// # Errors
-    /// As [`VmmProcess::start`].
-    pub async fn get(
-        &self,
-        vms: &MicroVms,
-        function: &Function,
-        counters: &Arc<Counters>,
-    ) -> Result<Arc<VmmProcess>, Error> {
-        let mut current = self.0.lock().await;
-        if let Some(process) = current.as_ref().filter(|process| process.is_alive()) {
-            return Ok(process.clone());
-        }
-        let process = VmmProcess::start(vms, function, counters.clone()).await?;
-        Ok(current.insert(process).clone())
-    }
-
-    /// Whether the one that there was has ended.
-    pub async fn has_ended(&self) -> bool {
-        self.0.lock().await.as_ref().is_some_and(|process| !process.is_alive())
-    }
-
-    /// Lets go of it: it ends with its last microVM.
-    pub fn close(&self) {
-        // Who is starting one uses it at once.
-        if let Ok(mut current) = self.0.try_lock() {
-            *current = None;
-        }
-    }
-}
-
 /// What its answers come to.
 #[derive(Default)]
 struct Shared {
     has_ended: AtomicBool,
+    /// Nobody needs it any more.
+    is_let_go: AtomicBool,
+    /// The name of its function, once it has one.
+    function: OnceLock<String>,
     /// Why it is of no use.
     useless: Mutex<Option<String>>,
     /// Who waits for an answer, by microVM.
@@ -119,7 +92,9 @@ struct Shared {
     vms: Mutex<HashMap<u64, Arc<Health>>>,
     /// What each snapshot is to learn that it knows.
     known: Mutex<HashMap<u64, Weak<Snapshot>>>,
-    counters: Arc<Counters>,
+    /// Who waits for the function to be there.
+    assigned: Mutex<Option<oneshot::Sender<Result<(), String>>>>,
+    counters: Mutex<Arc<Counters>>,
 }
 
 enum Answer {
@@ -137,46 +112,67 @@ pub struct JailedVm {
 }
 
 impl VmmProcess {
-    /// Starts one for a function. What its microVMs do is counted in `counters`.
+    /// Starts one for some function in a language, each of whose microVMs has `memory` MiB.
     ///
     /// # Errors
     /// When there is no such language here, or no KVM, or the jail cannot be made.
-    pub async fn start(
-        vms: &MicroVms,
-        function: &Function,
-        counters: Arc<Counters>,
-    ) -> Result<Arc<VmmProcess>, Error> {
-        let failed = |error: &dyn std::fmt::Display| Error::Start(format!("the VMM process: {error}"));
-        let (spec, runtime) = (&function.spec, vms.programs.runtime(function.agent())?);
-        let jail = jail(vms, function).map_err(|error| failed(&error))?;
-        let mut jailed = jail.spawn(&vms.scratch).await.map_err(|error| failed(&error))?;
-        let (stdout, stderr) = jailed.take_output();
-        for (pipe, stream) in [(stdout, Stream::Stdout), (stderr, Stream::Stderr)] {
-            let pipe = Receiver::from_owned_fd(pipe).map_err(|error| failed(&error))?;
-            tokio::spawn(forward(pipe, stream, LogSink::new(spec.name.as_str())));
-        }
-        let copies = spec.concurrency.saturating_mul(FOR_EACH);
-        let memory_mib = spec.memory.saturating_add(OVERHEAD).saturating_mul(copies).saturating_add(OVERHEAD);
-        let assigned = jailed
-            .assign(&function.code.root, &Limits { memory_mib })
-            .await
-            .map_err(|error| failed(&error))?;
-        let hydra = Arc::new(Connection::new(jailed.take_channel()).map_err(|error| failed(&error))?);
+    pub async fn start(vms: &MicroVms, agent: Agent, memory: u32) -> Result<Arc<VmmProcess>, Error> {
+        let runtime = vms.programs.runtime(agent)?;
+        let jail = jail(vms, runtime, memory).map_err(failed)?;
+        let mut jailed = jail.spawn(&vms.scratch).await.map_err(failed)?;
+        let output = Unnamed::of(jailed.take_output()).map_err(failed)?;
+        let hydra = Arc::new(Connection::new(jailed.take_channel()).map_err(failed)?);
         let setting = Setting {
-            function: spec.name.clone(),
             runtime: runtime.clone(),
-            code: assigned.code,
-            scratch: assigned.tmp,
-            memory: spec.memory,
+            scratch: jailed.tmp().to_owned(),
+            memory,
             tmp_bytes: vms.programs.tmp_bytes(),
             network: inner_network(&jail, vms.programs.network()),
         };
-        let device = open_device().map_err(|error| failed(&error))?;
-        hydra.send(&Request::Begin(Box::new(setting)), vec![device]).map_err(|error| failed(&error))?;
-        let shared = Arc::new(Shared { counters, ..Shared::default() });
-        tokio::spawn(listen(hydra.clone(), shared.clone(), spec.name.clone()));
-        let (next, known) = (AtomicU64::new(1), Mutex::default());
-        Ok(Arc::new(VmmProcess { hydra, _jailed: jailed, shared, next, known }))
+        let device = open_device().map_err(failed)?;
+        hydra.send(&Request::Begin(Box::new(setting)), vec![device]).map_err(failed)?;
+        let shared = Arc::<Shared>::default();
+        tokio::spawn(listen(hydra.clone(), shared.clone()));
+        Ok(Arc::new(VmmProcess {
+            hydra,
+            jailed: jailed.into(),
+            output: Mutex::new(Some(output)),
+            shared,
+            next: AtomicU64::new(1),
+            known: Mutex::default(),
+        }))
+    }
+
+    /// Gives it its function, once. What its microVMs do is counted in `counters` from now on.
+    ///
+    /// # Errors
+    /// The code cannot be shown in its jail, or the process fails.
+    pub async fn assign(&self, function: &Function, counters: Arc<Counters>) -> Result<(), Error> {
+        let spec = &function.spec;
+        let memory_mib = spec
+            .memory
+            .saturating_add(OVERHEAD)
+            .saturating_mul(spec.concurrency.saturating_mul(FOR_EACH))
+            .saturating_add(OVERHEAD);
+        let mut jailed = self.jailed.lock().await;
+        let assigned = jailed.assign(&function.code.root, &Limits { memory_mib }).await.map_err(failed)?;
+        let (sender, answer) = oneshot::channel();
+        *lock(&self.shared.assigned) = Some(sender);
+        let request = Request::Assign { function: spec.name.clone(), code: assigned.code };
+        if !self.is_alive() || self.hydra.send(&request, Vec::new()).is_err() {
+            return Err(self.shared.gone());
+        }
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(assigned)) => assigned.map_err(failed)?,
+            Ok(Err(_)) => return Err(self.shared.gone()),
+            Err(_) => return Err(failed(LATE)),
+        }
+        if let Some(output) = lock(&self.output).take() {
+            output.forward(&spec.name);
+        }
+        *lock(&self.shared.counters) = counters;
+        self.shared.function.get_or_init(|| spec.name.clone());
+        Ok(())
     }
 
     /// Whether it was there when last heard of.
@@ -219,7 +215,7 @@ impl VmmProcess {
             Answer::Made(time) => Ok((vm, ours, time)),
             Answer::NotMade { reason, snapshot_is_useless: true } => Err(NotRestored::Useless(reason)),
             Answer::NotMade { reason, .. } => Err(start_error(reason).into()),
-            _ => Err(start_error("its VMM process gave another's answer").into()),
+            _ => Err(failed(OTHER).into()),
         }
     }
 
@@ -254,21 +250,23 @@ impl VmmProcess {
     async fn ask(&self, vm: u64, request: &Request, descriptors: Vec<OwnedFd>) -> Result<Answer, Error> {
         let (sender, answer) = oneshot::channel();
         lock(&self.shared.waiting).insert(vm, sender);
-        let ended = || {
-            let reason = lock(&self.shared.useless).clone();
-            start_error(reason.unwrap_or_else(|| "its VMM process has ended".into()))
-        };
         if !self.is_alive() || self.hydra.send(request, descriptors).is_err() {
             self.shared.ended();
-            return Err(ended());
+            return Err(self.shared.gone());
         }
         match tokio::time::timeout(PATIENCE, answer).await {
-            Ok(answer) => answer.map_err(|_| ended()),
+            Ok(answer) => answer.map_err(|_| self.shared.gone()),
             Err(_) => {
                 lock(&self.shared.waiting).remove(&vm);
-                Err(start_error("its VMM process did not answer in time"))
+                Err(failed(LATE))
             }
         }
+    }
+}
+
+impl Drop for VmmProcess {
+    fn drop(&mut self) {
+        self.shared.is_let_go.store(true, Ordering::Release);
     }
 }
 
@@ -312,7 +310,7 @@ impl JailedVm {
         match self.process.ask(self.number, &request, vec![memory]).await? {
             Answer::Copied(copied, time) => Ok((copied, time)),
             Answer::NotCopied(reason) => Err(start_error(reason)),
-            _ => Err(start_error("its VMM process gave another's answer")),
+            _ => Err(failed(OTHER)),
         }
     }
 
@@ -338,21 +336,25 @@ impl Drop for JailedVm {
 }
 
 /// Hears what a process says until it ends.
-async fn listen(hydra: Arc<Connection>, shared: Arc<Shared>, function: String) {
+async fn listen(hydra: Arc<Connection>, shared: Arc<Shared>) {
     let mut told = Counts::default();
     loop {
         match hydra.receive::<Reply>().await {
             Ok(Some((Reply::Counted(counts), _))) => {
-                shared.counters.add(&counts.since(&told));
+                lock(&shared.counters).add(&counts.since(&told));
                 told = counts;
             }
             Ok(Some((reply, descriptors))) => shared.take(reply, descriptors),
             Ok(None) => break,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
             Err(error) => {
-                tracing::warn!(function, %error, "a VMM process broke the protocol");
+                tracing::warn!(%error, "a VMM process broke the protocol");
                 break;
             }
         }
+    }
+    if !shared.is_let_go.load(Ordering::Acquire) {
+        tracing::warn!(function = shared.function.get(), "a VMM process has ended, and all microVMs in it");
     }
     shared.ended();
 }
@@ -362,11 +364,24 @@ impl Shared {
     fn ended(&self) {
         self.has_ended.store(true, Ordering::Release);
         lock(&self.waiting).clear();
+        *lock(&self.assigned) = None;
         lock(&self.vms).drain().for_each(|(_, health)| health.judge());
+    }
+
+    /// What is said to whoever wanted something of it.
+    fn gone(&self) -> Error {
+        failed(lock(&self.useless).as_deref().unwrap_or("it has ended"))
     }
 
     fn take(&self, reply: Reply, descriptors: Vec<OwnedFd>) {
         let (vm, answer) = match reply {
+            Reply::Assigned(outcome) => {
+                if let Some(waiting) = lock(&self.assigned).take() {
+                    // Who gave up waiting needs no answer.
+                    let _ = waiting.send(outcome);
+                }
+                return;
+            }
             Reply::Useless(reason) => {
                 *lock(&self.useless) = Some(reason);
                 return;
@@ -376,6 +391,7 @@ impl Shared {
                 lock(&self.vms).remove(&vm);
                 (vm, Answer::NotMade { reason, snapshot_is_useless })
             }
+            Reply::Copied { vm, .. } if !lock(&self.waiting).contains_key(&vm) => return,
             Reply::Copied { vm, mut copied, time } => {
                 let state = descriptors.into_iter().next().map(|file| content(file, MOST_STATE));
                 let answer = match state {
@@ -400,7 +416,7 @@ impl Shared {
             }
             Reply::Touched { snapshot } => {
                 let snapshot = lock(&self.known).get(&snapshot).and_then(Weak::upgrade);
-                let text = descriptors.into_iter().next().and_then(|file| content(file, MOST_STATE).ok());
+                let text = descriptors.into_iter().next().and_then(|file| content(file, MOST_TOUCHED).ok());
                 // Of a template it is not believed: others begin with that, too.
                 if let (Some(snapshot), Some(text)) =
                     (snapshot.filter(|of| of.manifest().function != template::NAME), text)
@@ -418,11 +434,9 @@ impl Shared {
     }
 }
 
-/// The jail of the process.
-fn jail(vms: &MicroVms, function: &Function) -> io::Result<Jail> {
+/// The jail of a process whose microVMs run agents on `runtime`, with `memory` MiB each.
+fn jail(vms: &MicroVms, runtime: &Runtime, memory: u32) -> io::Result<Jail> {
     let program = std::env::current_exe()?;
-    let runtime = vms.programs.runtime(function.agent()).map_err(io::Error::other)?;
-    let copies = function.spec.concurrency.saturating_mul(FOR_EACH);
     let mut jail = Jail::new(&program, &vms.code_store);
     jail.arguments = vec!["jail-vmm".into()];
     jail.readable = runtime.readable().into_iter().chain([program]).collect();
@@ -432,9 +446,9 @@ fn jail(vms: &MicroVms, function: &Function) -> io::Result<Jail> {
         _ if !jail::probe().has(Layer::Network) => Network::Host,
         _ => Network::None,
     };
-    jail.tmp_mib = TMP;
-    jail.processes = copies.saturating_mul(THREADS).saturating_add(OF_ITS_OWN);
-    jail.open_files = copies.saturating_mul(DESCRIPTORS).saturating_add(OF_ITS_OWN);
+    (jail.tmp_mib, jail.processes, jail.open_files) = (TMP, THREADS, DESCRIPTORS);
+    // It can write to what it copies programs to for as long as it lives.
+    jail.largest_file = Some(u64::from(memory) << 20);
     jail.has_messages = true;
     Ok(jail)
 }
@@ -448,4 +462,8 @@ fn inner_network(jail: &Jail, wanted: Policy) -> Policy {
         (Network::Host, Policy::Loopback) => Policy::Closed,
         (_, wanted) => wanted,
     }
+}
+
+fn failed(why: impl std::fmt::Display) -> Error {
+    Error::Start(format!("its VMM process: {why}"))
 }

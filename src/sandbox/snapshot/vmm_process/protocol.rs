@@ -13,12 +13,8 @@ use crate::snapshot::Copied;
 /// What all microVMs of the process have in common.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Setting {
-    /// The function's name.
-    pub function: String,
-    /// What runs its agent.
+    /// What runs their agent.
     pub runtime: Runtime,
-    /// The function's code.
-    pub code: PathBuf,
     /// A folder that the process may write.
     pub scratch: PathBuf,
     /// MiB of each microVM.
@@ -50,6 +46,13 @@ pub enum Origin {
 pub enum Request {
     /// The first one. With a descriptor of `/dev/kvm`.
     Begin(Box<Setting>),
+    /// There is a function now: show its code to the microVM that there may be, and to all that will be. Answered by [`Reply::Assigned`].
+    Assign {
+        /// Its name.
+        function: String,
+        /// Where its code is.
+        code: PathBuf,
+    },
     /// Know a snapshot, of which there will be copies. With the descriptors of [`Snapshot::hand_over`](crate::snapshot::Snapshot::hand_over).
     Know {
         /// Its number from now on.
@@ -97,6 +100,8 @@ pub enum Request {
 pub enum Reply {
     /// It cannot do anything, for this reason.
     Useless(String),
+    /// The function's code is there, or why it is not.
+    Assigned(Result<(), String>),
     /// The program runs.
     Made {
         /// Which.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use super::super::{blocking, start_error};
 use super::protocol::{Origin, Reply, Request, Setting};
 use super::relay::relay;
 use crate::agent::{Agent, Runtimes};
+use crate::jail::view::CODE;
 use crate::linux::counters::{Counters, Counts};
 use crate::linux::{self, Guest, GuestStream, HostStream, Surroundings};
 use crate::messages::{Connection, unnamed_file};
@@ -95,13 +96,19 @@ struct Process {
     hydra: Arc<Connection>,
     programs: Programs,
     agent: Agent,
-    function: String,
-    code: PathBuf,
     memory: u32,
+    function: Mutex<Option<Assigned>>,
     output: Output,
     counters: Arc<Counters>,
     snapshots: Mutex<HashMap<u64, Arc<Snapshot>>>,
     vms: Mutex<HashMap<u64, Running>>,
+}
+
+/// The function of the process.
+#[derive(Clone)]
+struct Assigned {
+    name: String,
+    code: PathBuf,
 }
 
 struct Running {
@@ -113,14 +120,13 @@ struct Running {
 
 impl Process {
     fn new(setting: Setting, hydra: Arc<Connection>) -> std::io::Result<Process> {
-        let Setting { function, runtime, code, scratch, memory, tmp_bytes, network } = setting;
+        let Setting { runtime, scratch, memory, tmp_bytes, network } = setting;
         Ok(Process {
             hydra,
             agent: runtime.agent,
             programs: Programs::new(Arc::new(Runtimes::known(vec![runtime])), scratch, network, tmp_bytes),
-            function,
-            code,
             memory,
+            function: Mutex::default(),
             output: Output::own()?,
             counters: Arc::default(),
             snapshots: Mutex::default(),
@@ -133,6 +139,11 @@ impl Process {
         let missing = || std::io::Error::other("a message lacks what belongs to it");
         match request {
             Request::Begin(_) => return Err(missing()),
+            Request::Assign { function, code } => {
+                let assigned = self.assign(Assigned { name: function, code });
+                let assigned = assigned.map_err(|error| error.to_string());
+                self.hydra.send(&Reply::Assigned(assigned), Vec::new())?;
+            }
             Request::Know { snapshot, parent } => {
                 let files = <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| missing())?;
                 let mut snapshots = lock(&self.snapshots);
@@ -155,6 +166,14 @@ impl Process {
             Request::Look { vm, briefly } => self.look(vm, briefly),
             Request::End { vm } => drop(lock(&self.vms).remove(&vm)),
         }
+        Ok(())
+    }
+
+    /// Shows the function's code.
+    fn assign(&self, function: Assigned) -> std::io::Result<()> {
+        let guests: Vec<_> = lock(&self.vms).values().map(|vm| vm.machine.guest().clone()).collect();
+        guests.iter().try_for_each(|guest| guest.mount(&function.code, Path::new(CODE)))?;
+        *lock(&self.function) = Some(function);
         Ok(())
     }
 
@@ -215,13 +234,15 @@ impl Process {
             }
         };
         let time = begun.elapsed();
-        let machine = Machine::new(guest, &self.function).map_err(start_error)?;
+        let name = lock(&self.function).as_ref().map_or_else(String::new, |function| function.name.clone());
+        let machine = Machine::new(guest, &name).map_err(start_error)?;
         Ok((machine, snapshot, time))
     }
 
     fn surroundings(&self, channel: GuestStream) -> Result<Surroundings, NotRestored> {
-        let counters = self.counters.clone();
-        Ok(self.programs.surroundings(self.agent, Some(&self.code), &self.output, channel, counters)?)
+        let (function, counters) = (lock(&self.function).clone(), self.counters.clone());
+        let code = function.as_ref().map(|function| &*function.code);
+        Ok(self.programs.surroundings(self.agent, code, &self.output, channel, counters)?)
     }
 
     /// Has a program and Hydra speak with each other until one of them ends.
