@@ -263,6 +263,7 @@ impl Service {
         for registered in self.all() {
             registered.pool.close();
         }
+        self.vms.close();
         self.blanks.stop().await;
         self.hosts.stop().await;
         self.store.settled().await;

@@ -119,6 +119,11 @@ impl MicroVms {
         templates.iter().for_each(|template| template.sweep(self.idle_time, scarce));
     }
 
+    /// Ends what is only kept ready, and keeps nothing more.
+    pub fn close(&self) {
+        lock(&self.templates).values().for_each(|template| template.close());
+    }
+
     /// A starter of the function's sandboxes, with its snapshot if there is one that will do.
     ///
     /// # Errors

@@ -160,6 +160,12 @@ impl Template {
         self.processes.sweep(idle_time, scarce);
     }
 
+    /// Lets go of the copies, and makes no more.
+    pub fn close(&self) {
+        drop(self.spares.close());
+        drop(self.processes.close());
+    }
+
     /// A function is there that will begin as a copy: has one wait for it. The first of all is made with the template.
     pub fn expect_function(self: &Arc<Self>, vms: &Arc<MicroVms>, is_jailed: bool) {
         match is_jailed {

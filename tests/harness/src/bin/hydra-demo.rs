@@ -28,7 +28,7 @@ struct Arguments {
     #[arg(long, value_name = "LANGUAGE=REASON", value_parser = left_out, hide = true)]
     left_out: Vec<(String, String)>,
     /// Sandboxes to run in, separated by commas.
-    #[arg(long, value_delimiter = ',', default_values = ["isolate", "process", "snapshot"])]
+    #[arg(long, value_delimiter = ',', default_values = ["isolate", "process", "snapshot", "snapshot-process"])]
     sandbox: Vec<String>,
 }
 

@@ -11,7 +11,7 @@ use crate::peer::Peer;
 use crate::statistics::median;
 
 const LANGUAGES: [&str; 3] = ["python", "javascript", "java"];
-const SANDBOXES: [&str; 3] = ["snapshot", "process", "isolate"];
+const SANDBOXES: [&str; 4] = ["snapshot", "snapshot-process", "process", "isolate"];
 /// Instances before the first that is counted: what only they have made is not in the mean.
 const FIRST: u32 = 4;
 /// Instances are multiplied by so much at a time.

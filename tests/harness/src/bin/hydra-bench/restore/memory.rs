@@ -15,7 +15,7 @@ pub struct Instance {
 pub async fn measure(languages: &[&'static str], code: &str, count: u32) -> Vec<Instance> {
     let mut all = Vec::new();
     for &language in languages {
-        for sandbox in ["snapshot", "process", "isolate"] {
+        for sandbox in ["snapshot", "snapshot-process", "process", "isolate"] {
             say(&format!("memory of {language} instances in {sandbox} sandboxes"));
             match each(language, sandbox, code, count).await {
                 Ok(each) => all.push(Instance { language, sandbox, each }),

@@ -25,6 +25,7 @@ const RIGHT: u32 = 34;
 const SCALE: f32 = 2.0;
 
 const SNAPSHOT: RGBColor = RGBColor(0xc0, 0x39, 0x2b);
+const JAILED: RGBColor = RGBColor(0x8e, 0x44, 0xad);
 const PROCESS: RGBColor = RGBColor(0x1f, 0x6f, 0xb4);
 const ISOLATE: RGBColor = RGBColor(0x2e, 0x8b, 0x57);
 const PEER: RGBColor = RGBColor(0x77, 0x77, 0x77);
@@ -64,6 +65,7 @@ fn lines(samples: &Samples, language: &str) -> Vec<Line> {
         let name = start.name();
         let color = match name.split(':').next() {
             Some("snapshot") => SNAPSHOT,
+            Some("snapshot-process") => JAILED,
             Some("process") => PROCESS,
             _ => ISOLATE,
         };

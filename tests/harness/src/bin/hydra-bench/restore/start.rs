@@ -15,6 +15,12 @@ pub enum Start {
     Template,
     /// A new microVM in which everything starts; with the registration.
     ColdVm,
+    /// As [`Start::Warm`], in a VMM process.
+    WarmJailed,
+    /// As [`Start::Reset`], in a VMM process.
+    ResetJailed,
+    /// As [`Start::Template`], in a VMM process.
+    TemplateJailed,
     /// A process that was there and is used again.
     WarmProcess,
     /// A process that waited in a pool, without a function.
@@ -52,13 +58,16 @@ pub struct Asked {
 }
 
 /// Everything that is asked for, of each function.
-pub const ASKED: [Asked; 11] = [
+pub const ASKED: [Asked; 14] = [
     Asked { sandbox: "snapshot", way: Way::Any, unprepared: false, cheap: true },
     Asked { sandbox: "snapshot", way: Way::Request, unprepared: false, cheap: true },
     Asked { sandbox: "snapshot", way: Way::Fresh, unprepared: false, cheap: true },
     Asked { sandbox: "snapshot", way: Way::Fresh, unprepared: true, cheap: true },
     Asked { sandbox: "snapshot", way: Way::First, unprepared: false, cheap: false },
     Asked { sandbox: "snapshot", way: Way::First, unprepared: true, cheap: false },
+    Asked { sandbox: "snapshot-process", way: Way::Any, unprepared: false, cheap: true },
+    Asked { sandbox: "snapshot-process", way: Way::Request, unprepared: false, cheap: true },
+    Asked { sandbox: "snapshot-process", way: Way::First, unprepared: false, cheap: false },
     Asked { sandbox: "process", way: Way::Any, unprepared: false, cheap: true },
     Asked { sandbox: "process", way: Way::Fresh, unprepared: false, cheap: false },
     Asked { sandbox: "process", way: Way::Fresh, unprepared: true, cheap: false },
@@ -68,13 +77,16 @@ pub const ASKED: [Asked; 11] = [
 
 impl Start {
     /// All of them, in their order.
-    pub const ALL: [Start; 11] = [
+    pub const ALL: [Start; 14] = [
         Start::Warm,
         Start::Reset,
         Start::CopiedAhead,
         Start::Restored,
         Start::Template,
         Start::ColdVm,
+        Start::WarmJailed,
+        Start::ResetJailed,
+        Start::TemplateJailed,
         Start::WarmProcess,
         Start::PooledProcess,
         Start::ColdProcess,
@@ -92,6 +104,9 @@ impl Start {
             ("snapshot", "restore") => Start::CopiedAhead,
             ("snapshot", "template") => Start::Template,
             ("snapshot", "cold") => Start::ColdVm,
+            ("snapshot-process", "warm") => Start::WarmJailed,
+            ("snapshot-process", "reset") => Start::ResetJailed,
+            ("snapshot-process", "template") => Start::TemplateJailed,
             ("process", "warm") => Start::WarmProcess,
             ("process", "cold") if asked.unprepared => Start::ColdProcess,
             ("process", "cold") => Start::PooledProcess,
@@ -110,6 +125,9 @@ impl Start {
             Start::Restored => "snapshot: restored",
             Start::Template => "snapshot: from template",
             Start::ColdVm => "snapshot: cold microVM",
+            Start::WarmJailed => "snapshot-process: warm",
+            Start::ResetJailed => "snapshot-process: reset",
+            Start::TemplateJailed => "snapshot-process: from template",
             Start::WarmProcess => "process: warm",
             Start::PooledProcess => "process: from the pool",
             Start::ColdProcess => "process: cold",
