@@ -61,18 +61,46 @@ pub fn unnamed_file(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file)
 }
 
-/// The content of a file that came with a message, if it is one and has at most `most` bytes.
-pub fn content(file: OwnedFd, most: u64) -> io::Result<Vec<u8>> {
-    let file = File::from(file);
-    let metadata = file.metadata()?;
-    // Nothing else is read: it could have the reader wait.
-    if !metadata.is_file() || metadata.len() > most {
-        return Err(io::ErrorKind::InvalidData.into());
+/// The content of such a file, if it has at most `most` bytes.
+pub fn content(file: &File, most: u64) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    if length > most {
+        return Err(io::ErrorKind::FileTooLarge.into());
     }
-    let mut bytes = vec![0; metadata.len() as usize];
+    let mut bytes = vec![0; length as usize];
     file.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
 }
+
+/// Receives a message from a peer that is not trusted; `None` at the end of file. Descriptors that come with it are closed unseen.
+fn receive_alone<T: DeserializeOwned>(socket: BorrowedFd) -> io::Result<Option<T>> {
+    let mut bytes = vec![0; LONGEST];
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let length = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, None, MsgFlags::empty())?.bytes;
+    if length == 0 { Ok(None) } else { Ok(Some(serde_json::from_slice(&bytes[..length])?)) }
+}
+
+/// Has the kernel let nobody send descriptors to this Unix socket: to close one can take as long as its owner likes (`SO_LINGER`), and what came with
+/// bytes that are read is closed by the reader. False where the kernel cannot (before Linux 6.16): jails refuse `SO_LINGER` there.
+pub fn refuse_descriptors(socket: BorrowedFd) -> bool {
+    // include/uapi/asm-generic/socket.h.
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    let no: libc::c_int = 0;
+    let length = size_of_val(&no) as libc::socklen_t;
+    // SAFETY: the kernel reads as many bytes of `no` as it has.
+    let set = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const no).cast(), length)
+    };
+    set == 0
+}
+
+/// Whether the kernel can do that.
+pub fn can_refuse_descriptors() -> bool {
+    pair().is_ok_and(|(one, _)| refuse_descriptors(one.as_fd()))
+}
+
+/// Messages that a [`Connection`] keeps at most.
+const MOST_KEPT: usize = 1024;
 
 /// One end of a pair in the async runtime. Sending never waits: what the peer does not take yet is kept, and goes out while somebody
 /// [receives](Connection::receive) here.
@@ -99,10 +127,16 @@ impl Connection {
     /// Sends `message` with `descriptors`, of which there are at most [`MOST_DESCRIPTORS`].
     ///
     /// # Errors
-    /// The peer is gone, or the message is too long.
+    /// The peer is gone, or has not taken what it was sent for long; or the message is too long.
     pub fn send(&self, message: &impl Serialize, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let bytes = encode(message)?;
-        lock(&self.unsent).push_back((bytes, descriptors));
+        {
+            let mut unsent = lock(&self.unsent);
+            if unsent.len() >= MOST_KEPT {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            unsent.push_back((bytes, descriptors));
+        }
         self.flush()?;
         if self.keeps() {
             self.kept.notify_one();
@@ -110,11 +144,23 @@ impl Connection {
         Ok(())
     }
 
-    /// The peer's next message; `None` when it is gone. One task at a time waits here.
+    /// The peer's next message and the descriptors that come with it; `None` when it is gone. One task at a time waits here.
     ///
     /// # Errors
     /// The socket fails, or what came is no message.
     pub async fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        self.receive_by(receive).await
+    }
+
+    /// The same of a peer that is not trusted, and has no descriptors to send.
+    ///
+    /// # Errors
+    /// As [`Connection::receive`].
+    pub async fn receive_alone<T: DeserializeOwned>(&self) -> io::Result<Option<T>> {
+        self.receive_by(receive_alone).await
+    }
+
+    async fn receive_by<T>(&self, receive: fn(BorrowedFd) -> io::Result<Option<T>>) -> io::Result<Option<T>> {
         loop {
             tokio::select! {
                 ready = self.socket.readable() => {
@@ -124,7 +170,8 @@ impl Connection {
                 }
                 ready = self.socket.writable(), if self.keeps() => {
                     ready?.clear_ready();
-                    self.flush()?;
+                    // One that is gone may have said something before.
+                    let _ = self.flush();
                 }
                 () = self.kept.notified() => {}
             }
@@ -142,9 +189,12 @@ impl Connection {
             let raw: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
             match send_bytes(self.socket.get_ref().as_fd(), bytes, &raw) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                sent => sent?,
+                Err(error) => {
+                    unsent.clear();
+                    return Err(error);
+                }
+                Ok(()) => drop(unsent.pop_front()),
             }
-            unsent.pop_front();
         }
         Ok(())
     }
@@ -177,6 +227,20 @@ mod tests {
         assert_eq!((message.as_str(), descriptors.len()), ("made", 2));
         drop(one);
         assert!(receive::<String>(other.as_fd()).expect("received").is_none());
+    }
+
+    #[tokio::test]
+    async fn descriptors_are_not_taken_from_whoever_is_not_trusted() {
+        let (one, other) = pair().expect("a socket pair");
+        let connection = Connection::new(other).expect("watched");
+        let before = std::fs::read_dir("/proc/self/fd").expect("descriptors").count();
+        send(one.as_fd(), &1, &[0, 1, 2]).expect("sent");
+        assert_eq!(connection.receive_alone::<i32>().await.expect("received"), Some(1));
+        assert!(std::fs::read_dir("/proc/self/fd").expect("descriptors").count() <= before + 2);
+        let refused = refuse_descriptors(connection.socket.get_ref().as_fd());
+        assert_eq!(refused, can_refuse_descriptors());
+        assert_eq!(send(one.as_fd(), &2, &[0]).is_err(), refused);
+        send(one.as_fd(), &3, &[]).expect("sent");
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl Service {
             scratch.path().to_owned(),
             store.folder().to_owned(),
             config,
-            watch,
+            watch.clone(),
         );
         let service = Arc::new(Service {
             settings: PoolSettings {
@@ -179,6 +179,7 @@ impl Service {
                 scratch.path().to_owned(),
                 store.folder().to_owned(),
                 config,
+                watch,
             ),
             store,
             hosts,

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::AsFd;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BytesMut;
@@ -9,6 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
 use crate::linux::HostStream;
+use crate::messages::refuse_descriptors;
 
 /// Hydra's end of the stream to an agent.
 pub enum Transport {
@@ -20,6 +22,8 @@ pub enum Transport {
 
 impl From<UnixStream> for Transport {
     fn from(stream: UnixStream) -> Transport {
+        // Frames have none.
+        refuse_descriptors(stream.as_fd());
         Transport::Process(stream)
     }
 }

@@ -56,8 +56,6 @@ pub struct Plan {
     /// Most processes and threads; `None`: not limited here.
     pub processes: Option<u32>,
     pub open_files: u32,
-    /// Most bytes of a file that it writes; `None`: not limited here.
-    pub largest_file: Option<u64>,
     /// The cgroup to join.
     pub cgroup: Option<PathBuf>,
 }

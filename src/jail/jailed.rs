@@ -183,19 +183,13 @@ impl Jailed {
             // Linux before 5.14 has no such file; the init's end does the same in a PID namespace.
             let _ = cgroup.kill();
         }
-        if !self.has_pid_namespace {
-            process_tree::kill_below(self.pid);
-        }
-        // SAFETY: the call takes no pointer but a null one. An init that has ended needs no signal.
-        unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.init.get_ref().as_raw_fd(),
-                Signal::SIGKILL as i32,
-                std::ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
+        kill_init(self.init.get_ref(), (!self.has_pid_namespace).then_some(self.pid));
+    }
+
+    /// Kills everything in the jail, from wherever it is kept.
+    pub fn killer(&self) -> io::Result<Killer> {
+        let init = self.init.get_ref().try_clone()?;
+        Ok(Killer { init, tree: (!self.has_pid_namespace).then_some(self.pid) })
     }
 
     /// Waits for the end of the jail. The agent's status if it ended by itself, else that of the init.
@@ -246,6 +240,41 @@ impl Jailed {
         }
         Ok(relative.to_owned())
     }
+}
+
+/// Ends a jail.
+#[derive(Debug)]
+pub struct Killer {
+    init: OwnedFd,
+    tree: Option<u32>,
+}
+
+impl Killer {
+    /// Kills everything in the jail. Does not wait for its end.
+    pub fn kill(&self) {
+        kill_init(&self.init, self.tree);
+    }
+}
+
+/// Kills an init and, where its end does not end them, all processes below `tree`, its number.
+fn kill_init(init: &OwnedFd, tree: Option<u32>) {
+    let signal = |signal: libc::c_int| {
+        // SAFETY: the call takes no pointer but a null one. An init that has ended needs no signal.
+        unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                init.as_raw_fd(),
+                signal,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        }
+    };
+    // One that is gone may have left its number to another.
+    if let Some(tree) = tree.filter(|_| signal(0) == 0) {
+        process_tree::kill_below(tree);
+    }
+    signal(Signal::SIGKILL as i32);
 }
 
 impl Drop for Jailed {
@@ -306,7 +335,6 @@ fn plan(jail: &Jail, scratch: &Path) -> Result<(Plan, Option<Cgroup>, Option<Tem
         host_id,
         processes: (has(Layer::Processes) && !counted_by_cgroup).then_some(jail.processes),
         open_files: jail.open_files,
-        largest_file: jail.largest_file,
         cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
         layers,
     };

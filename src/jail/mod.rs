@@ -24,7 +24,7 @@ pub mod view;
 
 pub use identity::INSIDE;
 pub use init::init_main;
-pub use jailed::{Assigned, Jailed};
+pub use jailed::{Assigned, Jailed, Killer};
 pub use layers::{Finding, Layer, Layers, probe, report};
 
 use std::ffi::OsString;
@@ -54,8 +54,6 @@ pub struct Jail {
     pub processes: u32,
     /// Most open descriptors of one process.
     pub open_files: u32,
-    /// Most bytes of a file that it writes; `None`: no limit of the jail's own.
-    pub largest_file: Option<u64>,
     /// Whether its channel keeps [messages](crate::messages) apart, rather than being a stream.
     pub has_messages: bool,
     /// Layers to leave out though the host has them: to test, or to find out what a function stumbles over.
@@ -143,7 +141,6 @@ impl Jail {
             tmp_mib: 64,
             processes: 512,
             open_files: 4096,
-            largest_file: None,
             has_messages: false,
             without: Vec::new(),
         }

@@ -85,8 +85,7 @@ fn limit(plan: &Plan) -> io::Result<()> {
         (Resource::RLIMIT_SIGPENDING, 1024),
     ];
     let processes = plan.processes.map(|processes| (Resource::RLIMIT_NPROC, u64::from(processes)));
-    let largest_file = plan.largest_file.map(|bytes| (Resource::RLIMIT_FSIZE, bytes));
-    for (resource, limit) in wanted.into_iter().chain(processes).chain(largest_file) {
+    for (resource, limit) in wanted.into_iter().chain(processes) {
         // An ordinary user cannot raise a limit, only lower it.
         let (_, hard) = nix::sys::resource::getrlimit(resource)?;
         let limit = limit.min(hard);

@@ -1,6 +1,7 @@
 //! Compiles [`super::calls`] into seccomp filters, and installs them.
 
 use super::calls;
+use crate::messages;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     TargetArch, sock_filter,
@@ -50,6 +51,13 @@ pub fn compile() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     allowed.insert(libc::SYS_prctl, options.collect::<Result<_, _>>()?);
     let personalities = calls::PERSONALITIES.iter().map(|(value, _)| rule(vec![equals(0, *value)?]));
     allowed.insert(libc::SYS_personality, personalities.collect::<Result<_, _>>()?);
+
+    if !messages::can_refuse_descriptors() {
+        // Who closes such a socket waits, and Hydra would have to: see `refuse_descriptors`.
+        let not_socket = argument(1, SeccompCmpOp::Ne, libc::SOL_SOCKET as u64)?;
+        let not_linger = argument(2, SeccompCmpOp::Ne, libc::SO_LINGER as u64)?;
+        allowed.insert(libc::SYS_setsockopt, vec![rule(vec![not_socket])?, rule(vec![not_linger])?]);
+    }
 
     let unknown =
         calls::UNKNOWN.iter().flat_map(|(calls, _)| *calls).map(|number| (*number, vec![])).collect();

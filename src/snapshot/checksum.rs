@@ -4,11 +4,10 @@
 use std::fmt;
 use std::fs::File;
 use std::hash::Hasher;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::SeekFrom;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use twox_hash::XxHash3_64;
 
@@ -50,18 +49,17 @@ impl Checksum {
 
     /// Of a sparse file: of the place and content of each chunk that is not all zeros. Holes are not read, and a hole that
     /// is filled with zeros makes no difference: file systems differ in where they keep holes.
-    pub fn of_sparse_file(mut file: &File) -> io::Result<Checksum> {
+    pub fn of_sparse_file(file: &File) -> io::Result<Checksum> {
         let size = file.metadata()?.len();
         let mut hasher = XxHash3_64::new();
         let mut buffer = vec![0; READ];
         let mut done = 0;
-        while let Some(Range { start, end }) = next_data(file, done)? {
+        while let Some(Range { start, end }) = next_data(file, done)?.filter(|data| data.start < size) {
             let mut at = (start - start % CHUNK as u64).max(done);
             let end = end.next_multiple_of(CHUNK as u64).min(size);
             while at < end {
                 let piece = &mut buffer[..READ.min((end - at) as usize)];
-                rustix::fs::seek(file, SeekFrom::Start(at))?;
-                file.read_exact(piece)?;
+                file.read_exact_at(piece, at)?;
                 for (i, chunk) in piece.chunks(CHUNK).enumerate().filter(|(_, chunk)| !is_zero(chunk)) {
                     hasher.write(&(at + (i * CHUNK) as u64).to_le_bytes());
                     hasher.write(&XxHash3_64::oneshot(chunk).to_le_bytes());

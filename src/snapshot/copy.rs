@@ -7,16 +7,56 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{MemfdFlags, SealFlags};
 use serde::{Deserialize, Serialize};
 
 use super::checksum::is_zero;
 use super::opened::Snapshot;
 use super::page_runs::PageRuns;
 use crate::linux::Checkpoint;
-use crate::vmm::{FRAME_SIZE, GuestMemory, Image};
+use crate::vmm::{FRAME_SIZE, GuestMemory, Image, next_data};
 
 /// Of what the parent had in use, this part differs in most programs: room for it is made before they are stopped.
 const DIFFERING: u64 = 3;
+
+/// A file in memory of `bytes` for the copy of a program that another process makes: no more than that is in it, whatever is done with it.
+///
+/// # Errors
+/// The host gives no more descriptors.
+pub(super) fn file_for_another(bytes: u64) -> io::Result<File> {
+    let file = rustix::fs::memfd_create("copy", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    rustix::fs::ftruncate(&file, bytes)?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(file.into())
+}
+
+/// Copies what is not zero of `from`, which another process may change meanwhile, into the empty file `to`, which becomes as large: `bytes`. How many
+/// bytes that is.
+///
+/// # Errors
+/// The disk is full or fails.
+pub(super) fn copy_sparse(from: &File, to: &File, bytes: u64) -> io::Result<u64> {
+    to.set_len(bytes)?;
+    let mut buffer = vec![0; PIECE as usize];
+    let (mut at, mut stored) = (0, 0);
+    while let Some(data) = next_data(from, at)?.filter(|data| data.start < bytes) {
+        at = data.start;
+        let end = data.end.min(bytes);
+        while at < end {
+            let piece = &mut buffer[..PIECE.min(end - at) as usize];
+            from.read_exact_at(piece, at)?;
+            for page in piece.chunks(PAGE) {
+                if !is_zero(page) {
+                    to.write_all_at(page, at)?;
+                    stored += page.len() as u64;
+                }
+                at += page.len() as u64;
+            }
+        }
+        at = at.max(data.start + 1);
+    }
+    Ok(stored)
+}
 
 /// Where a program will be copied to. It is made before the program is stopped, for whose pause every step counts.
 pub struct CopyRoom {
@@ -59,16 +99,6 @@ impl CopyRoom {
             memory.expect(parent.manifest().memory.in_use / DIFFERING);
         }
         Ok(CopyRoom { memory, parent })
-    }
-
-    /// The file.
-    pub(super) fn file(&self) -> &File {
-        &self.memory.file
-    }
-
-    /// What the copy will build upon.
-    pub(super) fn parent(&self) -> Option<&Arc<Snapshot>> {
-        self.parent.as_ref()
     }
 
     /// Copies the program of `checkpoint`, which may go on afterwards: drop the checkpoint before [`ProgramCopy::finish`].
@@ -273,6 +303,25 @@ mod tests {
         assert!(runs.iter().any(|run| run.end == 31 * FRAME_SIZE));
         assert_eq!(few_runs(&[], 16), (vec![], vec![]));
         assert_eq!(few_runs(&[0, 4096, 12288], 16), (vec![0..8192, 12288..16384], vec![]));
+    }
+
+    #[test]
+    fn what_another_process_copied_is_taken_and_no_more() {
+        let bytes = 64 * FRAME_SIZE;
+        let file = file_for_another(bytes).unwrap();
+        for (at, content) in [(3, 7u8), (4, 0), (63, 9)] {
+            file.write_all_at(&[content; PAGE], at * FRAME_SIZE).unwrap();
+        }
+        assert!(file.set_len(bytes + 1).is_err() && file.set_len(0).is_err());
+        assert!(file.write_all_at(&[1], bytes).is_err());
+        let copy = tempfile::tempfile().unwrap();
+        assert_eq!(copy_sparse(&file, &copy, bytes).unwrap(), 2 * FRAME_SIZE);
+        let mut content = vec![1; bytes as usize];
+        copy.read_exact_at(&mut content, 0).unwrap();
+        let found: Vec<_> = content.chunks(PAGE).map(|page| page[0]).enumerate().collect();
+        assert!(found.iter().all(|(page, byte)| *byte
+            == [(3, 7), (63, 9)].into_iter().find(|(at, _)| at == page).map_or(0, |(_, byte)| byte)));
+        assert_eq!(copy.metadata().unwrap().len(), bytes);
     }
 
     proptest! {

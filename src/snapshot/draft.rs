@@ -3,13 +3,12 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::checksum::Checksum;
-use super::copy::{Copied, CopyRoom, ProgramCopy};
+use super::copy::{Copied, CopyRoom, ProgramCopy, copy_sparse, file_for_another};
 use super::error::{Part, SaveError};
 use super::expected::Expected;
 use super::manifest::{MemoryFile, Parent, StateFile};
@@ -72,7 +71,10 @@ pub struct Staging {
     store: Arc<Inner>,
     expected: Expected,
     staged: Staged,
-    room: CopyRoom,
+    memory: File,
+    parent: Option<Arc<Snapshot>>,
+    /// What is made ahead of the copy, if this process makes that.
+    room: Option<CopyRoom>,
 }
 
 impl Staging {
@@ -86,10 +88,22 @@ impl Staging {
         let parent = parent.filter(|parent| parent.manifest().parent.is_none());
         let staged = Staged::new(&store.shelf.partial()).map_err(failed("make a folder"))?;
         store.reached(Step::Begun);
-        let room = create(&staged, Part::Memory)
-            .and_then(|file| CopyRoom::new(file, expected.memory, parent))
-            .map_err(failed("make the memory's file"))?;
-        Ok(Staging { expected: expected.clone(), staged, room, store })
+        let memory = create(&staged, Part::Memory).map_err(failed("make the memory's file"))?;
+        Ok(Staging { expected: expected.clone(), staged, memory, parent, room: None, store })
+    }
+
+    /// The same with all that can be made ahead of a copy by this process.
+    pub(super) fn with_room(self) -> Result<Staging, SaveError> {
+        let room = self.make_room()?;
+        Ok(Staging { room: Some(room), ..self })
+    }
+
+    fn make_room(&self) -> Result<CopyRoom, SaveError> {
+        let room = self
+            .memory
+            .try_clone()
+            .and_then(|file| CopyRoom::new(file, self.expected.memory, self.parent.clone()));
+        room.map_err(self.store.failed(self.expected.svmid, "make the memory's file"))
     }
 
     /// Copies the program of `checkpoint`, which may go on afterwards: drop the checkpoint before [`Draft::commit`].
@@ -115,17 +129,16 @@ impl Staging {
         self.copied(|room| room.copy_ram(ram, runs, state, since))
     }
 
-    fn copied(self, copy: impl FnOnce(CopyRoom) -> io::Result<ProgramCopy>) -> Result<Draft, SaveError> {
-        let Staging { store, expected, staged, room } = self;
-        let failed = || store.failed(expected.svmid, "write the memory");
-        let (memory, parent) = (room.file().try_clone().map_err(failed())?, room.parent().cloned());
-        let copy = copy(room).map_err(failed())?;
+    fn copied(mut self, copy: impl FnOnce(CopyRoom) -> io::Result<ProgramCopy>) -> Result<Draft, SaveError> {
+        let room = self.room.take().map_or_else(|| self.make_room(), Ok)?;
+        let Staging { store, expected, staged, memory, parent, .. } = self;
+        let copy = copy(room).map_err(store.failed(expected.svmid, "write the memory"))?;
         Ok(Draft { store, expected, staged, memory, parent, copy })
     }
 
     /// What the snapshot will build upon.
     pub fn parent(&self) -> Option<&Arc<Snapshot>> {
-        self.room.parent()
+        self.parent.as_ref()
     }
 
     /// Bytes of the memory.
@@ -133,22 +146,23 @@ impl Staging {
         self.expected.memory
     }
 
-    /// The file of the memory, for a process that makes the copy by itself.
+    /// A file in memory for another process, which is not trusted, to copy the program's RAM into.
     ///
     /// # Errors
     /// The host gives no more descriptors.
-    pub fn memory(&self) -> io::Result<OwnedFd> {
-        Ok(self.room.file().try_clone()?.into())
+    pub fn file_for_another(&self) -> io::Result<File> {
+        file_for_another(self.bytes())
     }
 
-    /// Gives a snapshot its place whose [memory](Staging::memory) another process has written, as [`Draft::commit`].
+    /// Gives a snapshot its place that another process has copied, its RAM into `memory`, as [`Draft::commit`].
     ///
     /// # Errors
     /// As there, or what the process says of it makes no sense.
-    pub fn commit(self, copied: Copied) -> Result<Arc<Snapshot>, SaveError> {
-        let Staging { store, expected, staged, room } = self;
-        let memory = room.file().try_clone().map_err(store.failed(expected.svmid, "write the memory"))?;
-        place(&store, &expected, staged, memory, room.parent().cloned(), copied)
+    pub fn commit(self, memory: &File, copied: Copied) -> Result<Arc<Snapshot>, SaveError> {
+        let Staging { store, expected, staged, memory: own, parent, .. } = self;
+        let stored = copy_sparse(memory, &own, expected.memory)
+            .map_err(store.failed(expected.svmid, "write the memory"))?;
+        place(&store, &expected, staged, own, parent, Copied { stored, ..copied })
     }
 }
 
@@ -187,9 +201,6 @@ fn place(
     store.reached(Step::State);
     let checksum = Checksum::of_sparse_file(&memory).map_err(failed("read the memory back"))?;
     let bytes = memory.metadata().map_err(failed("read the memory back"))?.len();
-    if bytes != expected.memory {
-        return Err(failed("read the memory back")(io::ErrorKind::InvalidData.into()));
-    }
     let of_memory = MemoryFile { bytes, in_use, stored, checksum };
     let upon = parent.as_ref().zip(over).map(|(parent, pages)| Parent {
         svmid: parent.manifest().svmid,

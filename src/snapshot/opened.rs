@@ -91,7 +91,7 @@ impl Snapshot {
     /// # Errors
     /// It is none.
     pub fn handed_over([memory, rest]: [OwnedFd; 2], parent: Option<Arc<Snapshot>>) -> io::Result<Snapshot> {
-        let rest = content(rest, MOST_HANDED_OVER)?;
+        let rest = content(&rest.into(), MOST_HANDED_OVER)?;
         let (text, state, known): (String, Vec<u8>, Option<String>) =
             postcard::from_bytes(&rest).map_err(io::Error::other)?;
         let manifest = Manifest::parse(text.as_bytes()).map_err(io::Error::other)?;

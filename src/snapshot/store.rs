@@ -70,6 +70,18 @@ impl Store {
     /// # Errors
     /// The disk is full or fails.
     pub fn stage(&self, expected: &Expected, parent: Option<&Arc<Snapshot>>) -> Result<Staging, SaveError> {
+        self.stage_for_another(expected, parent)?.with_room()
+    }
+
+    /// The same for a program that another process will copy.
+    ///
+    /// # Errors
+    /// As [`Store::stage`].
+    pub fn stage_for_another(
+        &self,
+        expected: &Expected,
+        parent: Option<&Arc<Snapshot>>,
+    ) -> Result<Staging, SaveError> {
         Staging::new(self.0.clone(), expected, parent.cloned())
     }
 

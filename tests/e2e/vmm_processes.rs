@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::processes::{Process, agents};
 use crate::snapshots::{pair, register, seen, world};
-use crate::world::{Language, PYTHON, World, expect_error, options_in, skip, until};
+use crate::world::{Cell, Language, PYTHON, World, expect_error, options_in, skip, until};
 
 const JAILED: Language = Language { snapshots_in: "snapshot-process", ..PYTHON };
 
@@ -103,4 +103,20 @@ async fn what_was_made_in_a_jail_is_not_restored_outside_of_one() {
         world.deregister("f").await;
     }
     assert!(world.server.log().contains("made anew"), "{}", world.server.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_ends_no_program_is_ended_itself() {
+    let Some(world) = world(Default::default(), &JAILED).await else { return };
+    let name = world
+        .register(&Cell { kind: "snapshot-process", language: PYTHON }, "hangs", |r| r.timeout = Some(500))
+        .await;
+    world.result(&name, &json!({"do": "count"})).await;
+    world.checkpointed(&name).await;
+    let process = of_functions(&world, 1).await.remove(0);
+    process.stop().await;
+    expect_error(&world.call(&name, &json!({"do": "count"})).await, 504, "timeout", "500 ms");
+    until("the process to be ended", async || !process.is_alive()).await;
+    assert_eq!(world.result(&name, &json!({"do": "count"})).await, "2");
+    assert!(world.server.log().contains("it did not end a microVM"), "{}", world.server.log());
 }

@@ -43,10 +43,11 @@ pub use self::svmid::svmid;
 use self::template::Template;
 pub use self::vmm_process::vmm_process_main;
 use super::Error;
-use super::memory::is_scarce;
+use super::memory::{MemoryWatch, is_scarce};
 use crate::agent::{Agent, Runtime, Runtimes};
 use crate::config::{Config, NetworkPolicy};
 use crate::function::{Function, SandboxKind};
+use crate::jail::{self, Layer};
 use crate::linux::net::Policy;
 use crate::snapshot::{Expected, Snapshot, Store, runtime_digest};
 use crate::sync::lock;
@@ -60,6 +61,7 @@ pub struct MicroVms {
     code_store: PathBuf,
     snapshots: PathBuf,
     max_result: usize,
+    watch: Arc<MemoryWatch>,
     /// Whether copies of snapshots, and templates, are made ahead of requests.
     ahead: bool,
     /// How long a copy of a template waits for a function.
@@ -79,6 +81,7 @@ impl MicroVms {
         scratch: PathBuf,
         code_store: PathBuf,
         config: &Config,
+        watch: Arc<MemoryWatch>,
     ) -> Arc<MicroVms> {
         let network = match config.network {
             NetworkPolicy::Host => Policy::Open,
@@ -89,6 +92,7 @@ impl MicroVms {
             programs: Programs::new(runtimes, scratch.clone(), network, tmp_bytes),
             scratch,
             code_store,
+            watch,
             snapshots: config.app_dir.join("snapshots"),
             max_result: config.max_result,
             ahead: config.ahead,
@@ -109,7 +113,18 @@ impl MicroVms {
             Error::Unavailable(format!(
                 "'{kind}' sandboxes need KVM, which this host does not give: {reason}; use isolate or process"
             ))
-        })
+        })?;
+        let missing = match kind {
+            SandboxKind::SnapshotProcess => jail::probe().missing(Layer::Identity),
+            _ => None,
+        };
+        match missing {
+            // It could change the files of templates, which it has open to read.
+            Some(reason) => Err(Error::Unavailable(format!(
+                "'{kind}' sandboxes need a user of their own, which this host does not give: {reason}; use snapshot"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Lets go what is only kept ready, when nobody used it for long or memory is scarce. Called now and then.
@@ -234,7 +249,13 @@ mod tests {
         let Command::Serve(config) = Cli::parse_from(["hydra", "serve"]).command else { unreachable!() };
         let folder = tempfile::tempdir().unwrap();
         let runtimes = Arc::new(Runtimes::discover(folder.path()));
-        let mut vms = MicroVms::new(runtimes, folder.path().to_owned(), folder.path().to_owned(), &config);
+        let mut vms = MicroVms::new(
+            runtimes,
+            folder.path().to_owned(),
+            folder.path().to_owned(),
+            &config,
+            Arc::default(),
+        );
         Arc::get_mut(&mut vms).unwrap().probe = || Err("/dev/kvm is not there".into());
         let refused = vms.check(SandboxKind::Snapshot).await.unwrap_err();
         assert!(matches!(refused, Error::Unavailable(_)), "{refused}");

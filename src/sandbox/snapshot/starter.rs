@@ -32,7 +32,7 @@ use crate::agent::{Channel, LogSink};
 use crate::function::{Function, SandboxKind};
 use crate::jail::view::CODE;
 use crate::linux::{self, Guest, GuestStream, RestoreError, Surroundings};
-use crate::snapshot::{Expected, Snapshot, Staging};
+use crate::snapshot::{Expected, Snapshot};
 
 /// How long a program may go on by itself before it is checkpointed all the same: compilers that run beside the function finish what it was
 /// that they were at, one that goes on for ever is stopped in the middle of it.
@@ -156,7 +156,11 @@ impl Starter for SnapshotStarter {
     }
 
     fn sweep(&self, idle_time: Duration) {
-        self.0.spares.sweep(idle_time, is_scarce());
+        let scarce = is_scarce();
+        self.0.spares.sweep(idle_time, scarce);
+        if let Some(processes) = &self.0.processes {
+            processes.sweep(idle_time, scarce);
+        }
     }
 
     fn close(&self, _: &Function) {
@@ -209,12 +213,12 @@ impl Snapshots for SnapshotStarter {
 impl Inner {
     /// A sandbox that has served nobody: a copy of the snapshot, if there is one.
     async fn start(self: Arc<Self>) -> Result<Loaded, Error> {
+        let Some(processes) = &self.processes else { return self.try_start().await };
+        let count = processes.count();
         let started = self.clone().try_start().await;
-        match &self.processes {
-            // The VMM process may have ended just then.
-            Some(processes) if started.is_err() && processes.has_ended().await => self.try_start().await,
-            _ => started,
-        }
+        // The VMM process may have ended just then, and another may have started one since.
+        let is_over = started.is_err() && (processes.has_ended().await || processes.count() > count + 1);
+        if is_over { self.clone().try_start().await } else { started }
     }
 
     async fn try_start(self: Arc<Self>) -> Result<Loaded, Error> {
@@ -355,12 +359,15 @@ impl Inner {
         let function = &self.function;
         let template = self.vms.template(function.agent(), function.spec.memory)?;
         let Some(snapshot) = template.snapshot(&self.vms).await else { return Ok(None) };
-        let copy = match self.process().await? {
-            Some(process) => self.copy_in(&process, &snapshot).await,
+        let process = self.process().await?;
+        let copy = match &process {
+            Some(process) => self.copy_in(process, &snapshot).await,
             None => self.copy_within(&template, &snapshot).await,
         };
         let (vm, channel) = match copy {
             Ok(copy) => copy,
+            // Its word does not count against what others have, too.
+            Err(NotRestored::Useless(_)) if process.is_some() => return Ok(None),
             Err(NotRestored::Useless(error)) => {
                 tracing::warn!(language = %function.agent(), %error, "the template is not used: it is made anew");
                 template.discard(&snapshot);
@@ -411,10 +418,7 @@ impl Inner {
     /// The function's VMM process, if its microVMs are to be in one.
     async fn process(&self) -> Result<Option<Arc<VmmProcess>>, Error> {
         let Some(processes) = &self.processes else { return Ok(None) };
-        let function = &self.function;
-        let template = self.vms.ahead.then(|| self.vms.template(function.agent(), function.spec.memory));
-        let template = template.transpose()?;
-        processes.get(&self.vms, function, template.as_deref(), self.counters.own()).await.map(Some)
+        processes.get(&self.vms, &self.function, self.counters.own()).await.map(Some)
     }
 
     /// Starts the agent in a new microVM and has it load the function.
@@ -459,8 +463,9 @@ impl Inner {
     /// Makes a microVM that goes on from the snapshot.
     async fn restore(self: &Arc<Self>, snapshot: Arc<Snapshot>) -> Result<Loaded, NotRestored> {
         if let Some(process) = self.process().await? {
-            if let Some(processes) = &self.processes {
-                processes.needs_no_template();
+            if let Some(template) = self.processes.as_ref().and_then(VmmProcesses::needs_no_template) {
+                let of = self.vms.template(self.function.agent(), self.function.spec.memory)?;
+                of.replenish(&self.vms, &template);
             }
             let (vm, stream, time) = process.restore(&snapshot).await?;
             return Ok(self.copy(stream, FunctionVm::Jailed(vm), snapshot, Start::Restore, time));
@@ -544,7 +549,8 @@ impl Inner {
         }
         guest.settle(SETTLE_TIME);
         let begun = Instant::now();
-        let staging = self.stage(upon)?;
+        let store = self.vms.store().map_err(|error| error.to_string())?;
+        let staging = store.stage(&self.expected, upon).map_err(|error| error.to_string())?;
         let checkpoint = guest.checkpoint().map_err(|error| error.to_string())?;
         let draft = staging.write(&checkpoint).map_err(|error| error.to_string())?;
         // The program goes on; the rest needs it no more.
@@ -559,20 +565,18 @@ impl Inner {
         vm: &JailedVm,
         upon: Option<Arc<Snapshot>>,
     ) -> Result<(Arc<Snapshot>, Duration), String> {
-        let (starter, below) = (self.clone(), upon.clone());
-        let staged = blocking(move || starter.stage(below.as_ref())).await;
-        let staging = staged.map_err(|error| error.to_string())??;
-        // As much as there will be: a copy that builds upon what it does not is none.
-        let upon = staging.parent().cloned();
-        let (copied, time) = vm.copy(&staging, upon.as_ref()).await.map_err(|error| error.to_string())?;
+        let starter = self.clone();
+        let staged = blocking(move || {
+            let store = starter.vms.store().map_err(|error| error.to_string())?;
+            let staging = store.stage_for_another(&starter.expected, upon.as_ref());
+            staging.map_err(|error| error.to_string())
+        });
+        let staging = staged.await.map_err(|error| error.to_string())??;
+        let (memory, copied, time) = vm.copy(&staging).await.map_err(|error| error.to_string())?;
         let begun = Instant::now();
-        let committed = blocking(move || staging.commit(copied)).await.map_err(|error| error.to_string())?;
-        Ok((committed.map_err(|error| error.to_string())?, time + begun.elapsed()))
-    }
-
-    fn stage(&self, upon: Option<&Arc<Snapshot>>) -> Result<Staging, String> {
-        let store = self.vms.store().map_err(|error| error.to_string())?;
-        store.stage(&self.expected, upon).map_err(|error| error.to_string())
+        let committed = blocking(move || staging.commit(&memory, copied)).await;
+        let snapshot = committed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        Ok((snapshot, time.saturating_add(begun.elapsed())))
     }
 }
 

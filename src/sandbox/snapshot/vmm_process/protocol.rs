@@ -53,7 +53,8 @@ pub enum Request {
         /// Where its code is.
         code: PathBuf,
     },
-    /// Know a snapshot, of which there will be copies. With the descriptors of [`Snapshot::hand_over`](crate::snapshot::Snapshot::hand_over).
+    /// Know a snapshot, of which there will be copies. With the descriptors of [`Snapshot::hand_over`](crate::snapshot::Snapshot::hand_over), and that of
+    /// a file for [`Reply::Touched`].
     Know {
         /// Its number from now on.
         snapshot: u64,
@@ -72,7 +73,7 @@ pub enum Request {
         /// How.
         origin: Origin,
     },
-    /// Copy the program, whose agent is ready. With the file for its memory. Answered by [`Reply::Copied`] or [`Reply::NotCopied`].
+    /// Copy the program, whose agent is ready. With files for its memory and for its state. Answered by [`Reply::Copied`] or [`Reply::NotCopied`].
     Copy {
         /// Whose.
         vm: u64,
@@ -118,7 +119,7 @@ pub enum Reply {
         /// Its snapshot is of no more use.
         snapshot_is_useless: bool,
     },
-    /// The program is copied, and goes on. With its state, a file.
+    /// The program is copied, and goes on.
     Copied {
         /// Which.
         vm: u64,
@@ -141,7 +142,8 @@ pub enum Reply {
         /// It needed more memory than it has.
         out_of_memory: bool,
     },
-    /// What programs touch first of a snapshot. With a file, [`Snapshot::learn_working_set`](crate::snapshot::Snapshot::learn_working_set).
+    /// It is known what programs touch first of a snapshot: the text for
+    /// [`Snapshot::learn_working_set`](crate::snapshot::Snapshot::learn_working_set) is in its file.
     Touched {
         /// Which.
         snapshot: u64,

@@ -1,7 +1,9 @@
 //! The VMM process from within: the main of the hidden command `hydra jail-vmm`.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,7 +24,7 @@ use crate::agent::{Agent, Runtimes};
 use crate::jail::view::CODE;
 use crate::linux::counters::{Counters, Counts};
 use crate::linux::{self, Guest, GuestStream, HostStream, Surroundings};
-use crate::messages::{Connection, unnamed_file};
+use crate::messages::Connection;
 use crate::snapshot::{CopyRoom, Snapshot};
 use crate::sync::lock;
 use crate::vmm;
@@ -100,8 +102,25 @@ struct Process {
     function: Mutex<Option<Assigned>>,
     output: Output,
     counters: Arc<Counters>,
-    snapshots: Mutex<HashMap<u64, Arc<Snapshot>>>,
+    snapshots: Mutex<HashMap<u64, Known>>,
     vms: Mutex<HashMap<u64, Running>>,
+}
+
+/// A snapshot.
+#[derive(Clone)]
+struct Known {
+    number: u64,
+    snapshot: Arc<Snapshot>,
+    /// For what programs touch first of it; taken once that is written.
+    touched: Arc<Mutex<Option<File>>>,
+}
+
+/// A microVM that was just made.
+struct Made {
+    machine: Machine,
+    /// What it is a copy of.
+    of: Option<Known>,
+    time: Duration,
 }
 
 /// The function of the process.
@@ -113,8 +132,8 @@ struct Assigned {
 
 struct Running {
     machine: Machine,
-    /// What it is a copy of, and the number of that.
-    snapshot: Option<(u64, Arc<Snapshot>)>,
+    /// What it is a copy of.
+    of: Option<Known>,
     relay: AbortHandle,
 }
 
@@ -145,11 +164,13 @@ impl Process {
                 self.hydra.send(&Reply::Assigned(assigned), Vec::new())?;
             }
             Request::Know { snapshot, parent } => {
-                let files = <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| missing())?;
+                let [memory, rest, touched] = <[OwnedFd; 3]>::try_from(descriptors).map_err(|_| missing())?;
                 let mut snapshots = lock(&self.snapshots);
-                let parent = parent.map(|parent| snapshots.get(&parent).cloned().ok_or_else(missing));
-                let handed = Snapshot::handed_over(files, parent.transpose()?)?;
-                snapshots.insert(snapshot, Arc::new(handed));
+                let parent = parent.map(|parent| snapshots.get(&parent).ok_or_else(missing)).transpose()?;
+                let parent = parent.map(|parent| parent.snapshot.clone());
+                let handed = Arc::new(Snapshot::handed_over([memory, rest], parent)?);
+                let touched = Arc::new(Mutex::new(Some(touched.into())));
+                snapshots.insert(snapshot, Known { number: snapshot, snapshot: handed, touched });
             }
             Request::Forget { snapshot } => drop(lock(&self.snapshots).remove(&snapshot)),
             Request::Make { vm, origin } => {
@@ -159,9 +180,10 @@ impl Process {
                 tokio::spawn(self.clone().make(vm, origin, UnixStream::from_std(channel)?));
             }
             Request::Copy { vm, upon, bytes } => {
-                let file = descriptors.into_iter().next().ok_or_else(missing)?;
+                let files = <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| missing())?.map(File::from);
                 let upon = upon.and_then(|upon| lock(&self.snapshots).get(&upon).cloned());
-                tokio::spawn(self.clone().copy(vm, upon, file, bytes));
+                let upon = upon.map(|upon| upon.snapshot);
+                tokio::spawn(self.clone().copy(vm, upon, files, bytes));
             }
             Request::Look { vm, briefly } => self.look(vm, briefly),
             Request::End { vm } => drop(lock(&self.vms).remove(&vm)),
@@ -185,8 +207,8 @@ impl Process {
             Err(error) => Err(error.into()),
         };
         let reply = match made {
-            Ok((machine, snapshot, time)) => {
-                self.run(vm, machine, snapshot, ours, channel);
+            Ok(Made { machine, of, time }) => {
+                self.run(vm, machine, of, ours, channel);
                 Reply::Made { vm, time }
             }
             Err(error) => Reply::NotMade {
@@ -199,44 +221,40 @@ impl Process {
         let _ = self.hydra.send(&reply, Vec::new());
     }
 
-    #[allow(clippy::type_complexity)]
-    fn make_guest(
-        &self,
-        origin: Origin,
-        channel: GuestStream,
-    ) -> Result<(Machine, Option<(u64, Arc<Snapshot>)>, Duration), NotRestored> {
+    fn make_guest(&self, origin: Origin, channel: GuestStream) -> Result<Made, NotRestored> {
         let outside = self.surroundings(channel)?;
         let unknown = || start_error("Hydra named what there is not");
         let find = |number| lock(&self.snapshots).get(&number).cloned().ok_or_else(unknown);
         let begun;
-        let (guest, snapshot) = match origin {
+        let (guest, of) = match origin {
             Origin::Cold => {
                 begun = Instant::now();
                 (self.programs.boot(self.agent, self.memory, outside)?, None)
             }
             Origin::Snapshot(number) => {
-                let snapshot = find(number)?;
+                let known = find(number)?;
                 begun = Instant::now();
-                let guest = snapshot.restore(outside)?;
+                let guest = known.snapshot.restore(outside)?;
                 self.counters.restored_in(begun.elapsed());
-                (guest, Some((number, snapshot)))
+                (guest, Some(known))
             }
             Origin::Reset { vm, snapshot: number } => {
-                let snapshot = find(number)?;
+                let known = find(number)?;
                 let other = lock(&self.vms).remove(&vm).ok_or_else(unknown)?;
                 let remains = other.machine.end();
                 // Not before: the program would see the end of the stream, and clean up behind itself.
                 other.relay.abort();
                 begun = Instant::now();
-                let (guest, _) = snapshot.reset(&remains, outside).map_err(start_error)?;
+                let (guest, _) = known.snapshot.reset(&remains, outside).map_err(start_error)?;
                 self.counters.reset_in(begun.elapsed());
-                (guest, Some((number, snapshot)))
+                self.tell_touched(&known);
+                (guest, Some(known))
             }
         };
         let time = begun.elapsed();
         let name = lock(&self.function).as_ref().map_or_else(String::new, |function| function.name.clone());
         let machine = Machine::new(guest, &name).map_err(start_error)?;
-        Ok((machine, snapshot, time))
+        Ok(Made { machine, of, time })
     }
 
     fn surroundings(&self, channel: GuestStream) -> Result<Surroundings, NotRestored> {
@@ -250,7 +268,7 @@ impl Process {
         self: &Arc<Self>,
         vm: u64,
         machine: Machine,
-        snapshot: Option<(u64, Arc<Snapshot>)>,
+        of: Option<Known>,
         guest: HostStream,
         hydra: UnixStream,
     ) {
@@ -270,14 +288,15 @@ impl Process {
             // Not before: a program that sees the end of the stream cleans up behind itself.
             drop(guest);
         });
-        vms.insert(vm, Running { machine, snapshot, relay: relay.abort_handle() });
+        vms.insert(vm, Running { machine, of, relay: relay.abort_handle() });
     }
 
     fn guest(&self, vm: u64) -> Option<Arc<Guest>> {
         lock(&self.vms).get(&vm).map(|running| running.machine.guest().clone())
     }
 
-    async fn copy(self: Arc<Self>, vm: u64, upon: Option<Arc<Snapshot>>, file: OwnedFd, bytes: u64) {
+    async fn copy(self: Arc<Self>, vm: u64, upon: Option<Arc<Snapshot>>, files: [File; 2], bytes: u64) {
+        let [memory, state] = files;
         let guest = self.guest(vm);
         let copy = move || {
             let guest = guest.ok_or("it has ended")?;
@@ -286,40 +305,43 @@ impl Process {
             }
             guest.settle(SETTLE_TIME);
             let begun = Instant::now();
-            let room = CopyRoom::new(file.into(), bytes, upon).map_err(|error| error.to_string())?;
+            let room = CopyRoom::new(memory, bytes, upon).map_err(|error| error.to_string())?;
             let checkpoint = guest.checkpoint().map_err(|error| error.to_string())?;
             let copy = room.copy(&checkpoint).map_err(|error| error.to_string())?;
             // The program goes on; the rest needs it no more.
             drop(checkpoint);
             let copied = copy.finish().map_err(|error| error.to_string())?;
-            let state = unnamed_file(&copied.state).map_err(|error| error.to_string())?;
-            Ok::<_, String>((copied, state, begun.elapsed()))
+            state.write_all_at(&copied.state, 0).map_err(|error| error.to_string())?;
+            Ok::<_, String>((copied, begun.elapsed()))
         };
-        let copied = blocking(copy).await.unwrap_or_else(|error| Err(error.to_string()));
-        let _ = match copied {
-            Ok((copied, state, time)) => self.hydra.send(&Reply::Copied { vm, copied, time }, vec![state]),
-            Err(reason) => self.hydra.send(&Reply::NotCopied { vm, reason }, Vec::new()),
+        let reply = match blocking(copy).await.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok((copied, time)) => Reply::Copied { vm, copied, time },
+            Err(reason) => Reply::NotCopied { vm, reason },
         };
+        let _ = self.hydra.send(&reply, Vec::new());
     }
 
     /// Looks what the program has touched, in the background.
     fn look(self: &Arc<Self>, vm: u64, briefly: bool) {
-        let Some((guest, Some((number, snapshot)))) =
-            lock(&self.vms).get(&vm).map(|vm| (vm.machine.guest().clone(), vm.snapshot.clone()))
-        else {
-            return;
-        };
+        let of = lock(&self.vms).get(&vm).map(|vm| (vm.machine.guest().clone(), vm.of.clone()));
+        let Some((guest, Some(known))) = of else { return };
         let process = self.clone();
         tokio::task::spawn_blocking(move || {
             if briefly {
-                return snapshot.glance_at(&guest);
+                return known.snapshot.glance_at(&guest);
             }
-            snapshot.note_working_set(&guest);
-            if let Some(file) =
-                snapshot.known_working_set().and_then(|text| unnamed_file(text.as_bytes()).ok())
-            {
-                let _ = process.hydra.send(&Reply::Touched { snapshot: number }, vec![file]);
-            }
+            known.snapshot.note_working_set(&guest);
+            process.tell_touched(&known);
         });
+    }
+
+    /// Tells Hydra, once, what programs touch first of a snapshot, if that is known.
+    fn tell_touched(&self, known: &Known) {
+        let Some(text) = known.snapshot.known_working_set() else { return };
+        if let Some(file) = lock(&known.touched).take()
+            && file.write_all_at(text.as_bytes(), 0).is_ok()
+        {
+            let _ = self.hydra.send(&Reply::Touched { snapshot: known.number }, Vec::new());
+        }
     }
 }
