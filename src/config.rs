@@ -77,6 +77,10 @@ pub struct Config {
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub ahead: bool,
 
+    /// What 'snapshot-process' sandboxes are: microVMs in a jailed process, processes that CRIU checkpoints, or the first of these that this host can run
+    #[arg(long, default_value = "auto")]
+    pub snapshot_process: SnapshotProcess,
+
     /// Size of the temporary folder of a process sandbox, in MiB
     #[arg(long, default_value_t = 256)]
     pub tmp_size: u32,
@@ -98,6 +102,17 @@ pub enum NetworkPolicy {
     Host,
     /// None but a loopback interface of their own.
     None,
+}
+
+/// What `snapshot-process` sandboxes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SnapshotProcess {
+    /// MicroVMs, or what CRIU checkpoints where the host cannot run those.
+    Auto,
+    /// MicroVMs in a jailed process.
+    Microvm,
+    /// Processes that CRIU checkpoints.
+    Criu,
 }
 
 /// The folder of the agents: `set` if it is, else `agents` beside the folder of the executable (`target/agents` of

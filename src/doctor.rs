@@ -18,6 +18,8 @@ struct Report {
     languages: Vec<Finding>,
     /// Whether microVMs run, and how.
     kvm: Finding,
+    /// Whether CRIU can checkpoint processes, where microVMs cannot run.
+    criu: Finding,
     /// What a program in one pays for; null where that cannot be measured.
     costs: Option<Microseconds>,
     /// Layers of the process sandbox's jail.
@@ -46,6 +48,7 @@ pub fn run(options: &DoctorOptions) -> ExitCode {
     let report = Report {
         languages: Agent::ALL.map(|agent| language(&runtimes, agent)).into(),
         kvm,
+        criu: criu(),
         costs,
         jail: jail::report().into_iter().map(layer).collect(),
     };
@@ -72,6 +75,8 @@ impl Report {
             let calls = format!("a system call that leaves a microVM {system_call:.1} µs");
             writeln!(out, "      {:<12} {calls}, the first touch of a page {page:.1} µs", "costs")?;
         }
+        writeln!(out, "\nCheckpoints of processes, for snapshot-process sandboxes without microVMs")?;
+        self.criu.print(out)?;
         writeln!(out, "\nLayers of the process sandbox's jail")?;
         self.jail.iter().try_for_each(|finding| finding.print(out))
     }
@@ -111,6 +116,21 @@ fn kvm() -> (Finding, Option<Microseconds>) {
         page: microseconds(costs.page),
     });
     (Finding { name: "kvm".to_owned(), available, detail }, costs)
+}
+
+fn criu() -> Finding {
+    let tried = || {
+        let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.map_err(|error| error.to_string())?.block_on(jail::criu::probe(scratch.path()))
+    };
+    let found = tried();
+    let version = jail::criu::version().unwrap_or_default();
+    let (available, detail) = match found {
+        Ok(()) => (true, format!("CRIU {version} checkpoints and restores them")),
+        Err(reason) => (false, reason),
+    };
+    Finding { name: "criu".to_owned(), available, detail }
 }
 
 fn layer(finding: jail::Finding) -> Finding {

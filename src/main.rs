@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next() {
         Some(word) if word == "jail-init" => hydra::jail::init_main(arguments),
+        Some(word) if word == "jail-criu" => hydra::jail::criu::criu_main(arguments),
         Some(word) if word == "jail-vmm" => return hydra::sandbox::vmm_process_main(),
         _ => {}
     }

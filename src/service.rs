@@ -15,14 +15,14 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use crate::agent::{Agent, Runtimes};
-use crate::config::{Config, agents_folder};
+use crate::config::{Config, SnapshotProcess, agents_folder};
 use crate::function::spec::Defaults;
 use crate::function::store::{Limits, StoreError};
 use crate::function::{CodeError, CodeStore, Isolation, Spec, SpecError};
 use crate::metrics::{FunctionMetrics, Metrics};
 use crate::sandbox::{
-    self, BlankAgents, Invocation, IsolateStarter, LanguageHosts, MemoryWatch, MicroVms, Pool, PoolSettings,
-    PoolStatus, ProcessStarter, SnapshotStatus, Snapshots, Starter,
+    self, BlankAgents, CriuProcesses, Invocation, IsolateStarter, LanguageHosts, MemoryWatch, MicroVms, Pool,
+    PoolSettings, PoolStatus, ProcessStarter, SnapshotStatus, Snapshots, Starter,
 };
 use crate::sync::{read, write};
 
@@ -41,6 +41,8 @@ pub struct Service {
     isolates: Arc<dyn Starter>,
     processes: Arc<dyn Starter>,
     vms: Arc<MicroVms>,
+    criu: Arc<CriuProcesses>,
+    snapshot_process: SnapshotProcess,
     functions: RwLock<HashMap<String, Arc<Registered>>>,
     metrics: Metrics,
     /// Temporary folders of sandboxes and the agents' socket; removed at the end.
@@ -155,6 +157,13 @@ impl Service {
             config,
             watch.clone(),
         );
+        let vms = MicroVms::new(
+            runtimes.clone(),
+            scratch.path().to_owned(),
+            store.folder().to_owned(),
+            config,
+            watch,
+        );
         let service = Arc::new(Service {
             settings: PoolSettings {
                 max_waiting: config.max_requests,
@@ -174,13 +183,9 @@ impl Service {
                 config.max_result,
             )),
             processes: Arc::new(ProcessStarter::new(blanks.clone(), config.max_result)),
-            vms: MicroVms::new(
-                runtimes.clone(),
-                scratch.path().to_owned(),
-                store.folder().to_owned(),
-                config,
-                watch,
-            ),
+            snapshot_process: config.snapshot_process,
+            criu: CriuProcesses::new(blanks.clone(), vms.clone(), config),
+            vms,
             store,
             hosts,
             blanks,

@@ -1,5 +1,6 @@
 //! What Hydra and a jail's init say to each other, as [messages](crate::messages) on the control socket.
 
+use super::criu::CriuPlan;
 use super::layers::Layer;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -9,7 +10,8 @@ use std::path::PathBuf;
 /// What Hydra asks of an init. Never contains anything that a function wrote.
 #[derive(Serialize, Deserialize)]
 pub enum Request {
-    /// Build the jail and start the agent. With two descriptors: the agent's channel and the seccomp filters.
+    /// Build the jail and start the agent. With two descriptors: the agent's channel and the seccomp filters; before them those of
+    /// [`Plan::criu`].
     Start(Box<Plan>),
     /// Make this directory, relative to the code store, visible at `/function`.
     Assign {
@@ -28,7 +30,8 @@ pub enum Reply {
         /// Its process ID as Hydra sees it.
         pid: u32,
     },
-    /// The agent was executed. With a descriptor of the jail's `/tmp`, where it has its own.
+    /// The agent was executed. With Hydra's end of the channel, if that was made in the jail, and a descriptor of the jail's `/tmp`, where it
+    /// has its own.
     Ready,
     /// Something did not work; the jail is of no use.
     Failed(String),
@@ -56,6 +59,8 @@ pub struct Plan {
     /// Most processes and threads; `None`: not limited here.
     pub processes: Option<u32>,
     pub open_files: u32,
+    /// What CRIU has to do with it.
+    pub criu: Option<CriuPlan>,
     /// The cgroup to join.
     pub cgroup: Option<PathBuf>,
 }

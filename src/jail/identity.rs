@@ -10,20 +10,32 @@ pub const INSIDE: u32 = 1000;
 const FIRST: u32 = 0x7000_0000;
 /// How many IDs are used in turn.
 const COUNT: u32 = 0x1_0000;
+/// IDs of jails that are checkpointed, whose copies have it too, in the same range.
+const KEPT: u32 = 0x7100_0000;
+const KEPT_COUNT: u32 = 0x0e00_0000;
 /// `nobody`: used where the range is not mapped, as in a container with a user namespace of its own.
 const NOBODY: u32 = 65534;
 
 /// A host ID for one more jail; `None` if Hydra is not root, and so cannot give another.
 pub fn unprivileged() -> Option<u32> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    within(FIRST, COUNT, || NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The same for the jails of one function, of those that are checkpointed: it is in the checkpoint.
+pub fn kept(function: u64) -> Option<u32> {
+    within(KEPT, KEPT_COUNT, || (function % u64::from(KEPT_COUNT)) as u32)
+}
+
+fn within(first: u32, count: u32, choose: impl FnOnce() -> u32) -> Option<u32> {
     if !nix::unistd::geteuid().is_root() {
         return None;
     }
     let maps = ["/proc/self/uid_map", "/proc/self/gid_map"]
         .map(|path| std::fs::read_to_string(path).unwrap_or_default());
     let mapped = |first, last| maps.iter().all(|map| covers(map, first, last));
-    if mapped(FIRST, FIRST + COUNT - 1) {
-        Some(FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT)
+    if mapped(first, first + count - 1) {
+        Some(first + choose() % count)
     } else {
         mapped(NOBODY, NOBODY).then_some(NOBODY)
     }

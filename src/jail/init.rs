@@ -11,6 +11,7 @@
 //! thread, does use it.
 
 use super::control::{Plan, Reply, Request};
+use super::criu::{self, CriuPlan};
 use super::layers::Layer;
 use super::{namespaces, probing, process_tree, restrict, root, view};
 use crate::messages;
@@ -28,6 +29,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 /// The descriptor number of the agent's channel.
@@ -121,7 +123,7 @@ fn try_make(control: &OwnedFd) -> io::Result<i32> {
         // Orphans come to this process, so that all of the jail stays below it and can be found.
         prctl::set_child_subreaper(true)?;
     }
-    run(control, &plan, root, channel, filters.into())
+    run(control, &plan, root, channel, filters.into(), descriptors)
 }
 
 /// PID 1 once the jail stands: starts the agent, serves [`Request::Assign`], reaps, ends with the agent.
@@ -131,18 +133,40 @@ fn run(
     root: Option<root::Root>,
     channel: OwnedFd,
     filters: File,
+    criu_folders: Vec<OwnedFd>,
 ) -> io::Result<i32> {
+    let mut root = root;
+    let tmp = root.as_ref().map(|root| root.tmp.try_clone()).transpose()?;
     let children = SigSet::from(Signal::SIGCHLD);
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&children), None)?;
     let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    let agent = start(plan, channel, &filters)?;
+    let mut ours = None;
+    let agent = match &plan.criu {
+        None => start(plan, channel, &filters)?,
+        Some(CriuPlan::Dumpable) => {
+            // Made here, in the jail's network: see `criu.rs`.
+            let (hydras, agents) = UnixStream::pair()?;
+            ours = Some(OwnedFd::from(hydras));
+            criu::number_agent()?;
+            start(plan, agents.into(), &filters)?
+        }
+        Some(CriuPlan::Restored { inodes, code }) => {
+            let folders = <[OwnedFd; 2]>::try_from(criu_folders)
+                .map_err(|_| io::Error::other("the folders of the dump are missing"))?;
+            criu::show_code(root.take(), code)?;
+            let agent = criu::restore(plan, *inodes, folders, channel)?;
+            become_agents_user(plan)?;
+            give_up()?;
+            agent
+        }
+    };
     drop(filters);
     let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
     nix::unistd::dup2_stdout(&null)?;
     nix::unistd::dup2_stderr(&null)?;
-    let tmp = root.as_ref().map(|root| root.tmp.as_raw_fd());
-    messages::send(control.as_fd(), &Reply::Ready, tmp.as_slice())?;
-    let mut root = root;
+    let sent: Vec<_> = ours.iter().chain(&tmp).map(AsRawFd::as_raw_fd).collect();
+    messages::send(control.as_fd(), &Reply::Ready, &sent)?;
+    drop((ours, tmp));
     loop {
         let mut ready = [
             PollFd::new(control.as_fd(), PollFlags::POLLIN),
@@ -203,9 +227,7 @@ fn assign(plan: &Plan, root: Option<root::Root>, code: &Path, agent: Pid, data_l
         root::reveal(root, code)?;
     }
     // As the agent's user: another's limits may be set with CAP_SYS_RESOURCE only.
-    if let (Some(id), false) = (plan.host_id, plan.layers.contains(&Layer::User)) {
-        namespaces::become_user(id)?;
-    }
+    become_agents_user(plan)?;
     let limit = libc::rlimit { rlim_cur: data_limit, rlim_max: data_limit };
     // SAFETY: `limit` lives across the call, and the old limit is not asked for.
     if unsafe { libc::prlimit(agent.as_raw(), libc::RLIMIT_DATA, &raw const limit, std::ptr::null_mut()) }
@@ -213,9 +235,21 @@ fn assign(plan: &Plan, root: Option<root::Root>, code: &Path, agent: Pid, data_l
     {
         return Err(io::Error::last_os_error());
     }
+    give_up()
+}
+
+/// Gives up the authority over the jail, which has its function.
+fn give_up() -> io::Result<()> {
     restrict::drop_capabilities()?;
     prctl::set_no_new_privs()?;
     Ok(())
+}
+
+fn become_agents_user(plan: &Plan) -> io::Result<()> {
+    match plan.host_id {
+        Some(id) if !plan.layers.contains(&Layer::User) => namespaces::become_user(id),
+        _ => Ok(()),
+    }
 }
 
 /// Forks and executes the agent; returns when it was executed.
@@ -266,8 +300,9 @@ fn start(plan: &Plan, channel: OwnedFd, filters: &File) -> io::Result<Pid> {
 
 /// Everything between `fork` and `exec`.
 fn become_agent(plan: &Plan, channel: &OwnedFd, filters: &File) -> io::Result<()> {
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
     nix::unistd::setsid()?;
+    // That of the jail's root, rather than of the host's.
+    nix::unistd::dup2_stdin(open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?)?;
     std::env::set_current_dir(plan.host_tmp.as_deref().unwrap_or(Path::new(view::TMP)))?;
     // SAFETY: nothing in this process uses descriptor 3; what was there is not needed any more.
     let number = unsafe { libc::dup2(channel.as_raw_fd(), CHANNEL) };
@@ -278,6 +313,8 @@ fn become_agent(plan: &Plan, channel: &OwnedFd, filters: &File) -> io::Result<()
     // descriptors of this process were opened close-on-exec.
     unsafe { libc::syscall(libc::SYS_close_range, CHANNEL + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     restrict::restrict(plan, filters)?;
+    // A change of user takes it back.
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     // Rust's runtime ignores SIGPIPE, and an ignored signal survives exec.
     // SAFETY: the default action runs no code of this process.

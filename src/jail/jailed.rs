@@ -1,21 +1,22 @@
 //! Hydra's side of a jail: starting its init, speaking with it, ending it.
 
-use super::cgroup::{self, Cgroup};
-use super::control::{Plan, Reply, Request};
-use super::layers::{self, Layer};
+use super::cgroup::Cgroup;
+use super::control::{Reply, Request};
+use super::criu::{self, Criu, CriuPlan};
+use super::layers::Layer;
+use super::planning::{plan, relative};
 use super::reaper::{self, Remains};
-use super::{Jail, JailError, Limits, Network, identity, init_program, process_tree, seccomp, view};
+use super::{Jail, JailError, Limits, init_program, process_tree, seccomp, view};
 use crate::messages;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::sys::statfs::fstatfs;
-use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use tempfile::TempDir;
 use tokio::io::unix::AsyncFd;
@@ -33,7 +34,7 @@ pub struct Jailed {
     tmp: Option<OwnedFd>,
     has_pid_namespace: bool,
     has_root: bool,
-    other_user: bool,
+    host_id: Option<u32>,
     code_store: PathBuf,
     cgroup: Option<Cgroup>,
     host_tmp: Option<TempDir>,
@@ -50,8 +51,24 @@ pub struct Assigned {
 }
 
 /// See [`Jail::spawn`].
-pub(super) async fn spawn(jail: &Jail, scratch: &Path) -> Result<Jailed, JailError> {
-    let (plan, cgroup, host_tmp) = plan(jail, scratch)?;
+pub(super) async fn spawn(
+    jail: &Jail,
+    scratch: &Path,
+    assigned: Option<(&Path, &Limits)>,
+) -> Result<Jailed, JailError> {
+    let (mut plan, cgroup, host_tmp) = plan(jail, scratch)?;
+    let mut folders = Vec::new();
+    let mut work = None;
+    if let (Some(Criu::Restored(dump)), Some((code, limits))) = (&jail.criu, assigned) {
+        let wrong = |reason: String| JailError::Code { path: code.to_owned(), reason };
+        let code = relative(&plan.code_store, plan.host_id.is_some(), code).map_err(wrong)?;
+        plan.criu = Some(CriuPlan::Restored { inodes: dump.agent.inodes, code });
+        if let Some(cgroup) = &cgroup {
+            cgroup.limit_memory(u64::from(limits.memory_mib) << 20)?;
+        }
+        let folder = work.insert(tempfile::Builder::new().prefix("criu-").tempdir_in(scratch)?);
+        folders = vec![File::open(&dump.folder)?, File::open(folder.path())?];
+    }
     let (ours, theirs) = messages::pair()?;
     set_nonblocking(&ours)?;
     let (channel, agents_channel) = if jail.has_messages {
@@ -70,12 +87,13 @@ pub(super) async fn spawn(jail: &Jail, scratch: &Path) -> Result<Jailed, JailErr
     // Closes Hydra's copies of the init's descriptors.
     drop(maker);
     let filters = seccomp::filters()?.as_raw_fd();
-    let descriptors = [agents_channel.as_raw_fd(), filters];
+    let own = [agents_channel.as_raw_fd(), filters];
+    let descriptors: Vec<_> = folders.iter().map(AsRawFd::as_raw_fd).chain(own).collect();
     let layers = plan.layers.clone();
-    let other_user = plan.host_id.is_some();
+    let host_id = plan.host_id;
     let code_store = plan.code_store.clone();
     messages::send(ours.as_fd(), &Request::Start(Box::new(plan)), &descriptors)?;
-    drop(agents_channel);
+    drop((agents_channel, folders));
     let control = watch(ours)?;
 
     let (pid, init) = match hear(&control).await? {
@@ -96,7 +114,7 @@ pub(super) async fn spawn(jail: &Jail, scratch: &Path) -> Result<Jailed, JailErr
         tmp: None,
         has_pid_namespace: layers.contains(&Layer::Pid),
         has_root: layers.contains(&Layer::Mount),
-        other_user,
+        host_id,
         code_store,
         cgroup,
         host_tmp,
@@ -105,8 +123,16 @@ pub(super) async fn spawn(jail: &Jail, scratch: &Path) -> Result<Jailed, JailErr
     // The maker ends as soon as it has made the init.
     maker_process.wait().await?;
     match hear(&jailed.control).await? {
-        (Reply::Ready, mut descriptors) => jailed.tmp = descriptors.pop(),
-        (Reply::Failed(reason), _) => return Err(JailError::Setup(reason)),
+        (Reply::Ready, mut descriptors) => {
+            jailed.tmp = descriptors.pop();
+            if let Some(channel) = descriptors.pop() {
+                jailed.channel = Some(channel);
+            }
+        }
+        (Reply::Failed(reason), _) => {
+            let said = work.and_then(|work| criu::log_error(&work.path().join(criu::RESTORE_LOG)));
+            return Err(JailError::Setup(said.map_or(reason, |said| format!("CRIU says: {said}"))));
+        }
         _ => return Err(JailError::Ended),
     }
     Ok(jailed)
@@ -133,7 +159,7 @@ impl Jailed {
     /// its memory. Once. If Hydra is root, everyone must be allowed to read `code_root`, for the agent is not root.
     pub async fn assign(&mut self, code_root: &Path, limits: &Limits) -> Result<Assigned, JailError> {
         let wrong = |reason: String| JailError::Code { path: code_root.to_owned(), reason };
-        let code = self.relative(code_root).map_err(wrong)?;
+        let code = relative(&self.code_store, self.host_id.is_some(), code_root).map_err(wrong)?;
         let bytes = u64::from(limits.memory_mib) << 20;
         if let Some(cgroup) = &self.cgroup {
             cgroup.limit_memory(bytes)?;
@@ -167,6 +193,11 @@ impl Jailed {
             total += (used.blocks() - used.blocks_free()) * used.block_size() as u64;
         }
         Ok(total)
+    }
+
+    /// The host's user and group ID of the agent, if it has one of its own.
+    pub fn user(&self) -> Option<u32> {
+        self.host_id
     }
 
     /// The process ID of the jail's init as Hydra sees it; the agent is its child.
@@ -207,38 +238,6 @@ impl Jailed {
             }
         }
         Ok(*self.ended.insert(ExitStatus::from_raw(status)))
-    }
-
-    /// `code_root` relative to the code store, after a look at whether the agent will be able to read it.
-    fn relative(&self, code_root: &Path) -> Result<PathBuf, String> {
-        let store = &self.code_store;
-        let relative = code_root
-            .strip_prefix(store)
-            .ok()
-            .filter(|path| {
-                path.components().all(|c| matches!(c, Component::Normal(_))) && path.file_name().is_some()
-            })
-            .ok_or_else(|| format!("it must be a directory below the code store {}", store.display()))?;
-        // What the init and the agent walk through: the store itself, then each directory.
-        let walked = relative.ancestors().map(|path| store.join(path));
-        for (step, path) in walked.enumerate() {
-            let metadata =
-                path.symlink_metadata().map_err(|e| format!("{} cannot be read: {e}", path.display()))?;
-            if !metadata.is_dir() {
-                return Err(format!("{} is not a directory", path.display()));
-            }
-            let needed = if step == 0 { 0o005 } else { 0o001 };
-            let mode = metadata.permissions().mode();
-            if self.other_user && mode & needed != needed {
-                return Err(format!(
-                    "{} has mode {:o} and owner {}; the jail's user needs {needed:03o} for others",
-                    path.display(),
-                    mode & 0o7777,
-                    metadata.uid()
-                ));
-            }
-        }
-        Ok(relative.to_owned())
     }
 }
 
@@ -285,81 +284,6 @@ impl Drop for Jailed {
             reaper::bury(Remains { init, cgroup: self.cgroup.take(), tmp: self.host_tmp.take() });
         }
     }
-}
-
-/// Decides everything about a jail, and makes what must be there before its init is.
-fn plan(jail: &Jail, scratch: &Path) -> Result<(Plan, Option<Cgroup>, Option<TempDir>), JailError> {
-    let available = layers::probe();
-    let mut layers = available.available();
-    layers.retain(|layer| !jail.without.contains(layer));
-    match jail.network {
-        Network::Host => drop(layers.remove(&Layer::Network)),
-        Network::None if !layers.contains(&Layer::Network) => {
-            let reason = available.missing(Layer::Network).unwrap_or("it is left out on request").to_owned();
-            return Err(JailError::Missing { layer: Layer::Network, reason });
-        }
-        Network::None => {}
-    }
-    if !layers.contains(&Layer::Mount) || !layers.contains(&Layer::Pid) {
-        layers.remove(&Layer::Proc);
-    }
-    if !layers.contains(&Layer::User) && !layers.contains(&Layer::Identity) {
-        // The limit would count what else Hydra's user runs.
-        layers.remove(&Layer::Processes);
-    }
-    let has = |layer| layers.contains(&layer);
-    let host_id = if has(Layer::Identity) { identity::unprivileged() } else { None };
-    let cgroup = match cgroup::parent() {
-        Ok(parent) if has(Layer::Cgroup) => Some(parent.make(jail.processes)?),
-        _ => None,
-    };
-    let counted_by_cgroup = cgroup.is_some() && cgroup::parent().as_ref().is_ok_and(|parent| parent.pids);
-    let host_tmp = if has(Layer::Mount) { None } else { Some(make_tmp(scratch, host_id)?) };
-    let code_store = jail.code_store.canonicalize().map_err(|e| JailError::Code {
-        path: jail.code_store.clone(),
-        reason: format!("the code store cannot be opened: {e}"),
-    })?;
-    if code_store != jail.code_store {
-        let reason = format!("the code store must be given without symbolic links: {}", code_store.display());
-        return Err(JailError::Code { path: jail.code_store.clone(), reason });
-    }
-    let tmp = host_tmp.as_ref().map_or(Path::new(view::TMP), TempDir::path);
-    let plan = Plan {
-        program: jail.program.clone(),
-        arguments: jail.arguments.clone(),
-        environment: environment(jail, tmp),
-        readable: jail.readable.clone(),
-        code_store,
-        host_tmp: host_tmp.as_ref().map(|tmp| tmp.path().to_owned()),
-        tmp_mib: jail.tmp_mib,
-        host_id,
-        processes: (has(Layer::Processes) && !counted_by_cgroup).then_some(jail.processes),
-        open_files: jail.open_files,
-        cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
-        layers,
-    };
-    Ok((plan, cgroup, host_tmp))
-}
-
-fn environment(jail: &Jail, tmp: &Path) -> Vec<(OsString, OsString)> {
-    let defaults = [
-        ("PATH", OsString::from("/usr/local/bin:/usr/bin:/bin")),
-        ("HOME", tmp.into()),
-        ("TMPDIR", tmp.into()),
-        ("LANG", "C.UTF-8".into()),
-    ];
-    let missing = |name: &str| !jail.environment.iter().any(|(given, _)| given == name);
-    let defaults =
-        defaults.into_iter().filter(|(name, _)| missing(name)).map(|(name, value)| (name.into(), value));
-    defaults.chain(jail.environment.iter().cloned()).collect()
-}
-
-fn make_tmp(scratch: &Path, host_id: Option<u32>) -> io::Result<TempDir> {
-    let tmp = tempfile::Builder::new().prefix("jail-").tempdir_in(scratch)?;
-    if host_id.is_some() {
-        std::os::unix::fs::chown(tmp.path(), host_id, host_id)?;
-    }
-    Ok(tmp)
 }
 
 /// The init's next message.

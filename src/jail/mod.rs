@@ -8,12 +8,14 @@
 mod calls;
 mod cgroup;
 mod control;
+pub mod criu;
 mod identity;
 mod init;
 mod jailed;
 mod layers;
 mod mounts;
 mod namespaces;
+mod planning;
 mod probing;
 mod process_tree;
 mod reaper;
@@ -22,6 +24,7 @@ mod root;
 mod seccomp;
 pub mod view;
 
+pub use criu::Criu;
 pub use identity::INSIDE;
 pub use init::init_main;
 pub use jailed::{Assigned, Jailed, Killer};
@@ -56,6 +59,8 @@ pub struct Jail {
     pub open_files: u32,
     /// Whether its channel keeps [messages](crate::messages) apart, rather than being a stream.
     pub has_messages: bool,
+    /// Whether it is to be checkpointed, or comes from a checkpoint.
+    pub criu: Option<Criu>,
     /// Layers to leave out though the host has them: to test, or to find out what a function stumbles over.
     pub without: Vec<Layer>,
 }
@@ -142,13 +147,25 @@ impl Jail {
             processes: 512,
             open_files: 4096,
             has_messages: false,
+            criu: None,
             without: Vec::new(),
         }
     }
 
-    /// Starts the agent in a new jail; returns when it was executed. Where there is no mount namespace its
+    /// Starts the agent in a new jail, or makes it go on there; returns when it was executed. Where there is no mount namespace its
     /// temporary directory is made in `scratch`. Must be called in a Tokio runtime.
     pub async fn spawn(&self, scratch: &Path) -> Result<Jailed, JailError> {
-        jailed::spawn(self, scratch).await
+        jailed::spawn(self, scratch, None).await
+    }
+
+    /// Makes an agent go on in a new jail, from a [dump](Criu::Restored), with its function's code in `code_root` as [`Jailed::assign`] shows
+    /// it.
+    pub async fn spawn_assigned(
+        &self,
+        scratch: &Path,
+        code_root: &Path,
+        limits: &Limits,
+    ) -> Result<Jailed, JailError> {
+        jailed::spawn(self, scratch, Some((code_root, limits))).await
     }
 }

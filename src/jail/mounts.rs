@@ -48,9 +48,18 @@ pub fn attach(tree: BorrowedFd, at: BorrowedFd, path: &Path) -> io::Result<()> {
 
 /// Adds `attributes` to the mount `tree`, with all below it if `recursive`, and makes it private.
 pub fn set(tree: BorrowedFd, attributes: MountAttrFlags, recursive: bool) -> io::Result<()> {
+    change(tree, attributes, MountAttrFlags::empty(), recursive)
+}
+
+/// Takes `attributes` from the mount `tree`.
+pub fn clear(tree: BorrowedFd, attributes: MountAttrFlags) -> io::Result<()> {
+    change(tree, MountAttrFlags::empty(), attributes, false)
+}
+
+fn change(tree: BorrowedFd, added: MountAttrFlags, taken: MountAttrFlags, recursive: bool) -> io::Result<()> {
     let attr = libc::mount_attr {
-        attr_set: attributes.bits().into(),
-        attr_clr: 0,
+        attr_set: added.bits().into(),
+        attr_clr: taken.bits().into(),
         propagation: libc::MS_PRIVATE,
         userns_fd: 0,
     };

@@ -12,7 +12,8 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 /// The newest Landlock whose rights are asked for; an older kernel gives those it knows.
 const LANDLOCK: ABI = ABI::V6;
@@ -36,10 +37,26 @@ pub fn restrict(plan: &Plan, filters: &File) -> io::Result<()> {
         prctl::set_no_new_privs().map_err(|e| said("set no_new_privs", e.into()))?;
     }
     if has(Layer::Landlock) {
-        landlock(plan).map_err(|e| said("apply Landlock", e))?;
+        landlock(plan, []).map_err(|e| said("apply Landlock", e))?;
     }
     if has(Layer::Seccomp) {
         seccomp::install(filters).map_err(|e| said("install the seccomp filter", e))?;
+    }
+    Ok(())
+}
+
+/// Restricts the calling process, which will execute CRIU, by what that does not put back itself, and the program that it restores inherits:
+/// Landlock, with what CRIU needs added, and `no_new_privs`.
+pub fn restrict_criu(plan: &Plan, folders: [&OwnedFd; 2]) -> io::Result<()> {
+    if plan.layers.contains(&Layer::Privileges) {
+        prctl::set_no_new_privs().map_err(|e| said("set no_new_privs", e.into()))?;
+    }
+    if plan.layers.contains(&Layer::Landlock) {
+        let own = folders.map(|folder| format!("/proc/self/fd/{}", folder.as_raw_fd()).into());
+        let all = AccessFs::from_all(LANDLOCK);
+        let needed = [("/proc".into(), AccessFs::from_read(LANDLOCK) | AccessFs::WriteFile)];
+        let needed = needed.into_iter().chain(own.map(|folder| (folder, all)));
+        landlock(plan, needed).map_err(|e| said("apply Landlock", e))?;
     }
     Ok(())
 }
@@ -97,7 +114,7 @@ fn limit(plan: &Plan) -> io::Result<()> {
 /// With a composed root all that is in it may be read: it holds nothing else. (A rule for `/function` would not
 /// hold: Landlock does not see rules of a directory that something is mounted upon later.) On the host's root the
 /// rules are the composition.
-fn landlock(plan: &Plan) -> io::Result<()> {
+fn landlock(plan: &Plan, more: impl IntoIterator<Item = (PathBuf, BitFlags<AccessFs>)>) -> io::Result<()> {
     let read = AccessFs::from_read(LANDLOCK);
     let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
     let tmp = AccessFs::from_all(LANDLOCK) & !(AccessFs::MakeBlock | AccessFs::MakeChar);
@@ -108,6 +125,7 @@ fn landlock(plan: &Plan) -> io::Result<()> {
         paths.extend(root::host_paths(plan).into_iter().map(|path| (path, read)));
     }
     paths.extend(root::host_devices().map(|path| (path, device)));
+    paths.extend(more);
     paths.push((plan.host_tmp.clone().unwrap_or_else(|| view::TMP.into()), tmp));
     let rules: Vec<_> = paths.iter().map(|(path, access)| (path.as_path(), *access)).collect();
     apply(&rules, CompatLevel::BestEffort)

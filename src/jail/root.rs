@@ -1,6 +1,7 @@
 //! The root directory of a jail, composed on a small read-only tmpfs.
 
 use super::control::Plan;
+use super::criu;
 use super::layers::Layer;
 use super::mounts;
 use super::view::{self, CODE, Entry, TMP, View, add};
@@ -46,6 +47,11 @@ pub fn look_up(plan: &Plan) -> io::Result<Sources> {
     }
     for path in ["/proc", CODE] {
         add(&mut entries, path, Entry::Directory);
+    }
+    if plan.criu.is_some()
+        && let Ok(known) = fs::read(criu::KERNEL_DATA)
+    {
+        add(&mut entries, criu::KERNEL_DATA, Entry::File(known));
     }
     let mut sources = Sources { entries, store: plan.code_store.clone(), trees: None };
     match sources.copy() {
@@ -112,7 +118,11 @@ pub fn enter(plan: &Plan, sources: Sources) -> io::Result<Root> {
         mounts::new("tmpfs", &[("size", "4k"), ("nr_inodes", "2"), ("mode", "555")], attributes(false))?;
     mounts::attach(cover.as_fd(), base.as_fd(), code)?;
     if plan.layers.contains(&Layer::Proc) {
-        let flags = attributes(false) | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let mut flags = attributes(false) | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        if plan.criu.is_some() {
+            // Until the agent runs: see `criu.rs`.
+            flags -= MountAttrFlags::MOUNT_ATTR_RDONLY;
+        }
         let proc = mounts::new("proc", &[], flags).map_err(|e| said("mount /proc".into(), e))?;
         mounts::attach(proc.as_fd(), base.as_fd(), Path::new("proc"))?;
     }

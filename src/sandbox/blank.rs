@@ -1,8 +1,9 @@
 //! Agents in jails that have no function yet: started ahead of need, so that a process sandbox does not wait for a
 //! process to start.
 
+use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,28 +125,72 @@ impl BlankAgents {
     }
 
     async fn start(&self, agent: Agent, memory: u32) -> Result<Blank, Error> {
+        let jail = self.jail(agent, Mode::Function { memory })?;
+        let jailed = jail.spawn(&self.scratch).await.map_err(|cause| agent_error(agent, &cause))?;
+        Blank::greet(jailed, agent).await
+    }
+
+    /// The folder for what is temporary.
+    pub(super) fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+
+    /// The jail of an agent.
+    ///
+    /// # Errors
+    /// When there is no such language here.
+    pub(super) fn jail(&self, agent: Agent, mode: Mode) -> Result<Jail, Error> {
         let runtime = self
             .runtimes
             .get(agent)
             .map_err(|reason| Error::Unavailable(format!("{agent} functions cannot run here: {reason}")))?;
         let mut jail = Jail::new(&runtime.program, &self.code_store);
-        jail.arguments = runtime.arguments(Mode::Function { memory });
+        jail.arguments = runtime.arguments(mode);
         jail.readable = runtime.readable();
         jail.network = self.network;
         jail.tmp_mib = self.tmp_mib;
-        let error = |error: &dyn std::fmt::Display| Error::Start(format!("the {agent} agent: {error}"));
-        let mut jailed = jail.spawn(&self.scratch).await.map_err(|cause| error(&cause))?;
-        let stream = std::os::unix::net::UnixStream::from(jailed.take_channel());
-        stream.set_nonblocking(true).map_err(|cause| error(&cause))?;
-        let stream = UnixStream::from_std(stream).map_err(|cause| error(&cause))?;
-        let mut channel = Channel::new(stream, LogSink::new(agent.name()));
+        Ok(jail)
+    }
+}
+
+impl Blank {
+    /// An agent that was just started in a jail, once it has said `HELLO`.
+    ///
+    /// # Errors
+    /// When it does not, with what it wrote instead.
+    pub(super) async fn greet(mut jailed: Jailed, agent: Agent) -> Result<Blank, Error> {
+        let mut channel = channel(&mut jailed, |stream| Channel::new(stream, LogSink::new(agent.name())))
+            .map_err(|cause| agent_error(agent, &cause))?;
         let output = jailed.take_output();
         match tokio::time::timeout(START_TIME, channel.hello()).await {
             Ok(Ok(_)) => Ok(Blank { jailed, channel, output }),
-            Ok(Err(cause)) => Err(error(&format!("{cause}; it wrote: {}", read_available(output.1)))),
-            Err(_) => Err(error(&"it said nothing in time")),
+            Ok(Err(cause)) => {
+                Err(agent_error(agent, &format!("{cause}; it wrote: {}", read_available(output.1))))
+            }
+            Err(_) => Err(agent_error(agent, &"it said nothing in time")),
         }
     }
+
+    /// An agent that goes on in a jail from a dump, with `function` loaded, whose results have at most `max_result` bytes.
+    ///
+    /// # Errors
+    /// When its channel cannot be watched.
+    pub(super) fn restored(mut jailed: Jailed, function: &str, max_result: usize) -> io::Result<Blank> {
+        let channel =
+            channel(&mut jailed, |stream| Channel::restored(stream, LogSink::new(function), max_result))?;
+        let output = jailed.take_output();
+        Ok(Blank { jailed, channel, output })
+    }
+}
+
+fn channel(jailed: &mut Jailed, make: impl FnOnce(UnixStream) -> Channel) -> io::Result<Channel> {
+    let stream = std::os::unix::net::UnixStream::from(jailed.take_channel());
+    stream.set_nonblocking(true)?;
+    Ok(make(UnixStream::from_std(stream)?))
+}
+
+fn agent_error(agent: Agent, error: &dyn std::fmt::Display) -> Error {
+    Error::Start(format!("the {agent} agent: {error}"))
 }
 
 /// What is in a pipe now, at most 2,000 characters, in one line.

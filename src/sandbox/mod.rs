@@ -1,6 +1,7 @@
 //! Sandboxes: where functions run. One trait, a starter per kind, and a pool per function that scales them.
 
 mod blank;
+mod criu;
 mod host;
 mod host_memory;
 mod isolate;
@@ -15,6 +16,7 @@ mod spares;
 mod test_agent;
 
 pub use blank::BlankAgents;
+pub use criu::CriuProcesses;
 pub use host::LanguageHosts;
 pub use isolate::IsolateStarter;
 pub use memory::{MemoryWatch, resident};

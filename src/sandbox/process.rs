@@ -7,11 +7,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::blank::BlankAgents;
-use super::memory::Watched;
+use super::memory::{MemoryWatch, Watched};
 use super::{Error, Health, Sandbox, Starter, load};
 use crate::agent::Channel;
 use crate::function::Function;
-use crate::jail::{Jailed, Limits};
+use crate::jail::criu::Dumper;
+use crate::jail::{Assigned, Jailed, Limits};
 use crate::sync::lock;
 
 /// Starts process sandboxes.
@@ -20,7 +21,8 @@ pub struct ProcessStarter {
     max_result: usize,
 }
 
-struct Process {
+/// An agent with one function in a jail.
+pub(super) struct Process {
     channel: Channel,
     jail: Arc<WatchedJail>,
 }
@@ -64,36 +66,65 @@ impl Starter for ProcessStarter {
 async fn start(blanks: &Arc<BlankAgents>, max_result: usize, function: &Function) -> Result<Process, Error> {
     let memory = function.spec.memory;
     let blank = blanks.take(function.agent(), memory).await?;
-    let (mut jailed, mut channel) = blank
+    let (mut jailed, channel) = blank
         .into_parts(&function.spec.name)
         .map_err(|error| Error::Start(format!("its output: {error}")))?;
     let limits = Limits { memory_mib: memory };
     let assigned =
         jailed.assign(&function.code.root, &limits).await.map_err(|error| Error::Start(error.to_string()))?;
-    let health = Arc::new(Health::default());
-    // Its end has no other cause than what is seen here.
-    health.judge();
-    let jail = Arc::new(WatchedJail {
-        jailed: Mutex::new(jailed),
-        limit: u64::from(memory) << 20,
-        health: health.clone(),
-        busy: AtomicBool::new(true),
-        left_out: AtomicU32::new(0),
-    });
-    let watched: Arc<dyn Watched> = jail.clone();
-    blanks.watch.add(Arc::downgrade(&watched));
-    // As the agent sees it: the same below another root.
-    let code = match function.path().strip_prefix(&function.code.root) {
-        Ok(inner) if !inner.as_os_str().is_empty() => assigned.code.join(inner),
-        _ => assigned.code,
-    };
-    match load(&mut channel, function, &code, &assigned.tmp, max_result).await {
-        Err(_) if health.is_out_of_memory() => Err(Error::OutOfMemory { limit_mib: memory }),
-        Err(error) => Err(error),
-        Ok(()) => {
-            jail.busy.store(false, Ordering::Relaxed);
-            Ok(Process { channel, jail })
+    let mut process = Process::new(jailed, channel, memory, &blanks.watch);
+    process.load(function, &assigned, max_result).await?;
+    Ok(process)
+}
+
+impl Process {
+    /// One whose agent is in `jailed`, and may use `memory` MiB.
+    pub(super) fn new(jailed: Jailed, channel: Channel, memory: u32, watch: &MemoryWatch) -> Process {
+        let health = Arc::new(Health::default());
+        // Its end has no other cause than what is seen here.
+        health.judge();
+        let jail = Arc::new(WatchedJail {
+            jailed: Mutex::new(jailed),
+            limit: u64::from(memory) << 20,
+            health,
+            busy: AtomicBool::new(true),
+            left_out: AtomicU32::new(0),
+        });
+        let watched: Arc<dyn Watched> = jail.clone();
+        watch.add(Arc::downgrade(&watched));
+        Process { channel, jail }
+    }
+
+    /// Has the agent load the function, which it was assigned.
+    ///
+    /// # Errors
+    /// The code cannot be loaded.
+    pub(super) async fn load(
+        &mut self,
+        function: &Function,
+        assigned: &Assigned,
+        max_result: usize,
+    ) -> Result<(), Error> {
+        // As the agent sees it: the same below another root.
+        let code = match function.path().strip_prefix(&function.code.root) {
+            Ok(inner) if !inner.as_os_str().is_empty() => assigned.code.join(inner),
+            _ => assigned.code.clone(),
+        };
+        match load(&mut self.channel, function, &code, &assigned.tmp, max_result).await {
+            Err(_) if self.jail.health.is_out_of_memory() => {
+                Err(Error::OutOfMemory { limit_mib: function.spec.memory })
+            }
+            Err(error) => Err(error),
+            Ok(()) => {
+                self.busy(false);
+                Ok(())
+            }
         }
+    }
+
+    /// Dumps its agent, as long as this is there.
+    pub(super) fn dumper(&self) -> Dumper {
+        lock(&self.jail.jailed).dumper()
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
 use super::{Registered, Service, ServiceError};
+use crate::config::SnapshotProcess;
 use crate::function::spec::Query;
 use crate::function::{Function, SandboxKind, Spec};
 use crate::sandbox::{Pool, Starter, svmid};
@@ -21,10 +22,11 @@ impl Service {
         if self.is_registered(&spec)? {
             return Ok(spec.name);
         }
+        let mut in_microvm = false;
         match spec.sandbox {
             SandboxKind::Isolate | SandboxKind::Process => {}
             SandboxKind::Snapshot | SandboxKind::SnapshotProcess => {
-                self.vms.check(spec.sandbox).await?;
+                in_microvm = self.has_microvms(spec.sandbox).await?;
                 check_svmid(&read(&self.functions), &spec)?;
             }
         }
@@ -43,9 +45,10 @@ impl Service {
                 self.blanks.prepare(agent);
                 self.processes.clone()
             }
-            SandboxKind::Snapshot | SandboxKind::SnapshotProcess => {
+            SandboxKind::Snapshot | SandboxKind::SnapshotProcess if in_microvm => {
                 self.vms.starter(function.clone()).await?
             }
+            SandboxKind::Snapshot | SandboxKind::SnapshotProcess => self.criu.starter(function.clone())?,
         };
         let name = function.spec.name.clone();
         let mut functions = write(&self.functions);
@@ -71,6 +74,28 @@ impl Service {
         functions.insert(name.clone(), Arc::new(registered));
         self.metrics.set_functions(functions.len());
         Ok(name)
+    }
+
+    /// Whether sandboxes of a kind that has snapshots are microVMs here, rather than processes that CRIU checkpoints.
+    async fn has_microvms(&self, kind: SandboxKind) -> Result<bool, ServiceError> {
+        let wanted = match kind {
+            SandboxKind::SnapshotProcess => self.snapshot_process,
+            _ => SnapshotProcess::Microvm,
+        };
+        let reason = match wanted {
+            SnapshotProcess::Criu => None,
+            _ => match self.vms.check(kind).await {
+                Ok(()) => return Ok(true),
+                Err(reason) if wanted == SnapshotProcess::Microvm => return Err(reason.into()),
+                Err(reason) => Some(reason),
+            },
+        };
+        self.criu.check().await.map(|()| false).map_err(|why| {
+            ServiceError::Unavailable(match reason {
+                Some(reason) => format!("{reason}; nor can CRIU take its place: {why}"),
+                None => format!("'{kind}' sandboxes are to be processes that CRIU checkpoints: {why}"),
+            })
+        })
     }
 
     fn is_registered(&self, spec: &Spec) -> Result<bool, ServiceError> {

@@ -8,6 +8,7 @@
 mod clients;
 mod confinement;
 mod contract;
+mod criu;
 mod deaths;
 mod errors;
 mod examples;

@@ -146,7 +146,7 @@ pub(super) async fn hello(channel: &mut Channel, agent: Agent) -> Result<(), Err
 }
 
 /// What there is against a checkpoint.
-pub(super) enum Obstacle {
+pub(in super::super) enum Obstacle {
     /// The function or the agent said so.
     Said(String),
     /// The agent did not answer in time: it is of no more use.
@@ -163,7 +163,7 @@ impl std::fmt::Display for Obstacle {
 }
 
 /// Has an agent that waits for a frame make ready for a checkpoint.
-pub(super) async fn make_ready(channel: &mut Channel) -> Result<(), Obstacle> {
+pub(in super::super) async fn make_ready(channel: &mut Channel) -> Result<(), Obstacle> {
     match tokio::time::timeout(PREPARE_TIME, channel.prepare_checkpoint()).await {
         Ok(Ok(Ok(()))) => Ok(()),
         Ok(Ok(Err(failure))) => Err(Obstacle::Said(failure.to_string())),

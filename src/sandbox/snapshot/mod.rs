@@ -3,7 +3,8 @@
 //! | file | holds |
 //! |---|---|
 //! | `mod.rs` | what all microVMs have in common |
-//! | `starter.rs` | starting a function's sandboxes: cold, from a template, from its snapshot, put back; and the making of it |
+//! | `starter.rs` | starting a function's sandboxes from its snapshot, or putting them back to it |
+//! | `beginning.rs`, `keeping.rs` | those of a function that has none: cold, or from a template; and the making of one |
 //! | `loaded.rs` | one of them |
 //! | `costs.rs` | whether a microVM is put back or replaced by a new one |
 //! | `template.rs` | snapshots of agents without a function, and copies of them that wait for one |
@@ -11,14 +12,18 @@
 //! | `slot.rs`, `svmid.rs` | whether there is a snapshot and who makes it; its number |
 //! | `tally.rs` | what all of a function's microVMs did, counted |
 //! | `machine.rs` | a microVM from its start to its end |
+//! | `vmm_process/` | jailed processes with microVMs in them, for `snapshot-process` |
+//! | `vm.rs` | a function's microVM, wherever it is |
 //! | `root.rs`, `output.rs` | what its program sees of files; where it prints to |
 //!
 //! The first microVM of a function is a copy of the language's template, which loads the code; without a template it is started cold. When it has answered its first invocation and waits for the next,
 //! it is checkpointed; every later one is a copy of it that goes on from there. So whatever the function did until then,
 //! and what `/warmup` had it do, is in all of them; a `cached: false` invocation gets a copy that has done nothing since.
 
+mod beginning;
 mod boot;
 mod costs;
+mod keeping;
 mod loaded;
 mod machine;
 mod output;
@@ -38,6 +43,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use self::boot::Programs;
+pub(super) use self::boot::{Obstacle, make_ready};
+pub(super) use self::slot::Slot;
 pub use self::starter::SnapshotStarter;
 pub use self::svmid::svmid;
 use self::template::Template;
@@ -193,7 +200,8 @@ impl MicroVms {
         ("bytes of /tmp".into(), self.programs.tmp_bytes().to_string())
     }
 
-    fn runtime_digest(&self, agent: Agent) -> Result<String, Error> {
+    /// Digest of a language's runtime and agent.
+    pub(super) fn runtime_digest(&self, agent: Agent) -> Result<String, Error> {
         self.digest(self.programs.runtime(agent)?)
             .map_err(|error| Error::Unavailable(format!("the {agent} runtime cannot be read: {error}")))
     }

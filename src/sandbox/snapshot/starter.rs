@@ -7,40 +7,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use tokio::sync::oneshot;
-
 use super::super::memory::is_scarce;
 use super::super::spares::{Place, Spares};
-use super::super::{
-    Error, Sandbox, SnapshotFigures, SnapshotStatus, Snapshots, Start, Starter, VERDICT_TIME,
-};
-use super::boot::hello;
+use super::super::{Error, Sandbox, SnapshotFigures, SnapshotStatus, Snapshots, Start, Starter};
 use super::costs::Costs;
 use super::loaded::Loaded;
 use super::machine::Machine;
 use super::output::Output;
-use super::slot::{Making, Slot};
+use super::slot::Slot;
 use super::tally::Tally;
-use super::template::Template;
 use super::vm::FunctionVm;
-use super::vmm_process::{JailedVm, VmmProcess, VmmProcesses};
+use super::vmm_process::{VmmProcess, VmmProcesses};
 use super::{MicroVms, blocking, start_error, svmid};
 use crate::agent::transport::Transport;
 use crate::agent::{Channel, LogSink};
 use crate::function::{Function, SandboxKind};
 use crate::jail::view::CODE;
-use crate::linux::{self, Guest, GuestStream, RestoreError, Surroundings};
+use crate::linux::{self, GuestStream, RestoreError, Surroundings};
 use crate::snapshot::{Expected, Snapshot};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 
 /// How long a program may go on by itself before it is checkpointed all the same: compilers that run beside the function finish what it was
 /// that they were at, one that goes on for ever is stopped in the middle of it.
 pub(super) const SETTLE_TIME: Duration = Duration::from_secs(1);
-
-/// How long the next copy of a template waits for the first answer of the function that was just loaded into the last: the host's processors are for
-/// that until then.
-const HEAD_START: Duration = Duration::from_millis(20);
 
 /// How long a microVM that has answered waits to be put back, if nobody waits for it: about what its answer takes to reach the client, which would
 /// come behind that where one processor is left for both.
@@ -54,17 +44,17 @@ pub(super) struct Inner {
     pub(super) function: Arc<Function>,
     output: Output,
     /// What a snapshot of the function is.
-    expected: Expected,
+    pub(super) expected: Expected,
     pub(super) slot: Arc<Slot<Snapshot>>,
     /// Copies of the snapshot, ahead of requests.
-    spares: Arc<Spares<Loaded>>,
+    pub(super) spares: Arc<Spares<Loaded>>,
     /// Microseconds that the snapshot took; 0 where this Hydra made none.
-    made_us: AtomicU64,
+    pub(super) made_us: AtomicU64,
     pub(super) costs: Costs,
     /// What all of its microVMs did.
-    counters: Tally,
+    pub(super) counters: Tally,
     /// Where they are, if they are not in Hydra.
-    processes: Option<VmmProcesses>,
+    pub(super) processes: Option<VmmProcesses>,
 }
 
 /// Why a microVM was not made from a snapshot.
@@ -343,121 +333,10 @@ impl Inner {
         &self.function.spec.name
     }
 
-    /// Makes a sandbox of a function that has no snapshot.
-    async fn start_new(self: &Arc<Self>) -> Result<Loaded, Error> {
-        if !self.vms.ahead {
-            return self.start_cold().await;
-        }
-        match self.start_from_template().await? {
-            Some(loaded) => Ok(loaded),
-            None => self.start_cold().await,
-        }
-    }
-
-    /// Has a copy of the template load the function; `None` if there can be none.
-    async fn start_from_template(self: &Arc<Self>) -> Result<Option<Loaded>, Error> {
-        let function = &self.function;
-        let template = self.vms.template(function.agent(), function.spec.memory)?;
-        let Some(snapshot) = template.snapshot(&self.vms).await else { return Ok(None) };
-        let process = self.process().await?;
-        let copy = match &process {
-            Some(process) => self.copy_in(process, &snapshot).await,
-            None => self.copy_within(&template, &snapshot).await,
-        };
-        let (vm, channel) = match copy {
-            Ok(copy) => copy,
-            // Its word does not count against what others have, too.
-            Err(NotRestored::Useless(_)) if process.is_some() => return Ok(None),
-            Err(NotRestored::Useless(error)) => {
-                tracing::warn!(language = %function.agent(), %error, "the template is not used: it is made anew");
-                template.discard(&snapshot);
-                return Ok(None);
-            }
-            Err(NotRestored::Host(error)) => return Err(error),
-        };
-        let of = snapshot.clone();
-        let (start, starter, upon) = (Start::Template, self.clone(), Some(snapshot));
-        let mut loaded = Loaded::new(channel, vm, start, starter, upon);
-        let (unanswered, first_answer) = oneshot::channel();
-        loaded.unanswered = Some(unanswered);
-        let loaded = self.load(loaded, Ok(())).await;
-        let vms = self.vms.clone();
-        tokio::spawn(async move {
-            let _ = tokio::time::timeout(HEAD_START, first_answer).await;
-            template.replenish(&vms, &of);
-        });
-        loaded.map(Some)
-    }
-
-    /// A copy of the template in Hydra that has the function's code, and the channel to its agent.
-    async fn copy_within(
-        &self,
-        template: &Arc<Template>,
-        snapshot: &Arc<Snapshot>,
-    ) -> Result<(FunctionVm, Channel), NotRestored> {
-        let copy = template.copy(&self.vms, snapshot).await?;
-        let (guest, channel, counters) = copy.take_up(&self.function.code.root, self.name())?;
-        self.counters.adopt(counters);
-        let machine = Machine::new(guest, self.name()).map_err(start_error)?;
-        Ok((FunctionVm::Within(machine), channel))
-    }
-
-    /// The same in the function's VMM process.
-    async fn copy_in(
-        &self,
-        process: &Arc<VmmProcess>,
-        snapshot: &Arc<Snapshot>,
-    ) -> Result<(FunctionVm, Channel), NotRestored> {
-        if let Some(copy) = self.processes.as_ref().and_then(|own| own.template_copy(snapshot)) {
-            return Ok((FunctionVm::Jailed(copy.vm), copy.channel));
-        }
-        let (vm, stream, _) = process.restore(snapshot).await?;
-        Ok((FunctionVm::Jailed(vm), Channel::restored(stream, LogSink::new(self.name()), 0)))
-    }
-
     /// The function's VMM process, if its microVMs are to be in one.
-    async fn process(&self) -> Result<Option<Arc<VmmProcess>>, Error> {
+    pub(super) async fn process(&self) -> Result<Option<Arc<VmmProcess>>, Error> {
         let Some(processes) = &self.processes else { return Ok(None) };
         processes.get(&self.vms, &self.function, self.counters.own()).await.map(Some)
-    }
-
-    /// Starts the agent in a new microVM and has it load the function.
-    async fn start_cold(self: &Arc<Self>) -> Result<Loaded, Error> {
-        let log = LogSink::new(self.name());
-        let (vm, channel) = match self.process().await? {
-            Some(process) => {
-                let (vm, stream) = process.boot().await.map_err(start_error)?;
-                (FunctionVm::Jailed(vm), Channel::new(stream, log))
-            }
-            None => {
-                let (ours, theirs) = linux::stream();
-                let starter = self.clone();
-                let machine = blocking(move || starter.boot(theirs)).await??;
-                (FunctionVm::Within(machine), Channel::new(ours, log))
-            }
-        };
-        let mut loaded = Loaded::new(channel, vm, Start::Cold, self.clone(), None);
-        let ready = hello(&mut loaded.channel, self.function.agent()).await;
-        self.load(loaded, ready).await
-    }
-
-    /// Has the agent load the function, if it is ready.
-    async fn load(&self, mut loaded: Loaded, ready: Result<(), Error>) -> Result<Loaded, Error> {
-        let outcome = match ready {
-            Ok(()) => loaded.load().await,
-            failed => failed,
-        };
-        match outcome {
-            Ok(()) => Ok(loaded),
-            Err(error) => {
-                let health = loaded.vm.health();
-                if !matches!(error, Error::LoadTimeout(_)) {
-                    let _ = tokio::time::timeout(VERDICT_TIME, health.verdict()).await;
-                }
-                let limit_mib = self.function.spec.memory;
-                Err(if health.is_out_of_memory() { Error::OutOfMemory { limit_mib } } else { error })
-            }
-        }
     }
 
     /// Makes a microVM that goes on from the snapshot.
@@ -476,14 +355,6 @@ impl Inner {
         Ok(self.copy(ours, FunctionVm::Within(machine), snapshot, Start::Restore, time))
     }
 
-    /// Makes the microVM in which the agent starts. Works for milliseconds in the host.
-    fn boot(&self, channel: GuestStream) -> Result<Machine, Error> {
-        let function = &self.function;
-        let guest =
-            self.vms.programs.boot(function.agent(), function.spec.memory, self.surroundings(channel)?)?;
-        Machine::new(guest, &function.spec.name).map_err(start_error)
-    }
-
     /// Makes the microVM that goes on. Works for a millisecond in the host.
     fn wake(&self, snapshot: &Snapshot, channel: GuestStream) -> Result<(Machine, Duration), NotRestored> {
         let begun = Instant::now();
@@ -495,7 +366,7 @@ impl Inner {
     }
 
     /// What the program finds outside of itself, with this end of the channel to it.
-    fn surroundings(&self, channel: GuestStream) -> Result<Surroundings, Error> {
+    pub(super) fn surroundings(&self, channel: GuestStream) -> Result<Surroundings, Error> {
         let (function, counters) = (&self.function, self.counters.own().clone());
         self.vms.programs.surroundings(
             function.agent(),
@@ -504,79 +375,6 @@ impl Inner {
             channel,
             counters,
         )
-    }
-
-    /// Checkpoints a microVM whose agent waits for its next invocation.
-    pub(super) async fn checkpoint(
-        self: &Arc<Self>,
-        vm: &FunctionVm,
-        upon: Option<Arc<Snapshot>>,
-        making: Making<Snapshot>,
-    ) {
-        let kept = match vm {
-            FunctionVm::Within(machine) => {
-                let (starter, guest) = (self.clone(), machine.guest().clone());
-                blocking(move || starter.keep(&guest, upon.as_ref())).await
-            }
-            FunctionVm::Jailed(vm) => Ok(self.keep_jailed(vm, upon).await),
-        };
-        match kept.unwrap_or_else(|error| Err(error.to_string())) {
-            Ok((snapshot, time)) => {
-                let manifest = snapshot.manifest();
-                self.made_us.store(time.as_micros() as u64, Ordering::Relaxed);
-                tracing::info!(
-                    function = self.name(),
-                    svmid = self.expected.svmid,
-                    bytes = manifest.memory.stored,
-                    pause_us = manifest.pause.as_micros() as u64,
-                    "snapshot made"
-                );
-                self.spares.retain(|_| false);
-                making.done(snapshot);
-                // Whoever invoked it once may do so again.
-                self.spares.expect_one();
-                self.replenish();
-            }
-            Err(error) => tracing::warn!(function = self.name(), error, "no snapshot was made"),
-        }
-    }
-
-    /// Makes a snapshot of a program; also gives how long that took since it was at rest.
-    fn keep(&self, guest: &Guest, upon: Option<&Arc<Snapshot>>) -> Result<(Arc<Snapshot>, Duration), String> {
-        if let Some(upon) = upon {
-            // What this function touched of the template, others will.
-            upon.note_working_set(guest);
-        }
-        guest.settle(SETTLE_TIME);
-        let begun = Instant::now();
-        let store = self.vms.store().map_err(|error| error.to_string())?;
-        let staging = store.stage(&self.expected, upon).map_err(|error| error.to_string())?;
-        let checkpoint = guest.checkpoint().map_err(|error| error.to_string())?;
-        let draft = staging.write(&checkpoint).map_err(|error| error.to_string())?;
-        // The program goes on; the rest needs it no more.
-        drop(checkpoint);
-        let snapshot = draft.commit().map_err(|error| error.to_string())?;
-        Ok((snapshot, begun.elapsed()))
-    }
-
-    /// The same of one in the VMM process.
-    async fn keep_jailed(
-        self: &Arc<Self>,
-        vm: &JailedVm,
-        upon: Option<Arc<Snapshot>>,
-    ) -> Result<(Arc<Snapshot>, Duration), String> {
-        let starter = self.clone();
-        let staged = blocking(move || {
-            let store = starter.vms.store().map_err(|error| error.to_string())?;
-            let staging = store.stage_for_another(&starter.expected, upon.as_ref());
-            staging.map_err(|error| error.to_string())
-        });
-        let staging = staged.await.map_err(|error| error.to_string())??;
-        let (memory, copied, time) = vm.copy(&staging).await.map_err(|error| error.to_string())?;
-        let begun = Instant::now();
-        let committed = blocking(move || staging.commit(&memory, copied)).await;
-        let snapshot = committed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        Ok((snapshot, time.saturating_add(begun.elapsed())))
     }
 }
 

@@ -1,0 +1,174 @@
+//! Dumps of processes on the disk: `FOLDER/SVMID/` holds what CRIU wrote, the files below `/tmp`, and `hydra.json`, what it is of.
+//!
+//! Only root may enter the folder. A dump is whole when it has its place; one of something else is not used.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::folder::{self, FolderError, Staged};
+use crate::jail::criu::DumpedAgent;
+
+const MANIFEST: &str = "hydra.json";
+
+/// The dumps in one folder.
+pub struct Dumps(PathBuf);
+
+/// What a dump must be of: CRIU expects the same files and the same kernel.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Expected {
+    /// Its number.
+    pub svmid: u64,
+    /// The function's name.
+    pub function: String,
+    /// See [`Spec`](crate::function::Spec).
+    pub entry_point: Option<String>,
+    /// SHA-256 of the function's code.
+    pub code: String,
+    /// Digest of the runtime and its agent.
+    pub runtime: String,
+    /// MiB that the function may use.
+    pub memory: u32,
+    /// MiB of its `/tmp`.
+    pub tmp_mib: u32,
+    /// Most bytes of a result.
+    pub max_result: usize,
+    /// The version of CRIU.
+    pub criu: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// This Hydra.
+    pub hydra: String,
+}
+
+/// What is known of a dump.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// What it is of.
+    pub of: Expected,
+    /// What it takes to restore it.
+    pub agent: DumpedAgent,
+    /// When it was made, in milliseconds since 1970.
+    pub created: u64,
+    /// How long the process stood still, in microseconds.
+    pub pause_us: u64,
+}
+
+/// A dump that has its place.
+pub struct KeptDump {
+    /// Where it lies.
+    pub folder: PathBuf,
+    /// What is known of it.
+    pub manifest: Manifest,
+    /// Bytes of the process's memory that are kept.
+    pub memory_bytes: u64,
+    /// Bytes of all else.
+    pub other_bytes: u64,
+}
+
+impl Dumps {
+    /// Those in `folder`, which is made when it is needed.
+    pub fn new(folder: PathBuf) -> Dumps {
+        Dumps(folder)
+    }
+
+    /// The dump that is wanted; `None` if there is none. One of something else is taken away.
+    ///
+    /// # Errors
+    /// The folder cannot be used.
+    pub fn find(&self, wanted: &Expected) -> Result<Option<KeptDump>, FolderError> {
+        self.prepare()?;
+        let folder = self.place(wanted.svmid);
+        let Ok(text) = fs::read(folder.join(MANIFEST)) else { return Ok(None) };
+        match serde_json::from_slice::<Manifest>(&text) {
+            Ok(manifest) if manifest.of == *wanted => Ok(KeptDump::new(folder, manifest).ok()),
+            _ => {
+                tracing::warn!(
+                    function = wanted.function,
+                    svmid = wanted.svmid,
+                    "the dump of that number is of something else; it will be made anew"
+                );
+                Ok(None)
+            }
+        }
+    }
+
+    /// Where a dump will be written. Dropping it leaves nothing.
+    ///
+    /// # Errors
+    /// The disk is full or fails.
+    pub fn stage(&self) -> io::Result<Staged> {
+        Staged::new(&self.partial())
+    }
+
+    /// Gives a dump its place, where it replaces the one before.
+    ///
+    /// # Errors
+    /// The disk is full or fails.
+    pub fn keep(
+        &self,
+        staged: Staged,
+        of: Expected,
+        agent: DumpedAgent,
+        pause: Duration,
+    ) -> io::Result<KeptDump> {
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let place = self.place(of.svmid);
+        let manifest = Manifest { of, agent, created, pause_us: pause.as_micros() as u64 };
+        fs::write(staged.path().join(MANIFEST), serde_json::to_vec_pretty(&manifest)?)?;
+        let before = self.stage()?;
+        match fs::rename(&place, before.path().join("before")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::rename(staged.path(), &place)?;
+        folder::sync(&self.0)?;
+        KeptDump::new(place, manifest)
+    }
+
+    fn prepare(&self) -> Result<(), FolderError> {
+        if let Some(above) = self.0.parent() {
+            folder::shared(above)?;
+        }
+        folder::own(&self.0, 0o700)?;
+        folder::own(&self.partial(), 0o700)
+    }
+
+    fn partial(&self) -> PathBuf {
+        self.0.join("partial")
+    }
+
+    fn place(&self, svmid: u64) -> PathBuf {
+        self.0.join(svmid.to_string())
+    }
+}
+
+impl KeptDump {
+    fn new(folder: PathBuf, manifest: Manifest) -> io::Result<KeptDump> {
+        let (memory_bytes, other_bytes) = sizes(&folder)?;
+        Ok(KeptDump { folder, manifest, memory_bytes, other_bytes })
+    }
+}
+
+/// Bytes of the files that hold memory, and of all others.
+fn sizes(folder: &Path) -> io::Result<(u64, u64)> {
+    let (mut memory, mut other) = (0, 0);
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        if metadata.is_dir() {
+            let (inner, more) = sizes(&entry.path())?;
+            other += inner + more;
+        } else if entry.file_name().to_string_lossy().starts_with("pages-") {
+            memory += metadata.len();
+        } else {
+            other += metadata.len();
+        }
+    }
+    Ok((memory, other))
+}
