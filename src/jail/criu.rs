@@ -28,6 +28,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
@@ -101,11 +102,15 @@ pub async fn probe(scratch: &Path) -> Result<(), String> {
     FOUND.get_or_init(|| try_out(scratch)).await.clone()
 }
 
-/// What `criu --version` says.
-pub fn version() -> Option<String> {
-    let output = criu().arg("--version").stdin(Stdio::null()).output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    Some(text.lines().next()?.trim_start_matches("Version: ").to_owned())
+/// What `criu --version` says; asked once.
+pub fn version() -> Option<&'static str> {
+    static VERSION: OnceLock<Option<String>> = OnceLock::new();
+    let ask = || {
+        let output = criu().arg("--version").stdin(Stdio::null()).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        Some(text.lines().next()?.trim_start_matches("Version: ").to_owned())
+    };
+    VERSION.get_or_init(ask).as_deref()
 }
 
 async fn try_out(scratch: &Path) -> Result<(), String> {
@@ -274,12 +279,15 @@ fn dump_inside(socket: u64) -> io::Result<()> {
         .args(["--leave-stopped", "--manage-cgroups=ignore", "--tcp-close"])
         .status()
         .and_then(|status| done(status, "criu dump"));
+    // Everybody in the jail but its init and this process.
+    let everybody = Pid::from_raw(-1);
     let copied = dumped.and_then(|()| {
+        // Those too that are not the agent's children any more: nobody is to move what is copied.
+        kill(everybody, Signal::SIGSTOP)?;
         let copy = Command::new("/bin/cp").args(["-a", "/tmp/.", &format!("{images}/{TMP_COPY}/")]).status();
         done(copy?, "cp")
     });
-    // Everybody in the jail but its init and this process.
-    let continued = kill(Pid::from_raw(-1), Signal::SIGCONT);
+    let continued = kill(everybody, Signal::SIGCONT);
     make_proc_writable(false).map_err(|error| said("make /proc read-only", error))?;
     copied?;
     continued.map_err(|error| said("have the agent go on", error.into()))

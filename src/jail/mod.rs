@@ -1,5 +1,5 @@
-//! The jail of the `process` sandbox: an agent in its own namespaces, on a composed read-only root, with a system-call
-//! filter, Landlock, resource limits and no privileges.
+//! The jail of the `process` sandbox, and of VMM processes: an agent in its own namespaces, on a composed read-only root, with a
+//! system-call filter, Landlock, resource limits and no privileges.
 //!
 //! A [`Jail`] describes one; [`Jail::spawn`] starts an agent in it that has no function yet; [`Jailed::assign`] shows
 //! it a function's code. What a host cannot give is left out, and [`probe`] says what and why; a layer that the

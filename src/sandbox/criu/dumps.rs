@@ -5,17 +5,23 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::folder::{self, FolderError, Staged};
 use crate::jail::criu::DumpedAgent;
+use crate::sync::lock;
 
 const MANIFEST: &str = "hydra.json";
 
 /// The dumps in one folder.
-pub struct Dumps(PathBuf);
+pub struct Dumps {
+    folder: PathBuf,
+    /// What a Hydra that was killed left half-written is gone.
+    cleared: Mutex<bool>,
+}
 
 /// What a dump must be of: CRIU expects the same files and the same kernel.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -74,7 +80,7 @@ pub struct KeptDump {
 impl Dumps {
     /// Those in `folder`, which is made when it is needed.
     pub fn new(folder: PathBuf) -> Dumps {
-        Dumps(folder)
+        Dumps { folder, cleared: Mutex::new(false) }
     }
 
     /// The dump that is wanted; `None` if there is none. One of something else is taken away.
@@ -127,24 +133,32 @@ impl Dumps {
             _ => {}
         }
         fs::rename(staged.path(), &place)?;
-        folder::sync(&self.0)?;
+        folder::sync(&self.folder)?;
         KeptDump::new(place, manifest)
     }
 
     fn prepare(&self) -> Result<(), FolderError> {
-        if let Some(above) = self.0.parent() {
+        let mut cleared = lock(&self.cleared);
+        if *cleared {
+            return Ok(());
+        }
+        if let Some(above) = self.folder.parent() {
             folder::shared(above)?;
         }
-        folder::own(&self.0, 0o700)?;
-        folder::own(&self.partial(), 0o700)
+        folder::own(&self.folder, 0o700)?;
+        let partial = self.partial();
+        folder::remove_tree(&partial).map_err(FolderError::io("clear", &partial))?;
+        folder::own(&partial, 0o700)?;
+        *cleared = true;
+        Ok(())
     }
 
     fn partial(&self) -> PathBuf {
-        self.0.join("partial")
+        self.folder.join("partial")
     }
 
     fn place(&self, svmid: u64) -> PathBuf {
-        self.0.join(svmid.to_string())
+        self.folder.join(svmid.to_string())
     }
 }
 

@@ -86,7 +86,7 @@ impl CriuProcesses {
             memory: spec.memory,
             tmp_mib: self.tmp_mib,
             max_result: self.max_result,
-            criu: criu::version().unwrap_or_default(),
+            criu: criu::version().unwrap_or_default().to_owned(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             hydra: crate::snapshot::BUILD.into(),
         };

@@ -19,6 +19,8 @@ pub enum Start {
     WarmJailed,
     /// As [`Start::Reset`], in a VMM process.
     ResetJailed,
+    /// As [`Start::CopiedAhead`], in a VMM process.
+    CopiedJailed,
     /// As [`Start::Template`], in a VMM process.
     TemplateJailed,
     /// A process that was there and is used again.
@@ -77,7 +79,7 @@ pub const ASKED: [Asked; 14] = [
 
 impl Start {
     /// All of them, in their order.
-    pub const ALL: [Start; 14] = [
+    pub const ALL: [Start; 15] = [
         Start::Warm,
         Start::Reset,
         Start::CopiedAhead,
@@ -86,6 +88,7 @@ impl Start {
         Start::ColdVm,
         Start::WarmJailed,
         Start::ResetJailed,
+        Start::CopiedJailed,
         Start::TemplateJailed,
         Start::WarmProcess,
         Start::PooledProcess,
@@ -106,6 +109,7 @@ impl Start {
             ("snapshot", "cold") => Start::ColdVm,
             ("snapshot-process", "warm") => Start::WarmJailed,
             ("snapshot-process", "reset") => Start::ResetJailed,
+            ("snapshot-process", "restore") => Start::CopiedJailed,
             ("snapshot-process", "template") => Start::TemplateJailed,
             ("process", "warm") => Start::WarmProcess,
             ("process", "cold") if asked.unprepared => Start::ColdProcess,
@@ -127,6 +131,7 @@ impl Start {
             Start::ColdVm => "snapshot: cold microVM",
             Start::WarmJailed => "snapshot-process: warm",
             Start::ResetJailed => "snapshot-process: reset",
+            Start::CopiedJailed => "snapshot-process: copied ahead",
             Start::TemplateJailed => "snapshot-process: from template",
             Start::WarmProcess => "process: warm",
             Start::PooledProcess => "process: from the pool",
