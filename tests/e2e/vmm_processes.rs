@@ -79,6 +79,10 @@ async fn a_vmm_process_is_jailed_and_has_but_its_functions_files() {
         own.extend(of_functions);
     }
     assert_eq!(own, BTreeSet::from([7, 8]));
+    until("what they did to be counted", async || {
+        world.describe("one").await["snapshot"]["guest"]["resets"].as_u64() > Some(0)
+    })
+    .await;
     // With its function goes the process.
     world.deregister("one").await;
     of_functions(&world, 1).await;

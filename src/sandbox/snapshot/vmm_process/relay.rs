@@ -5,6 +5,7 @@ use std::io;
 
 use bytes::{Buf, BytesMut};
 use tokio::net::UnixStream;
+use tokio::sync::Notify;
 
 use crate::agent::frame::{self, Kind, MAX_PAYLOAD};
 use crate::linux::HostStream;
@@ -14,9 +15,9 @@ const ROOM: usize = 256 << 10;
 /// Bytes that are taken from Hydra at a time, or more.
 const PIECE: usize = 16 << 10;
 
-/// Passes on until one of both ends is gone. When the agent said that it is ready for a checkpoint, nothing more is taken from it until Hydra
+/// Passes on until one of both ends is gone, and says in `active` when Hydra has said something. When the agent said that it is ready for a checkpoint, nothing more is taken from it until Hydra
 /// says something: what it says meanwhile belongs to the checkpoint.
-pub async fn relay(guest: &HostStream, hydra: UnixStream) -> io::Result<()> {
+pub async fn relay(guest: &HostStream, hydra: UnixStream, active: &Notify) -> io::Result<()> {
     let (mut from_guest, mut to_hydra, mut to_guest) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
     let (mut is_ready, mut has_ended) = (false, false);
     while !has_ended || !to_hydra.is_empty() {
@@ -35,7 +36,10 @@ pub async fn relay(guest: &HostStream, hydra: UnixStream) -> io::Result<()> {
                 to_guest.reserve(PIECE);
                 match now(hydra.try_read_buf(&mut to_guest))? {
                     Some(0) => return Ok(()),
-                    Some(_) => is_ready = false,
+                    Some(_) => {
+                        is_ready = false;
+                        active.notify_one();
+                    }
                     None => {}
                 }
             }

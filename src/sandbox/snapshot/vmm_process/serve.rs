@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::net::UnixStream;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::super::boot::Programs;
@@ -32,7 +33,7 @@ use crate::vmm;
 /// The descriptor on which Hydra is spoken to: the channel of the jail.
 const HYDRA: i32 = 3;
 
-/// How often Hydra is told what programs did.
+/// How long after something was said to a program Hydra is told what programs did, at most so often.
 const COUNT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Runs as a VMM process until Hydra lets it go.
@@ -81,10 +82,11 @@ async fn serve(hydra: Arc<Connection>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Tells Hydra what programs did.
+/// Tells Hydra what programs did, when they had something to do: a process in which nothing happens does not wake.
 async fn count(process: Arc<Process>) {
     let mut told = Counts::default();
     loop {
+        process.active.notified().await;
         tokio::time::sleep(COUNT_INTERVAL).await;
         let counts = process.counters.read();
         if counts != told && process.hydra.send(&Reply::Counted(counts), Vec::new()).is_err() {
@@ -102,6 +104,8 @@ struct Process {
     function: Mutex<Option<Assigned>>,
     output: Output,
     counters: Arc<Counters>,
+    /// Something was said to a program, or one was made.
+    active: Arc<Notify>,
     snapshots: Mutex<HashMap<u64, Known>>,
     vms: Mutex<HashMap<u64, Running>>,
 }
@@ -148,6 +152,7 @@ impl Process {
             function: Mutex::default(),
             output: Output::own()?,
             counters: Arc::default(),
+            active: Arc::default(),
             snapshots: Mutex::default(),
             vms: Mutex::default(),
         })
@@ -279,11 +284,12 @@ impl Process {
             let _ = process.hydra.send(&ended, Vec::new());
         });
         let process = self.clone();
+        self.active.notify_one();
         // The table is locked: the task finds it there.
         let mut vms = lock(&self.vms);
         let relay = tokio::spawn(async move {
             // Both ends know why.
-            let _ = relay(&guest, hydra).await;
+            let _ = relay(&guest, hydra, &process.active).await;
             drop(lock(&process.vms).remove(&vm));
             // Not before: a program that sees the end of the stream cleans up behind itself.
             drop(guest);
