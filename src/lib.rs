@@ -11,6 +11,7 @@
 #![allow(rustdoc::private_intra_doc_links)]
 
 pub mod agent;
+mod child;
 pub mod cli;
 pub mod config;
 pub mod doctor;

@@ -1,7 +1,6 @@
 //! Hydra's side of the agent protocol (`guest-agent/PROTOCOL.md`), and how each language's agent is started.
 
 pub mod channel;
-pub(crate) mod child;
 pub mod frame;
 pub mod log;
 pub mod runtime;

@@ -58,7 +58,7 @@ pub fn spawn(runtime: &Runtime, mode: Mode) -> io::Result<Spawned> {
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    super::child::prepare(&mut command, theirs.as_raw_fd(), CHANNEL);
+    crate::child::prepare(&mut command, theirs.as_raw_fd(), CHANNEL);
     let mut child = command.spawn()?;
     drop(theirs);
     let name = format!("{} host", runtime.agent);

@@ -13,7 +13,7 @@
 
 use super::control::Plan;
 use super::{Jail, JailError, Jailed, Layer, Limits, init_program, layers, mounts, restrict, root, view};
-use crate::agent::child;
+use crate::child;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -284,8 +284,8 @@ fn dump_inside(socket: u64) -> io::Result<()> {
     let copied = dumped.and_then(|()| {
         // Those too that are not the agent's children any more: nobody is to move what is copied.
         kill(everybody, Signal::SIGSTOP)?;
-        let copy = Command::new("/bin/cp").args(["-a", "/tmp/.", &format!("{images}/{TMP_COPY}/")]).status();
-        done(copy?, "cp")
+        let tmp = mounts::copy_alone(Path::new(view::TMP))?;
+        copy_files(&format!("{}/.", path_of(&tmp)), &format!("{images}/{TMP_COPY}/"))
     });
     let continued = kill(everybody, Signal::SIGCONT);
     make_proc_writable(false).map_err(|error| said("make /proc read-only", error))?;
@@ -306,8 +306,9 @@ pub fn restore(
     [images, work]: [OwnedFd; 2],
     channel: OwnedFd,
 ) -> io::Result<Pid> {
-    let copy = format!("/proc/{}/fd/{}/{TMP_COPY}/.", std::process::id(), images.as_raw_fd());
-    done(Command::new("/bin/cp").args(["-a", &copy, view::TMP]).stdin(Stdio::null()).status()?, "cp")?;
+    let tmp = mounts::copy_alone(Path::new(view::TMP))?;
+    copy_files(&format!("{}/{TMP_COPY}/.", path_of(&images)), &path_of(&tmp))?;
+    drop(tmp);
     // SAFETY: this process has one thread.
     let criu = match unsafe { fork() }? {
         ForkResult::Parent { child } => child,
@@ -356,6 +357,16 @@ fn execute_restore(
         .args(["--inherit-fd", &format!("fd[{ERR}]:pipe:[{stderr}]")])
         .args(["--inherit-fd", &format!("fd[{CHANNEL}]:socket:[{socket}]")]);
     Err(command.exec())
+}
+
+/// Copies the files of a folder with all that is known of them. Neither has mounts below it: the jail's `/tmp` may have some.
+fn copy_files(from: &str, to: &str) -> io::Result<()> {
+    done(Command::new("/bin/cp").args(["-a", from, to]).stdin(Stdio::null()).status()?, "cp")
+}
+
+/// Where another process finds what this one has open.
+fn path_of(descriptor: &OwnedFd) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), descriptor.as_raw_fd())
 }
 
 /// Makes `/proc` of the calling process's mount namespace writable, or read-only.

@@ -30,6 +30,12 @@ pub fn copy(path: &Path, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
     Ok(tree)
 }
 
+/// As [`copy`], of the mount at `path` without what is mounted below it.
+pub fn copy_alone(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    Ok(rustix::mount::open_tree(CWD, path, flags)?)
+}
+
 /// As [`copy`], of what the open descriptor `place` refers to. `place` must be in the caller's mount namespace.
 pub fn copy_at(place: BorrowedFd, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE

@@ -1,4 +1,4 @@
-//! What a child does between `fork` and `exec`: the one place of this module that needs `unsafe`.
+//! What a child process does between `fork` and `exec`.
 
 use std::io;
 use std::os::fd::RawFd;
