@@ -72,9 +72,11 @@ async fn a_killed_hydra_leaves_no_process() {
         let name = world.register(cell, "orphan", |_| {}).await;
         world.result(&name, &json!({})).await;
         world.checkpointed(&name).await;
-        let client = world.client.clone();
+    }
+    for cell in &cells {
+        let (client, name) = (world.client.clone(), cell.name("orphan"));
         let of = name.clone();
-        // Busy without end when Hydra dies.
+        // Busy without end when Hydra dies: once all are there, as they leave the others little.
         tokio::spawn(async move { client.invoke(&of, r#"{"do": "loop"}"#).await });
         world.wait_until_busy(&name, 1).await;
     }
