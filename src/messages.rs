@@ -99,6 +99,19 @@ pub fn can_refuse_descriptors() -> bool {
     pair().is_ok_and(|(one, _)| refuse_descriptors(one.as_fd()))
 }
 
+/// Registers `descriptor` with Tokio.
+pub fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` owns an open descriptor, and nothing here replaces or closes it while it is registered.
+    Ok(unsafe { AsyncFd::register(descriptor) }?)
+}
+
+/// Reads and writes that would wait fail from now on.
+pub fn set_nonblocking(descriptor: &OwnedFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(descriptor, FcntlArg::F_GETFL)?);
+    fcntl(descriptor, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
 /// Messages that a [`Connection`] keeps at most.
 const MOST_KEPT: usize = 1024;
 
@@ -117,11 +130,8 @@ impl Connection {
     /// # Errors
     /// When it cannot be watched.
     pub fn new(socket: OwnedFd) -> io::Result<Connection> {
-        let flags = OFlag::from_bits_retain(fcntl(&socket, FcntlArg::F_GETFL)?);
-        fcntl(&socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        // SAFETY: an `OwnedFd` owns an open descriptor, and nothing here replaces or closes it while it is registered.
-        let socket = unsafe { AsyncFd::register(socket) }?;
-        Ok(Connection { socket, unsent: Mutex::default(), kept: Notify::new() })
+        set_nonblocking(&socket)?;
+        Ok(Connection { socket: watch(socket)?, unsent: Mutex::default(), kept: Notify::new() })
     }
 
     /// Sends `message` with `descriptors`, of which there are at most [`MOST_DESCRIPTORS`].

@@ -7,8 +7,7 @@ use super::layers::Layer;
 use super::planning::{plan, relative};
 use super::reaper::{self, Remains};
 use super::{Jail, JailError, Limits, init_program, process_tree, seccomp, view};
-use crate::messages;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use crate::messages::{self, set_nonblocking, watch};
 use nix::sys::signal::Signal;
 use nix::sys::statfs::fstatfs;
 use std::fs::File;
@@ -297,16 +296,4 @@ async fn hear(control: &AsyncFd<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), JailE
             Err(_not_yet) => {}
         }
     }
-}
-
-/// Registers `descriptor` with Tokio.
-fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` owns an open descriptor, and nothing here replaces or closes it while it is registered.
-    Ok(unsafe { AsyncFd::register(descriptor) }?)
-}
-
-fn set_nonblocking(socket: &OwnedFd) -> io::Result<()> {
-    let flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
-    fcntl(socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(())
 }

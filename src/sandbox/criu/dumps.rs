@@ -83,7 +83,7 @@ impl Dumps {
         Dumps { folder, cleared: Mutex::new(false) }
     }
 
-    /// The dump that is wanted; `None` if there is none. One of something else is taken away.
+    /// The dump that is wanted; `None` if there is none. One of something else stays until another takes its place.
     ///
     /// # Errors
     /// The folder cannot be used.

@@ -121,15 +121,11 @@ impl Snapshots for CriuStarter {
     }
 
     fn status(&self) -> SnapshotStatus {
-        let (dump, making) = self.0.slot.look();
+        let (dump, state) = self.0.slot.status();
         SnapshotStatus {
             svmid: self.0.expected.svmid,
             spares: 0,
-            state: match (&dump, making) {
-                (_, true) => "being made",
-                (Some(_), false) => "ready",
-                (None, false) => "none",
-            },
+            state,
             ready: dump.map(|dump| SnapshotFigures {
                 memory_bytes: dump.memory_bytes,
                 state_bytes: dump.other_bytes,

@@ -10,6 +10,7 @@ use crate::agent::LogSink;
 use crate::agent::log::Stream;
 use crate::agent::spawn::forward;
 use crate::linux::Inherited;
+use crate::messages::set_nonblocking;
 
 /// The writing ends. What comes out is logged as the output of the function, as long as somebody holds one.
 pub struct Output {
@@ -33,10 +34,7 @@ impl Output {
     pub fn own() -> io::Result<Output> {
         let own = |stream: BorrowedFd<'_>| {
             let stream = stream.try_clone_to_owned()?;
-            rustix::fs::fcntl_setfl(
-                &stream,
-                rustix::fs::fcntl_getfl(&stream)? | rustix::fs::OFlags::NONBLOCK,
-            )?;
+            set_nonblocking(&stream)?;
             Ok::<_, io::Error>(stream)
         };
         Ok(Output { stdout: own(io::stdout().as_fd())?, stderr: own(io::stderr().as_fd())? })

@@ -42,6 +42,17 @@ impl<S> Slot<S> {
         (state.snapshot.clone(), state.making)
     }
 
+    /// What there is now, and what is to be said of that: `none`, `being made` or `ready`.
+    pub fn status(&self) -> (Option<Arc<S>>, &'static str) {
+        let (snapshot, making) = self.look();
+        let state = match (&snapshot, making) {
+            (_, true) => "being made",
+            (Some(_), false) => "ready",
+            (None, false) => "none",
+        };
+        (snapshot, state)
+    }
+
     /// The snapshot. Waits for one that is being made.
     pub async fn get(&self) -> Option<Arc<S>> {
         let mut changes = self.state.subscribe();

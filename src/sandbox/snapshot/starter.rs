@@ -175,15 +175,11 @@ impl Snapshots for SnapshotStarter {
     }
 
     fn status(&self) -> SnapshotStatus {
-        let (snapshot, making) = self.0.slot.look();
+        let (snapshot, state) = self.0.slot.status();
         SnapshotStatus {
             svmid: svmid(&self.0.function.spec),
             spares: self.0.spares.count(),
-            state: match (&snapshot, making) {
-                (_, true) => "being made",
-                (Some(_), false) => "ready",
-                (None, false) => "none",
-            },
+            state,
             ready: snapshot.map(|snapshot| {
                 let manifest = snapshot.manifest();
                 SnapshotFigures {
