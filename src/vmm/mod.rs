@@ -17,7 +17,7 @@
 //! | `memory.rs` | guest RAM, and un-mapping a page for all vCPUs |
 //! | `image.rs` | the content that the RAM of copies begins with |
 //! | `difference.rs` | which pages of RAM differ from such a content |
-//! | `frames.rs` | which pages of guest RAM are in use |
+//! | `frames` | which pages of guest RAM are in use |
 //! | `paging.rs` | the guest's page tables |
 //! | `large_pages.rs` | whether KVM sees when a large page in them is cut |
 //! | `reset.rs` | putting RAM back to its image |

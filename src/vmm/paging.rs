@@ -78,7 +78,8 @@ impl Entry {
     }
 }
 
-/// Looks at and changes the user half of the page tables of one VM. Changes that take rights away must be followed by
+/// Looks at and changes the user half of the page tables of one VM. A table that was ever linked stays where it is: what KVM has made of the
+/// link could not be taken back by telling it that the host's memory changes. Changes that take rights away must be followed by
 /// [`GuestMemory::flush`] of the frames concerned.
 pub struct PageTables<'a> {
     memory: &'a GuestMemory,
@@ -184,6 +185,12 @@ impl<'a> PageTables<'a> {
         let (now, then) = (Entry::decode(now)?, Entry::decode(then));
         let kept = then.is_some_and(|then| then.frame == now.frame && then.access.contains(now.access));
         (!kept && !now.access.is_empty()).then_some(now.frame)
+    }
+
+    /// Whether there are tables for other pages in the same GiB as `address`, so that a page there needs one more at most.
+    pub fn are_near(&self, address: u64) -> bool {
+        let upper = self.next_table(self.memory.load(slot(PAGE_ROOT, address, 3)));
+        upper.is_some_and(|table| self.next_table(self.memory.load(slot(table, address, 2))).is_some())
     }
 
     /// First address after the highest absent table that covers `address`.

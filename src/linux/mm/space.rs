@@ -121,7 +121,7 @@ impl Region {
 /// How the address of a new mapping is chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Placement {
-    /// Anywhere; at the hint if that is free.
+    /// Anywhere; at the hint if that is free, and [worth](AddressSpace::is_worth_tables) the page tables.
     Hint(u64),
     /// Exactly here; what was there goes.
     Fixed(u64),
@@ -231,7 +231,7 @@ impl AddressSpace {
             Placement::FixedFree(_) => Err(Errno::EEXIST),
             Placement::Hint(hint) => {
                 let at = hint & !(FRAME_SIZE - 1);
-                if at != 0 && fits(at) && self.is_free(at, len) {
+                if at != 0 && fits(at) && self.is_free(at, len) && self.is_worth_tables(at) {
                     return Ok(at);
                 }
                 self.gap_below(self.top, len)
@@ -241,6 +241,12 @@ impl AddressSpace {
             }
             Placement::Low => self.gap_below(0x8000_0000, len).ok_or(Errno::ENOMEM),
         }
+    }
+
+    /// Whether a mapping goes to `at` because the program would like that. Page tables are for good (see [`PageTables`]), and some programs
+    /// never ask for the same address twice: V8 for each 256 KiB of its heap. In time those would leave no RAM for anything but tables.
+    fn is_worth_tables(&self, at: u64) -> bool {
+        self.frames.tables_are_plenty() || self.tables().are_near(at)
     }
 
     /// Where a free range at `at` that has room for large pages begins with one, if what is before it is free, too. Linux has had the same for most
@@ -321,5 +327,29 @@ impl AddressSpace {
             }
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Fault;
+    use super::*;
+
+    #[test]
+    fn a_program_that_wishes_for_ever_new_addresses_does_not_run_out_of_memory() {
+        const LEN: u64 = 64 * FRAME_SIZE;
+        const STRIDE: u64 = 3 << 30;
+        let memory = GuestMemory::new(64 << 20).expect("memory");
+        let mut space = AddressSpace::new(Arc::new(memory));
+        let wishes = (1..2 * space.frames().total() as u64).map(|i| i * STRIDE);
+        let mut fulfilled = 0;
+        for wish in wishes {
+            let make = |end| Region::zero(end, Access::READ | Access::WRITE, "");
+            let start = space.map(Placement::Hint(wish), LEN, make).expect("a mapping");
+            fulfilled += u32::from(start == wish);
+            assert!(space.fault(start, Access::WRITE) == Fault::Handled, "after {fulfilled} wishes");
+            space.unmap(start, start + LEN).expect("unmapped");
+        }
+        assert!(fulfilled > 10, "{fulfilled}");
     }
 }
