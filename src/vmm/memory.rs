@@ -52,10 +52,11 @@ impl GuestMemory {
         self.advise(0..self.size(), libc::MADV_NOHUGEPAGE);
     }
 
-    fn advise(&self, range: Range<u64>, advice: libc::c_int) {
-        if let Some(slice) = self.slice(range.start, (range.end - range.start) as usize) {
+    /// Advice that leaves the content of the range as it is. Where the host refuses it, that costs time alone.
+    pub(super) fn advise(&self, range: Range<u64>, advice: libc::c_int) {
+        if let Some(slice) = self.slice(range.start, range.end.saturating_sub(range.start) as usize) {
             let start = slice.ptr_guard_mut().as_ptr().cast();
-            // SAFETY: advice about our own mapping, which stays as it is. A host without large pages refuses it, which costs time alone.
+            // SAFETY: the range lies within our own mapping, which stays as it is.
             unsafe { libc::madvise(start, slice.len(), advice) };
         }
     }
@@ -77,6 +78,12 @@ impl GuestMemory {
                 let _ = word.map(|word| word.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed));
             }
         });
+    }
+
+    /// Has the host find and clear memory for `len` bytes at `address` at once, rather than at a fault for each page. KVM finds those pages mapped
+    /// then, several at a time.
+    pub fn make_resident(&self, address: u64, len: usize) {
+        self.advise(address..address + len as u64, libc::MADV_POPULATE_WRITE);
     }
 
     /// Reserves addresses for `bytes` of RAM that reads as zero, to be given the content of an [`super::Image`] later.

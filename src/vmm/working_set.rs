@@ -67,14 +67,7 @@ impl GuestMemory {
         for (runs, advice) in
             [(&set.written, libc::MADV_POPULATE_WRITE), (&set.read, libc::MADV_POPULATE_READ)]
         {
-            for run in runs {
-                let Some(slice) = self.slice(run.start, run.end.saturating_sub(run.start) as usize) else {
-                    continue;
-                };
-                let start: *mut libc::c_void = slice.ptr_guard_mut().as_ptr().cast();
-                // SAFETY: the range lies within our own mapping, whose content this does not change.
-                unsafe { libc::madvise(start, slice.len(), advice) };
-            }
+            runs.iter().for_each(|run| self.advise(run.clone(), advice));
         }
     }
 }

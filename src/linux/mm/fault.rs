@@ -22,7 +22,7 @@ pub enum Fault {
 }
 
 /// Pages that are filled together, in the aligned window around the fault.
-const AROUND: u64 = 16;
+pub(super) const AROUND: u64 = 16;
 /// The same of a file, which is there to be read, of a region that is no larger, or where the window before is already filled: the program
 /// goes through memory in order.
 pub(super) const FAR_AROUND: u64 = 64;

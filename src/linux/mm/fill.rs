@@ -7,7 +7,7 @@ use vm_memory::VolatileSlice;
 
 use super::super::errno::Errno;
 use super::super::host_io;
-use super::fault::{FAR_AROUND, Fault, around};
+use super::fault::{AROUND, FAR_AROUND, Fault, around};
 use super::mapped_file::SharedPage;
 use super::object::ObjectId;
 use super::space::{AddressSpace, Backing, Region};
@@ -234,13 +234,19 @@ impl AddressSpace {
         Ok(frame)
     }
 
-    /// Makes frames zero that may hold old content.
+    /// Makes frames zero that may hold old content. A longer run of others is for memory that is likely used whole: the host makes that resident.
     pub(super) fn clear(&mut self, first: Frame, count: usize) {
+        let mut unused = 0;
         for i in 0..count as u32 {
             let frame = Frame(first.0 + i);
             if self.frames.mark_dirty(frame) {
                 self.memory.zero(frame.address(), FRAME_SIZE as usize);
+            } else {
+                unused += 1;
             }
+        }
+        if unused > AROUND {
+            self.memory.make_resident(first.address(), count * FRAME_SIZE as usize);
         }
     }
 
