@@ -293,6 +293,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_filled_in_a_long_run_is_resident_before_it_is_touched() {
+        let (mut space, start) = space_in(GuestMemory::reserve(RAM).expect("memory"), RW);
+        let resident = |space: &AddressSpace| space.memory.working_set().expect("a look").bytes().1;
+        let before = resident(&space);
+        space.fill_writable(start, start + FAR_AROUND * FRAME_SIZE);
+        let (filled, short) = (resident(&space), start + PAGES / 2 * FRAME_SIZE);
+        assert!(filled - before >= FAR_AROUND * FRAME_SIZE);
+        // The page tables for it.
+        assert!(space.fault(short, RW) == Fault::Handled && is_there(&space, short + FRAME_SIZE));
+        assert!(resident(&space) - filled <= 3 * FRAME_SIZE);
+    }
+
+    #[test]
     fn scarce_frames_are_given_out_one_by_one() {
         let (mut space, start) = space(RW);
         let total = space.frames().total();
