@@ -189,8 +189,7 @@ impl<'a> PageTables<'a> {
 
     /// Whether there are tables for other pages in the same GiB as `address`, so that a page there needs one more at most.
     pub fn are_near(&self, address: u64) -> bool {
-        let upper = self.next_table(self.memory.load(slot(PAGE_ROOT, address, 3)));
-        upper.is_some_and(|table| self.next_table(self.memory.load(slot(table, address, 2))).is_some())
+        self.table_at(address, 1).is_some()
     }
 
     /// First address after the highest absent table that covers `address`.
@@ -209,8 +208,13 @@ impl<'a> PageTables<'a> {
 
     /// The lowest-level table for `address`, hidden or not, and where the entry above is that leads to it.
     fn table(&self, address: u64) -> Option<(u64, u64)> {
+        self.table_at(address, 0)
+    }
+
+    /// The same for a table of `level`, 0 being the lowest.
+    fn table_at(&self, address: u64, level: u32) -> Option<(u64, u64)> {
         let (mut table, mut above) = (PAGE_ROOT, 0);
-        for level in (1..4).rev() {
+        for level in (level + 1..4).rev() {
             above = slot(table, address, level);
             table = self.next_table(self.memory.load(above))?;
         }

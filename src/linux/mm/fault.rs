@@ -300,8 +300,8 @@ mod tests {
         space.fill_writable(start, start + FAR_AROUND * FRAME_SIZE);
         let (filled, short) = (resident(&space), start + PAGES / 2 * FRAME_SIZE);
         assert!(filled - before >= FAR_AROUND * FRAME_SIZE);
-        // The page tables for it.
         assert!(space.fault(short, RW) == Fault::Handled && is_there(&space, short + FRAME_SIZE));
+        // The page tables for it.
         assert!(resident(&space) - filled <= 3 * FRAME_SIZE);
     }
 

@@ -136,8 +136,8 @@ impl Frames {
 
     /// Whether there are enough frames for page tables to give some to pages that could as well lie where there are tables already.
     pub fn tables_are_plenty(&self) -> bool {
-        let (_, first) = Frames::bounds(self.total);
-        self.next_table - first < (self.total - first) / PLENTY
+        let (_, data_end) = Frames::bounds(self.total);
+        self.next_table - data_end < (self.total - data_end) / PLENTY
     }
 
     /// First frame of the lowest free run of `len` frames, aligned to `len`, a power of two up to 64.
