@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 
+use super::guard::Guard;
 use crate::config::Config;
 use crate::service::{Service, StartError};
 
@@ -62,7 +64,8 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()>) -> Result<()
     let listener = listen(address).map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
     let service = Service::start(config)?;
-    let router = super::router(service.clone(), config.max_requests, config.max_body, token);
+    let guard = Guard::new(token, address, config.network);
+    let router = super::router(service.clone(), config.max_requests, config.max_body, guard.clone());
     if !config.bind.is_loopback() && config.token_file.is_none() {
         tracing::warn!(%address, "whoever reaches this address can run code here: consider --token-file");
     }
@@ -91,8 +94,14 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()>) -> Result<()
             }
         };
         let _ = stream.set_nodelay(true);
-        let connection =
-            http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        let (client, routes) = (guard.client(&stream), TowerToHyperService::new(router.clone()));
+        let connection = http.serve_connection(
+            TokioIo::new(stream),
+            service_fn(move |mut request| {
+                request.extensions_mut().insert(client);
+                routes.call(request)
+            }),
+        );
         let connection = connections.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {

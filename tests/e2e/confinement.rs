@@ -80,6 +80,28 @@ async fn a_function_writes_to_its_own_folder_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_function_does_not_get_out_by_asking_hydra() {
+    if hydra::jail::sandbox_user().is_none() {
+        skip("that functions cannot use Hydra", "they have no users of their own here, as Hydra is not root");
+        return;
+    }
+    let world = World::start(&[]).await;
+    for cell in confined(&world).await {
+        let name = world.register(&cell, "asks", |_| {}).await;
+        let code = world.code.url("kit.py");
+        let register = format!("{}/register?name=escaped&url={code}&language=python", world.server.base());
+        for (url, status) in [(code.as_str(), "200"), (&register, "403")] {
+            let ask = json!({"do": "ask", "url": url});
+            assert_eq!(world.result(&name, &ask).await, status, "{cell:?} {url}");
+            assert_eq!(crate::world::result(&world.call_fresh(&name, &ask).await), status, "{cell:?} {url}");
+        }
+        let functions = world.client.get("/functions").await.expect("a list").body;
+        assert!(!functions.contains("escaped"), "{cell:?}: {functions}");
+        world.deregister(&name).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_sandbox_has_a_folder_that_goes_with_it() {
     let world = World::start(&[]).await;
     for cell in world.cells().await {

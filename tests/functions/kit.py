@@ -7,6 +7,8 @@ import stat
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 
 print("loaded")
 calls = 0
@@ -77,6 +79,12 @@ def main(args):
         return sorted(os.listdir(args["path"]))
     if action == "where":
         return os.path.dirname(os.path.abspath(__file__))
+    if action == "ask":
+        try:
+            with urllib.request.urlopen(args["url"], timeout=30) as response:
+                return response.status
+        except urllib.error.HTTPError as error:
+            return error.code
     if action == "environment":
         return sorted(os.environ)
     if action == "background":
