@@ -51,13 +51,27 @@ impl FolderError {
 /// that holds for it.
 pub(crate) fn shared(path: &Path) -> Result<(), FolderError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(FolderError::io("create", path))?;
-    let mode = fs::metadata(path).map_err(FolderError::io("read", path))?.mode();
-    // In a folder with the sticky bit, as /tmp has, others cannot rename what is ours.
-    if mode & 0o1002 == 0o0002 {
-        let reason = "every user can change it; remove that permission (chmod o-w) or choose another app_dir";
-        return Err(FolderError::Unsafe { path: path.into(), reason });
+    let folder = fs::metadata(path).map_err(FolderError::io("read", path))?;
+    // A link leads elsewhere as soon as its owner likes; with a slash at its end it would be followed.
+    let link = path.components().as_path();
+    let link = fs::symlink_metadata(link).map_err(FolderError::io("read", path))?;
+    match flaw([link.uid(), folder.uid()], folder.mode(), nix::unistd::geteuid().as_raw()) {
+        Some(reason) => Err(FolderError::Unsafe { path: path.into(), reason }),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Why users other than `user` and root can rename what is in a folder with these `owners`, of itself and of a link to it.
+fn flaw(owners: [u32; 2], mode: u32, user: u32) -> Option<&'static str> {
+    if owners.iter().any(|owner| ![0, user].contains(owner)) {
+        return Some(
+            "it belongs to another user, who can change it; give it to the user who runs Hydra (chown -h) or choose another app_dir",
+        );
+    }
+    // In a folder with the sticky bit, as /tmp has, only its owner can rename what is another's.
+    (mode & 0o1000 == 0 && mode & 0o022 != 0).then_some(
+        "other users can change it; remove that permission (chmod go-w) or choose another app_dir",
+    )
 }
 
 /// Makes a folder that only we can change, or takes the one that is there.
@@ -157,4 +171,42 @@ fn remove_present(path: &Path) -> io::Result<()> {
         remove_tree(&entry?.path())?;
     }
     fs::remove_dir(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn whoever_owns_or_may_write_a_folder_can_rename_what_is_in_it() {
+        let refused = |owners, mode| flaw(owners, mode, 1000).is_some();
+        for (mode, is_refused) in [(0o700, false), (0o755, false), (0o1777, false), (0o775, true), (0o757, true)] {
+            for owner in [0, 1000] {
+                assert_eq!(refused([owner; 2], mode), is_refused, "{mode:o} of {owner}");
+            }
+            for owners in [[1001, 1001], [1001, 1000], [0, 1001]] {
+                assert!(refused(owners, mode), "{mode:o} of {owners:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_folder_or_link_of_another_user_is_refused() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: only root gives files away");
+            return;
+        }
+        let above = tempfile::tempdir().unwrap();
+        let [ours, theirs, link] = ["ours", "theirs", "link/"].map(|name| above.path().join(name));
+        shared(&ours).unwrap();
+        shared(&theirs).unwrap();
+        std::os::unix::fs::chown(&theirs, Some(1000), None).unwrap();
+        let error = shared(&theirs).unwrap_err().to_string();
+        assert!(error.contains("belongs to another user") && error.contains("chown"), "{error}");
+        symlink(&ours, above.path().join("link")).unwrap();
+        shared(&link).unwrap();
+        std::os::unix::fs::lchown(above.path().join("link"), Some(1000), None).unwrap();
+        assert!(matches!(shared(&link), Err(FolderError::Unsafe { .. })));
+    }
 }
