@@ -8,8 +8,9 @@ use super::planning::{plan, relative};
 use super::reaper::{self, Remains};
 use super::{Jail, JailError, Limits, init_program, process_tree, seccomp, view};
 use crate::messages::{self, set_nonblocking, watch};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::fstatfs;
+use nix::unistd::Pid;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -20,6 +21,10 @@ use std::process::{ExitStatus, Stdio};
 use tempfile::TempDir;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
+use tokio::sync::Semaphore;
+
+/// Most jails that are made at a time, whether anybody waits for them still or not.
+static PLACES: Semaphore = Semaphore::const_new(256);
 
 /// An agent in its jail. Dropping it kills the agent and everything in the jail.
 #[derive(Debug)]
@@ -55,6 +60,22 @@ pub(super) async fn spawn(
     scratch: &Path,
     assigned: Option<(&Path, &Limits)>,
 ) -> Result<Jailed, JailError> {
+    let place = PLACES.acquire().await.map_err(io::Error::other)?;
+    let (jail, scratch) = (jail.clone(), scratch.to_owned());
+    let assigned = assigned.map(|(code, limits)| (code.to_owned(), *limits));
+    // Whoever wants the jail may give up at any time, also when there is an init that nobody knows of yet: a task of its own goes on.
+    let made = tokio::spawn(async move {
+        let _place = place;
+        make(&jail, &scratch, assigned.as_ref().map(|(code, limits)| (code.as_path(), limits))).await
+    });
+    made.await.map_err(io::Error::other)?
+}
+
+async fn make(
+    jail: &Jail,
+    scratch: &Path,
+    assigned: Option<(&Path, &Limits)>,
+) -> Result<Jailed, JailError> {
     let (mut plan, cgroup, host_tmp) = plan(jail, scratch)?;
     let mut folders = Vec::new();
     let mut work = None;
@@ -70,6 +91,7 @@ pub(super) async fn spawn(
     }
     let (ours, theirs) = messages::pair()?;
     set_nonblocking(&ours)?;
+    let control = watch(ours)?;
     let (channel, agents_channel) = if jail.has_messages {
         messages::pair()?
     } else {
@@ -78,6 +100,12 @@ pub(super) async fn spawn(
     };
     let (out, out_writer) = io::pipe()?;
     let (err, err_writer) = io::pipe()?;
+    let own = [agents_channel.as_raw_fd(), seccomp::filters()?.as_raw_fd()];
+    let descriptors: Vec<_> = folders.iter().map(AsRawFd::as_raw_fd).chain(own).collect();
+    let layers = plan.layers.clone();
+    let host_id = plan.host_id;
+    let code_store = plan.code_store.clone();
+    let channel_is_made_there = matches!(plan.criu, Some(CriuPlan::Dumpable));
     let start = |cause| JailError::Start { program: init_program().to_owned(), cause };
     let mut maker = Command::new(init_program());
     maker.arg("jail-init").env_clear().kill_on_drop(true);
@@ -85,28 +113,37 @@ pub(super) async fn spawn(
     let mut maker_process = maker.spawn().map_err(start)?;
     // Closes Hydra's copies of the init's descriptors.
     drop(maker);
-    let filters = seccomp::filters()?.as_raw_fd();
-    let own = [agents_channel.as_raw_fd(), filters];
-    let descriptors: Vec<_> = folders.iter().map(AsRawFd::as_raw_fd).chain(own).collect();
-    let layers = plan.layers.clone();
-    let host_id = plan.host_id;
-    let code_store = plan.code_store.clone();
-    messages::send(ours.as_fd(), &Request::Start(Box::new(plan)), &descriptors)?;
-    drop((agents_channel, folders));
-    let control = watch(ours)?;
-
-    let (pid, init) = match hear(&control).await? {
-        (Reply::Made { pid }, mut descriptors) => (pid, descriptors.pop().ok_or(JailError::Ended)?),
-        (Reply::Failed(reason), _) => {
-            // It must have left its cgroup before that can be removed.
-            maker_process.wait().await?;
-            return Err(JailError::Setup(reason));
+    let begun = async {
+        messages::send(control.get_ref().as_fd(), &Request::Start(Box::new(plan)), &descriptors)?;
+        drop((agents_channel, folders));
+        match hear(&control).await? {
+            (Reply::Made { pid }, descriptors) => Ok((pid, descriptors)),
+            (Reply::Failed(reason), _) => Err(JailError::Setup(reason)),
+            _ => Err(JailError::Ended),
         }
-        _ => return Err(JailError::Ended),
+    };
+    let (pid, descriptors) = match begun.await {
+        Ok(made) => made,
+        Err(error) => {
+            // It must have left its cgroup before that can be removed.
+            let _ = maker_process.kill().await;
+            reaper::bury(Remains { init: None, cgroup, tmp: host_tmp });
+            return Err(error);
+        }
+    };
+    let init = match descriptors.into_iter().next().ok_or_else(no_room).and_then(watch) {
+        Ok(init) => init,
+        Err(error) => {
+            // Nobody has waited for it, so its number is its own.
+            process_tree::kill_below(pid);
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+            reaper::bury(Remains { init: Some(pid), cgroup, tmp: host_tmp });
+            return Err(error.into());
+        }
     };
     let mut jailed = Jailed {
         control,
-        init: watch(init)?,
+        init,
         pid,
         channel: Some(channel),
         output: Some((out.into(), err.into())),
@@ -122,10 +159,13 @@ pub(super) async fn spawn(
     // The maker ends as soon as it has made the init.
     maker_process.wait().await?;
     match hear(&jailed.control).await? {
-        (Reply::Ready, mut descriptors) => {
-            jailed.tmp = descriptors.pop();
-            if let Some(channel) = descriptors.pop() {
-                jailed.channel = Some(channel);
+        (Reply::Ready, descriptors) => {
+            let mut descriptors = descriptors.into_iter();
+            if channel_is_made_there {
+                jailed.channel = Some(descriptors.next().ok_or_else(no_room)?);
+            }
+            if jailed.has_root {
+                jailed.tmp = Some(descriptors.next().ok_or_else(no_room)?);
             }
         }
         (Reply::Failed(reason), _) => {
@@ -229,7 +269,7 @@ impl Jailed {
         }
         // A process's descriptor is readable once it has ended.
         let _ended = self.init.readable().await?;
-        let of_init = reaper::reap(self.init.get_ref())?;
+        let of_init = reaper::reap(self.pid)?;
         let mut status = of_init;
         while let Ok(Some((reply, _))) = messages::receive::<Reply>(self.control.get_ref().as_fd()) {
             if let Reply::Exited(of_agent) = reply {
@@ -278,11 +318,14 @@ fn kill_init(init: &OwnedFd, tree: Option<u32>) {
 impl Drop for Jailed {
     fn drop(&mut self) {
         self.kill();
-        // Without a copy of the descriptor (none to be had) the init stays a zombie until Hydra ends.
-        if let Ok(init) = self.init.get_ref().try_clone() {
-            reaper::bury(Remains { init, cgroup: self.cgroup.take(), tmp: self.host_tmp.take() });
-        }
+        let init = self.ended.is_none().then_some(self.pid);
+        reaper::bury(Remains { init, cgroup: self.cgroup.take(), tmp: self.host_tmp.take() });
     }
+}
+
+/// What it means that a message comes without its descriptors: the kernel leaves out what this process has no room for.
+fn no_room() -> io::Error {
+    io::Error::from_raw_os_error(libc::EMFILE)
 }
 
 /// The init's next message.
