@@ -69,9 +69,8 @@ fn flaw(owners: [u32; 2], mode: u32, user: u32) -> Option<&'static str> {
         );
     }
     // In a folder with the sticky bit, as /tmp has, only its owner can rename what is another's.
-    (mode & 0o1000 == 0 && mode & 0o022 != 0).then_some(
-        "other users can change it; remove that permission (chmod go-w) or choose another app_dir",
-    )
+    (mode & 0o1000 == 0 && mode & 0o022 != 0)
+        .then_some("other users can change it; remove that permission (chmod go-w) or choose another app_dir")
 }
 
 /// Makes a folder that only we can change, or takes the one that is there.
@@ -181,7 +180,9 @@ mod tests {
     #[test]
     fn whoever_owns_or_may_write_a_folder_can_rename_what_is_in_it() {
         let refused = |owners, mode| flaw(owners, mode, 1000).is_some();
-        for (mode, is_refused) in [(0o700, false), (0o755, false), (0o1777, false), (0o775, true), (0o757, true)] {
+        for (mode, is_refused) in
+            [(0o700, false), (0o755, false), (0o1777, false), (0o775, true), (0o757, true)]
+        {
             for owner in [0, 1000] {
                 assert_eq!(refused([owner; 2], mode), is_refused, "{mode:o} of {owner}");
             }

@@ -2,7 +2,7 @@
 
 use super::cgroup::Cgroup;
 use super::control::{Reply, Request};
-use super::criu::{self, Criu, CriuPlan};
+use super::criu::{self, Criu, CriuPlan, PATIENCE};
 use super::layers::Layer;
 use super::planning::{plan, relative};
 use super::reaper::{self, Remains};
@@ -18,6 +18,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
@@ -71,11 +72,7 @@ pub(super) async fn spawn(
     made.await.map_err(io::Error::other)?
 }
 
-async fn make(
-    jail: &Jail,
-    scratch: &Path,
-    assigned: Option<(&Path, &Limits)>,
-) -> Result<Jailed, JailError> {
+async fn make(jail: &Jail, scratch: &Path, assigned: Option<(&Path, &Limits)>) -> Result<Jailed, JailError> {
     let (mut plan, cgroup, host_tmp) = plan(jail, scratch)?;
     let mut folders = Vec::new();
     let mut work = None;
@@ -157,7 +154,7 @@ async fn make(
         ended: None,
     };
     // The maker ends as soon as it has made the init.
-    maker_process.wait().await?;
+    in_time(async { Ok(maker_process.wait().await?) }).await?;
     match hear(&jailed.control).await? {
         (Reply::Ready, descriptors) => {
             let mut descriptors = descriptors.into_iter();
@@ -330,13 +327,46 @@ fn no_room() -> io::Error {
 
 /// The init's next message.
 async fn hear(control: &AsyncFd<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), JailError> {
-    loop {
-        let mut ready = control.readable().await?;
-        match ready.try_io(|socket| messages::receive(socket.get_ref().as_fd())) {
-            Ok(Ok(Some(message))) => return Ok(message),
-            Ok(Ok(None)) => return Err(JailError::Ended),
-            Ok(Err(error)) => return Err(error.into()),
-            Err(_not_yet) => {}
+    in_time(async {
+        loop {
+            let mut ready = control.readable().await?;
+            match ready.try_io(|socket| messages::receive(socket.get_ref().as_fd())) {
+                Ok(Ok(Some(message))) => return Ok(message),
+                Ok(Ok(None)) => return Err(JailError::Ended),
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_not_yet) => {}
+            }
+        }
+    })
+    .await
+}
+
+async fn in_time<T>(answer: impl Future<Output = Result<T, JailError>>) -> Result<T, JailError> {
+    // The test's init never answers.
+    let patience = if cfg!(test) { Duration::from_millis(100) } else { PATIENCE };
+    tokio::time::timeout(patience, answer).await.unwrap_or(Err(JailError::Late))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Network, use_init_program};
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[tokio::test]
+    async fn an_init_that_does_not_answer_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().canonicalize().unwrap();
+        let silent = store.join("silent");
+        std::fs::write(&silent, "#!/bin/sh\n[ \"$2\" = --probe ] && exit 1\nexec sleep 1000\n").unwrap();
+        std::fs::set_permissions(&silent, std::fs::Permissions::from_mode(0o755)).unwrap();
+        use_init_program(&silent);
+        let mut jail = Jail::new("/bin/true", store);
+        jail.network = Network::Host;
+        assert!(matches!(jail.spawn(dir.path()).await, Err(JailError::Late)));
+        // What it had in the folder goes, too.
+        while std::fs::read_dir(dir.path()).unwrap().count() > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }

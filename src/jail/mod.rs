@@ -116,6 +116,9 @@ pub enum JailError {
     /// The jail ended while Hydra spoke with its init.
     #[error("the jail ended before it answered")]
     Ended,
+    /// The init is there, and says nothing.
+    #[error("the jail's init did not answer in time")]
+    Late,
     /// Talking to the init failed.
     #[error("cannot talk to the jail's init: {0}")]
     Io(#[from] io::Error),

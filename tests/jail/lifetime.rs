@@ -121,7 +121,10 @@ fn alone(test: &str) -> bool {
 fn children() -> Vec<String> {
     let threads = std::fs::read_dir("/proc/self/task").expect("threads").flatten();
     let of_each = threads.map(|thread| std::fs::read_to_string(thread.path().join("children")));
-    of_each.flatten().flat_map(|children| children.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
+    of_each
+        .flatten()
+        .flat_map(|children| children.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .collect()
 }
 
 #[tokio::test]
