@@ -53,6 +53,10 @@ pub struct Config {
     #[arg(long, default_value = "300000", value_parser = milliseconds)]
     pub idle_time: Duration,
 
+    /// How long running invocations may take to end once Hydra is told to stop, in ms; a second SIGTERM or SIGINT ends them
+    #[arg(long, default_value = "60000", value_parser = milliseconds)]
+    pub stop_time: Duration,
+
     /// Most requests that are served at a time; more get 503
     #[arg(long, default_value_t = 1024)]
     pub max_requests: usize,

@@ -1,6 +1,5 @@
 //! Listens, serves each connection within limits, and stops in order.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,8 +25,6 @@ const HEADER_TIME: Duration = Duration::from_secs(30);
 const MAX_CONNECTIONS: usize = 8192;
 /// Connections that may wait to be accepted: a burst of clients. The kernel has a limit of its own, 4096 by default.
 const BACKLOG: u32 = 4096;
-/// How long running invocations may take at the end, beyond their own timeouts' help.
-const STOP_TIME: Duration = Duration::from_secs(60);
 
 /// Why Hydra does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -53,11 +50,12 @@ pub enum ServeError {
     },
 }
 
-/// Serves until `stop` is ready; then running invocations end, and every child is gone when this returns.
+/// Serves until `stop` is ready; then running invocations end, and every child is gone when this returns. What is waited for
+/// then is given up when `stop` is ready again: first the invocations, then the children, which end with Hydra.
 ///
 /// # Errors
 /// [`ServeError`] when it cannot start.
-pub async fn serve(config: &Config, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+pub async fn serve(config: &Config, mut stop: impl AsyncFnMut()) -> Result<(), ServeError> {
     let token = read_token(config)?;
     let address = SocketAddr::new(config.bind, config.port);
     let listen_error = |error| ServeError::Listen { address, error };
@@ -78,11 +76,10 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()>) -> Result<()
         .pipeline_flush(true);
     let connections = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut stop = std::pin::pin!(stop);
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener, &room) => accepted,
-            () = &mut stop => break,
+            () = stop() => break,
         };
         let (stream, permit) = match accepted {
             Ok(accepted) => accepted,
@@ -112,11 +109,17 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()>) -> Result<()
     }
     tracing::info!("stopping: running invocations end first");
     drop(listener);
-    if tokio::time::timeout(STOP_TIME, connections.shutdown()).await.is_err() {
-        tracing::warn!("some invocations did not end in time and are given up");
+    tokio::select! {
+        () = connections.shutdown() => {}
+        () = tokio::time::sleep(config.stop_time) => {
+            tracing::warn!("some invocations did not end in time and are given up");
+        }
+        () = stop() => tracing::warn!("told to stop again: running invocations are given up"),
     }
-    service.stop().await;
-    tracing::info!("stopped");
+    tokio::select! {
+        () = service.stop() => tracing::info!("stopped"),
+        () = stop() => tracing::warn!("told to stop again: sandboxes that have not ended yet end with Hydra"),
+    }
     Ok(())
 }
 
