@@ -152,6 +152,11 @@ pub(crate) fn sync(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// The same for all that is written on the file system of a folder: for one whose files are many, or not Hydra's own.
+pub(crate) fn sync_file_system(folder: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(folder)?)?)
+}
+
 /// Removes a folder with all that it holds, folders without write permission included. That it, or a part of it, is not
 /// there (any more) is no error.
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
