@@ -75,7 +75,17 @@ impl CriuProcesses {
     ///
     /// # Errors
     /// [`Error::Unavailable`] when there is no such language here, or dumps cannot be kept.
-    pub fn starter(self: &Arc<Self>, function: Arc<Function>) -> Result<Arc<CriuStarter>, Error> {
+    pub async fn starter(self: &Arc<Self>, function: Arc<Function>) -> Result<Arc<CriuStarter>, Error> {
+        let (all, of) = (self.clone(), function.clone());
+        let (expected, found) =
+            tokio::task::spawn_blocking(move || all.find(&of)).await.map_err(start_error)??;
+        let slot = Slot::new(found.map(Arc::new));
+        let (all, made_us) = (self.clone(), AtomicU64::new(0));
+        Ok(Arc::new(CriuStarter(Arc::new(Inner { all, function, expected, slot, made_us }))))
+    }
+
+    /// What a dump of the function must be of, for which all of its runtime is read once, and the one that there is.
+    fn find(&self, function: &Function) -> Result<(Expected, Option<KeptDump>), Error> {
         let (spec, agent) = (&function.spec, function.agent());
         let expected = Expected {
             svmid: svmid(spec),
@@ -94,9 +104,7 @@ impl CriuProcesses {
             .dumps
             .find(&expected)
             .map_err(|error| Error::Unavailable(format!("dumps of processes cannot be kept: {error}")))?;
-        let slot = Slot::new(found.map(Arc::new));
-        let (all, made_us) = (self.clone(), AtomicU64::new(0));
-        Ok(Arc::new(CriuStarter(Arc::new(Inner { all, function, expected, slot, made_us }))))
+        Ok((expected, found))
     }
 }
 
