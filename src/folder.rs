@@ -88,6 +88,18 @@ pub(crate) fn own(path: &Path, mode: u32) -> Result<(), FolderError> {
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(FolderError::io("create", path))
 }
 
+/// Makes a folder that only we may enter, or empties the one that is there: what a Hydra that was killed left in it goes.
+pub(crate) fn emptied(path: &Path) -> Result<(), FolderError> {
+    own(path, 0o700)?;
+    let empty = || {
+        for entry in fs::read_dir(path)? {
+            remove_tree(&entry?.path())?;
+        }
+        Ok(())
+    };
+    empty().map_err(FolderError::io("empty", path))
+}
+
 /// Takes the lock of `folder`, its file `lock`, for as long as the result lives.
 pub(crate) fn lock(folder: &Path) -> Result<Flock<File>, FolderError> {
     let path = folder.join("lock");

@@ -148,9 +148,7 @@ impl Dumps {
             folder::shared(above)?;
         }
         folder::own(&self.folder, 0o700)?;
-        let partial = self.partial();
-        folder::remove_tree(&partial).map_err(FolderError::io("clear", &partial))?;
-        folder::own(&partial, 0o700)?;
+        folder::emptied(&self.partial())?;
         *cleared = true;
         Ok(())
     }
