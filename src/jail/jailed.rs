@@ -353,19 +353,45 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
+    /// Makes an init's sibling, as the maker does, and says its number without a descriptor of it.
+    const ALONE: &str = r#"#!/usr/bin/python3
+import ctypes, json, os, signal, socket
+number = ctypes.CDLL(None).syscall(56, 0x8000 | signal.SIGCHLD, 0, 0, 0, 0)
+while number == 0:
+    signal.pause()
+with open(os.path.join(os.path.dirname(__file__), "number"), "w") as file:
+    file.write(str(number))
+socket.socket(fileno=0).send(json.dumps({"Made": {"pid": number}}).encode())
+"#;
+
     #[tokio::test]
-    async fn an_init_that_does_not_answer_is_given_up() {
+    async fn starts_that_fail_leave_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let store = dir.path().canonicalize().unwrap();
-        let silent = store.join("silent");
-        std::fs::write(&silent, "#!/bin/sh\n[ \"$2\" = --probe ] && exit 1\nexec sleep 1000\n").unwrap();
-        std::fs::set_permissions(&silent, std::fs::Permissions::from_mode(0o755)).unwrap();
-        use_init_program(&silent);
+        let [store, scratch] = ["store", "scratch"].map(|name| dir.path().canonicalize().unwrap().join(name));
+        for folder in [&store, &scratch] {
+            std::fs::create_dir(folder).unwrap();
+        }
+        let program = dir.path().join("init");
+        let become_init = |script: &str| {
+            std::fs::write(&program, script).unwrap();
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        // It does not say either which layers there are, so that there are none.
+        become_init("#!/bin/sh\n[ \"$2\" = --probe ] && exit 1\nexec sleep 1000\n");
+        use_init_program(&program);
         let mut jail = Jail::new("/bin/true", store);
         jail.network = Network::Host;
-        assert!(matches!(jail.spawn(dir.path()).await, Err(JailError::Late)));
-        // What it had in the folder goes, too.
-        while std::fs::read_dir(dir.path()).unwrap().count() > 1 {
+        assert!(matches!(jail.spawn(&scratch).await, Err(JailError::Late)));
+
+        // The kernel leaves out descriptors for which Hydra has no room.
+        become_init(ALONE);
+        let error = jail.spawn(&scratch).await.unwrap_err();
+        let JailError::Io(cause) = error else { panic!("{error}") };
+        assert_eq!(cause.raw_os_error(), Some(libc::EMFILE));
+        let number = std::fs::read_to_string(dir.path().join("number")).unwrap();
+        let left =
+            || Path::new("/proc").join(&number).exists() || std::fs::read_dir(&scratch).unwrap().count() > 0;
+        while left() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

@@ -48,7 +48,9 @@ impl Service {
             SandboxKind::Snapshot | SandboxKind::SnapshotProcess if in_microvm => {
                 self.vms.starter(function.clone()).await?
             }
-            SandboxKind::Snapshot | SandboxKind::SnapshotProcess => self.criu.starter(function.clone()).await?,
+            SandboxKind::Snapshot | SandboxKind::SnapshotProcess => {
+                self.criu.starter(function.clone()).await?
+            }
         };
         let name = function.spec.name.clone();
         let mut functions = write(&self.functions);

@@ -76,35 +76,6 @@ async fn a_start_that_nobody_waits_for_any_more_leaves_nothing() {
     until("the end of all children", || children().is_empty()).await;
 }
 
-#[tokio::test]
-async fn a_start_without_descriptors_leaves_nothing() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let world = World::new();
-    drop(world.jail().spawn(world.dir.path()).await.expect("the jail starts"));
-    if !alone("a_start_without_descriptors_leaves_nothing") {
-        return;
-    }
-    until("the end of all children", || children().is_empty()).await;
-    // The jails inherit the limit, and need some descriptors themselves.
-    let _many: Vec<_> = (0..200).map(|_| std::fs::File::open("/dev/null").expect("opened")).collect();
-    let (usual, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-    let used = std::fs::read_dir("/proc/self/fd").expect("descriptors").count() as u64;
-    let mut failed = 0;
-    for room in 0.. {
-        setrlimit(Resource::RLIMIT_NOFILE, used + room, most).expect("lowered");
-        let made = world.jail().spawn(world.dir.path()).await;
-        setrlimit(Resource::RLIMIT_NOFILE, usual, most).expect("raised");
-        failed += u32::from(made.is_err());
-        let is_made = made.is_ok();
-        drop(made);
-        until("the end of all children", || children().is_empty()).await;
-        if is_made {
-            break;
-        }
-    }
-    assert!(failed > 5, "only {failed} starts had too few");
-}
-
 /// Whether this test is alone in its process; else runs it so.
 fn alone(test: &str) -> bool {
     let is_alone = std::env::var_os("ALONE").is_some();

@@ -1,12 +1,16 @@
 //! A VMM process, as Hydra has it.
 
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tempfile::NamedTempFile;
 use tokio::net::UnixStream;
 
 use super::super::super::memory::Watched;
@@ -255,9 +259,28 @@ fn most_memory(spec: &Spec) -> u32 {
     spec.memory.saturating_add(OVERHEAD).saturating_mul(copies).saturating_add(OVERHEAD)
 }
 
+/// A path of this Hydra's executable. Where another took its place, that of a copy in `scratch`: the kernel mounts no file without a name.
+fn program(scratch: &Path) -> io::Result<PathBuf> {
+    let running = Path::new("/proc/self/exe");
+    let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    let path = std::env::current_exe()?;
+    if identity(&path).ok() == Some(identity(running)?) {
+        return Ok(path);
+    }
+    let copy = scratch.join("hydra");
+    if !copy.exists() {
+        let mut made = NamedTempFile::new_in(scratch)?;
+        io::copy(&mut File::open(running)?, &mut made)?;
+        made.as_file().set_permissions(Permissions::from_mode(0o755))?;
+        // That of another that was at it at the same time is the same.
+        made.persist(&copy)?;
+    }
+    Ok(copy)
+}
+
 /// The jail of a process whose microVMs run agents on `runtime`.
 fn jail(vms: &MicroVms, runtime: &Runtime) -> io::Result<Jail> {
-    let program = std::env::current_exe()?;
+    let program = program(&vms.scratch)?;
     let mut jail = Jail::new(&program, &vms.code_store);
     jail.arguments = vec!["jail-vmm".into()];
     jail.readable = runtime.readable().into_iter().chain([program]).collect();
