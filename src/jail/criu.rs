@@ -49,7 +49,7 @@ const DUMP_LOG: &str = "dump.log";
 pub(super) const RESTORE_LOG: &str = "restore.log";
 /// The folder of a dump in which the files below `/tmp` are.
 const TMP_COPY: &str = "tmp";
-/// How long CRIU may take; and the init of a jail until it answers, which in a restore waits for CRIU.
+/// How long CRIU may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What CRIU has to do with a jail.

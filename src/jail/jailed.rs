@@ -2,7 +2,7 @@
 
 use super::cgroup::Cgroup;
 use super::control::{Reply, Request};
-use super::criu::{self, Criu, CriuPlan, PATIENCE};
+use super::criu::{self, Criu, CriuPlan};
 use super::layers::Layer;
 use super::planning::{plan, relative};
 use super::reaper::{self, Remains};
@@ -31,6 +31,7 @@ static PLACES: Semaphore = Semaphore::const_new(256);
 #[derive(Debug)]
 pub struct Jailed {
     control: AsyncFd<OwnedFd>,
+    patience: Duration,
     init: AsyncFd<OwnedFd>,
     pid: u32,
     channel: Option<OwnedFd>,
@@ -113,7 +114,7 @@ async fn make(jail: &Jail, scratch: &Path, assigned: Option<(&Path, &Limits)>) -
     let begun = async {
         messages::send(control.get_ref().as_fd(), &Request::Start(Box::new(plan)), &descriptors)?;
         drop((agents_channel, folders));
-        match hear(&control).await? {
+        match hear(&control, jail.patience).await? {
             (Reply::Made { pid }, descriptors) => Ok((pid, descriptors)),
             (Reply::Failed(reason), _) => Err(JailError::Setup(reason)),
             _ => Err(JailError::Ended),
@@ -140,6 +141,7 @@ async fn make(jail: &Jail, scratch: &Path, assigned: Option<(&Path, &Limits)>) -
     };
     let mut jailed = Jailed {
         control,
+        patience: jail.patience,
         init,
         pid,
         channel: Some(channel),
@@ -154,8 +156,8 @@ async fn make(jail: &Jail, scratch: &Path, assigned: Option<(&Path, &Limits)>) -
         ended: None,
     };
     // The maker ends as soon as it has made the init.
-    in_time(async { Ok(maker_process.wait().await?) }).await?;
-    match hear(&jailed.control).await? {
+    in_time(jail.patience, async { Ok(maker_process.wait().await?) }).await?;
+    match hear(&jailed.control, jail.patience).await? {
         (Reply::Ready, descriptors) => {
             let mut descriptors = descriptors.into_iter();
             if channel_is_made_there {
@@ -202,7 +204,7 @@ impl Jailed {
         }
         let request = Request::Assign { code, data_limit: 2 * bytes + (1 << 30) };
         messages::send(self.control.get_ref().as_fd(), &request, &[])?;
-        match hear(&self.control).await? {
+        match hear(&self.control, self.patience).await? {
             (Reply::Assigned, _) if self.has_root => {
                 Ok(Assigned { code: view::CODE.into(), tmp: self.tmp().to_owned() })
             }
@@ -326,8 +328,8 @@ fn no_room() -> io::Error {
 }
 
 /// The init's next message.
-async fn hear(control: &AsyncFd<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), JailError> {
-    in_time(async {
+async fn hear(control: &AsyncFd<OwnedFd>, patience: Duration) -> Result<(Reply, Vec<OwnedFd>), JailError> {
+    in_time(patience, async {
         loop {
             let mut ready = control.readable().await?;
             match ready.try_io(|socket| messages::receive(socket.get_ref().as_fd())) {
@@ -341,9 +343,10 @@ async fn hear(control: &AsyncFd<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), JailE
     .await
 }
 
-async fn in_time<T>(answer: impl Future<Output = Result<T, JailError>>) -> Result<T, JailError> {
-    // The test's init never answers.
-    let patience = if cfg!(test) { Duration::from_millis(100) } else { PATIENCE };
+async fn in_time<T>(
+    patience: Duration,
+    answer: impl Future<Output = Result<T, JailError>>,
+) -> Result<T, JailError> {
     tokio::time::timeout(patience, answer).await.unwrap_or(Err(JailError::Late))
 }
 
@@ -381,9 +384,11 @@ socket.socket(fileno=0).send(json.dumps({"Made": {"pid": number}}).encode())
         use_init_program(&program);
         let mut jail = Jail::new("/bin/true", store);
         jail.network = Network::Host;
+        let usual = std::mem::replace(&mut jail.patience, Duration::from_millis(50));
         assert!(matches!(jail.spawn(&scratch).await, Err(JailError::Late)));
 
         // The kernel leaves out descriptors for which Hydra has no room.
+        jail.patience = usual;
         become_init(ALONE);
         let error = jail.spawn(&scratch).await.unwrap_err();
         let JailError::Io(cause) = error else { panic!("{error}") };
