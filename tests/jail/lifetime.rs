@@ -7,6 +7,7 @@ use hydra::jail::Layer;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Write;
+use std::path::Path;
 use std::time::Instant;
 
 #[tokio::test]
@@ -74,6 +75,7 @@ async fn a_start_that_nobody_waits_for_any_more_leaves_nothing() {
         let _ = tokio::time::timeout(whole * part / 100, world.jail().spawn(world.dir.path())).await;
     }
     until("the end of all children", || children().is_empty()).await;
+    until("the end of all cgroups", || cgroups() == 0).await;
 }
 
 /// Whether this test is alone in its process; else runs it so.
@@ -86,6 +88,17 @@ fn alone(test: &str) -> bool {
         assert!(status.expect("it runs").success());
     }
     is_alone
+}
+
+/// How many jails of this process have a cgroup, where the host gives jails one.
+fn cgroups() -> usize {
+    let own = std::fs::read_to_string("/proc/self/cgroup").expect("its cgroups");
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    // Hydra makes room for them by moving into one beside them.
+    let parent = Path::new("/sys/fs/cgroup").join(own.trim_end_matches("hydra"));
+    let prefix = format!("jail-{}-", std::process::id());
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)).count()
 }
 
 /// The children of this process, those that nobody has waited for among them.
