@@ -55,21 +55,24 @@ pub(crate) fn shared(path: &Path) -> Result<(), FolderError> {
     // A link leads elsewhere as soon as its owner likes; with a slash at its end it would be followed.
     let link = path.components().as_path();
     let link = fs::symlink_metadata(link).map_err(FolderError::io("read", path))?;
-    match flaw([link.uid(), folder.uid()], folder.mode(), nix::unistd::geteuid().as_raw()) {
+    let is_own_group = folder.gid() == nix::unistd::getegid().as_raw();
+    match flaw([link.uid(), folder.uid()], folder.mode(), nix::unistd::geteuid().as_raw(), is_own_group) {
         Some(reason) => Err(FolderError::Unsafe { path: path.into(), reason }),
         None => Ok(()),
     }
 }
 
-/// Why users other than `user` and root can rename what is in a folder with these `owners`, of itself and of a link to it.
-fn flaw(owners: [u32; 2], mode: u32, user: u32) -> Option<&'static str> {
+/// Why users other than `user` and root can rename what is in a folder with these `owners`, of itself and of a link to it. The group of `user` is trusted:
+/// it has nobody else in it where `umask` lets it write.
+fn flaw(owners: [u32; 2], mode: u32, user: u32, is_own_group: bool) -> Option<&'static str> {
     if owners.iter().any(|owner| ![0, user].contains(owner)) {
         return Some(
             "it belongs to another user, who can change it; give it to the user who runs Hydra (chown -h) or choose another app_dir",
         );
     }
     // In a folder with the sticky bit, as /tmp has, only its owner can rename what is another's.
-    (mode & 0o1000 == 0 && mode & 0o022 != 0)
+    let others = if is_own_group { 0o002 } else { 0o022 };
+    (mode & 0o1000 == 0 && mode & others != 0)
         .then_some("other users can change it; remove that permission (chmod go-w) or choose another app_dir")
 }
 
@@ -196,7 +199,8 @@ mod tests {
 
     #[test]
     fn whoever_owns_or_may_write_a_folder_can_rename_what_is_in_it() {
-        let refused = |owners, mode| flaw(owners, mode, 1000).is_some();
+        let refused = |owners, mode| flaw(owners, mode, 1000, false).is_some();
+        assert_eq!([0o775, 0o757].map(|mode| flaw([1000; 2], mode, 1000, true).is_some()), [false, true]);
         for (mode, is_refused) in
             [(0o700, false), (0o755, false), (0o1777, false), (0o775, true), (0o757, true)]
         {
