@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::pool::Pool;
+use super::pool::{Place, Pool};
 use super::{Health, Sandbox, Start};
 use crate::agent::{ChannelError, Outcome};
 
@@ -52,6 +52,24 @@ impl Lease {
     /// What is known of the sandbox's end.
     pub fn health(&self) -> Arc<Health> {
         self.sandbox.as_ref().map(|sandbox| sandbox.health().clone()).unwrap_or_default()
+    }
+
+    /// Makes it that of a sandbox that serves nobody else as it is.
+    pub fn for_one_request(mut self) -> Lease {
+        self.fresh = true;
+        self
+    }
+
+    /// Whether the sandbox is there and quiet, as it is between invocations.
+    pub fn is_idle(&mut self) -> bool {
+        self.sandbox.as_mut().is_some_and(|sandbox| sandbox.channel().is_idle())
+    }
+
+    /// Lets go of the sandbox, and keeps its place.
+    pub fn into_place(self) -> Place {
+        let pool = self.pool.clone();
+        drop(self.into_sandbox());
+        Place::new(pool)
     }
 
     /// The sandbox itself, which still counts as busy.

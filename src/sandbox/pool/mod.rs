@@ -1,5 +1,6 @@
 //! A function's pool of sandboxes: reused, added while requests wait, retired when idle, replaced when they end.
 
+mod queue;
 mod stock;
 #[cfg(test)]
 mod tests;
@@ -11,14 +12,13 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+pub(super) use self::queue::Place;
+use self::queue::{Grant, Waiter};
 use super::lease::Lease;
 use super::{Error, Sandbox, Snapshots, Starter, VERDICT_TIME};
 use crate::agent::{ChannelError, Outcome};
 use crate::function::Function;
 use crate::sync::lock;
-
-/// How long a request waits for a sandbox to become free before another sandbox is added.
-const GROW_AFTER: Duration = Duration::from_millis(5);
 
 /// What all pools have in common.
 #[derive(Clone, Copy, Debug)]
@@ -41,10 +41,13 @@ pub struct Pool {
 
 #[derive(Default)]
 struct State {
-    idle: Vec<Idle>,
-    waiting: VecDeque<oneshot::Sender<Result<Leased, Error>>>,
+    /// The one that was used last is at the back. There are none while requests wait.
+    idle: VecDeque<Idle>,
+    waiting: VecDeque<Waiter>,
     busy: u32,
     starting: u32,
+    /// Whether a task looks after those that wait.
+    tended: bool,
     closed: bool,
 }
 
@@ -53,24 +56,12 @@ struct Idle {
     since: Instant,
 }
 
-/// A sandbox for a request, and how long its start took if it was started just now.
-struct Ready {
-    sandbox: Box<dyn Sandbox>,
-    started: Option<Duration>,
-}
-
-/// A sandbox on its way to a request that waited for it, and how long its start took. It is a lease, as the request may be given up
-/// between the sending and the receiving: then the sandbox goes back to the pool.
-type Leased = (Lease, Option<Duration>);
-
 /// What a request gets at once.
 enum Claim {
-    /// A sandbox.
-    Ready(Box<dyn Sandbox>),
-    /// A place among the busy ones, for a sandbox that it starts itself; maybe that of an idle one, to be dropped.
-    Place(Option<Box<dyn Sandbox>>),
+    /// What it wants; a sandbox was idle.
+    Granted(Grant),
     /// A place in the queue.
-    Wait(oneshot::Receiver<Result<Leased, Error>>),
+    Wait(oneshot::Receiver<Result<Grant, Error>>),
 }
 
 /// How the sandbox of an invocation was come by.
@@ -208,27 +199,23 @@ impl Pool {
     }
 
     async fn acquire(self: &Arc<Pool>, fresh: bool) -> Result<(Lease, Option<Duration>), Error> {
-        let mut waiter = match self.claim(fresh)? {
-            Claim::Ready(sandbox) => return Ok((Lease::new(self.clone(), sandbox), None)),
-            Claim::Place(replaced) => {
-                drop(replaced);
-                return self.start_fresh().await;
+        loop {
+            let (grant, was_idle) = match self.claim(fresh)? {
+                Claim::Granted(grant) => (grant, true),
+                Claim::Wait(waiter) => (waiter.await.map_err(|_| closed())??, false),
+            };
+            let (mut lease, started) = match grant {
+                Grant::Place(place) => return self.start_fresh(place).await,
+                Grant::Sandbox(lease, started) => (lease, started),
+            };
+            match started {
+                Some(_) if fresh => return Ok((lease.for_one_request(), started)),
+                None if fresh => return self.start_fresh(lease.into_place()).await,
+                // It may have ended meanwhile.
+                _ if was_idle && !lease.is_idle() => drop(lease.into_place()),
+                _ => return Ok((lease, started)),
             }
-            Claim::Wait(waiter) => waiter,
-        };
-        let ready = loop {
-            match tokio::time::timeout(GROW_AFTER, &mut waiter).await {
-                Ok(ready) => break ready,
-                Err(_) => self.grow(),
-            }
-        };
-        // The sender is dropped only by `close`.
-        let (lease, started) = ready.map_err(|_| closed())??;
-        if fresh {
-            drop(lease.into_sandbox());
-            return self.start_fresh().await;
         }
-        Ok((lease, started))
     }
 
     /// What can be had without waiting: an idle sandbox, a place to start a fresh one, or a place in the queue.
@@ -237,34 +224,28 @@ impl Pool {
         if state.closed {
             return Err(closed());
         }
-        if fresh {
-            let room = state.alive() < self.function.spec.concurrency;
-            let replaced = if room { None } else { state.idle.pop() };
-            if room || replaced.is_some() {
+        // Nobody passes those that wait.
+        if state.head().is_none() {
+            if fresh && self.has_room(&state) {
                 state.busy += 1;
-                return Ok(Claim::Place(replaced.map(|idle| idle.sandbox)));
+                return Ok(Claim::Granted(Grant::Place(Place::new(self.clone()))));
             }
-        } else {
             // The one that was used last: its memory is warm, and the others may become old enough to go.
-            while let Some(mut idle) = state.idle.pop() {
-                if idle.sandbox.channel().is_idle() {
-                    state.busy += 1;
-                    return Ok(Claim::Ready(idle.sandbox));
-                }
+            if let Some(Idle { sandbox, .. }) = state.idle.pop_back() {
+                state.busy += 1;
+                return Ok(Claim::Granted(Grant::Sandbox(Lease::new(self.clone(), sandbox), None)));
             }
         }
         if state.waiting.len() >= self.settings.max_waiting {
             // Those whose client has gone do not count.
-            state.waiting.retain(|waiter| !waiter.is_closed());
+            state.waiting.retain(|waiter| !waiter.has_left());
         }
         if state.waiting.len() >= self.settings.max_waiting {
             return Err(Error::NoCapacity);
         }
-        let (sender, receiver) = oneshot::channel();
-        state.waiting.push_back(sender);
-        if state.alive() == 0 {
-            self.add(&mut state);
-        }
+        let (waiter, receiver) = Waiter::new(fresh);
+        state.waiting.push_back(waiter);
+        self.advance(&mut state);
         Ok(Claim::Wait(receiver))
     }
 
@@ -280,7 +261,7 @@ impl Pool {
             idle: state.idle.len() as u32,
             busy: state.busy,
             starting: state.starting,
-            waiting: state.waiting.iter().filter(|waiter| !waiter.is_closed()).count() as u32,
+            waiting: state.waiting.iter().filter(|waiter| !waiter.has_left()).count() as u32,
         }
     }
 

@@ -5,31 +5,28 @@ use std::time::{Duration, Instant};
 
 use super::super::lease::Lease;
 use super::super::{Error, Sandbox};
-use super::{Idle, Pool, Ready, State};
+use super::queue::{Grant, Place};
+use super::{Idle, Pool, State};
+
+impl Idle {
+    fn now(sandbox: Box<dyn Sandbox>) -> Idle {
+        Idle { sandbox, since: Instant::now() }
+    }
+}
 
 impl Pool {
-    /// Starts a sandbox for one request, in the place among the busy ones that the caller has taken.
-    pub(super) async fn start_fresh(self: &Arc<Pool>) -> Result<(Lease, Option<Duration>), Error> {
+    /// Starts a sandbox for one request. A request that is given up in the middle of this gives its place back too.
+    pub(super) async fn start_fresh(
+        self: &Arc<Pool>,
+        place: Place,
+    ) -> Result<(Lease, Option<Duration>), Error> {
         let begun = Instant::now();
-        // A request that is given up in the middle of this must give its place back too.
-        let place = Place(self);
         let sandbox = self.starter.start_fresh(self.function.clone()).await?;
-        std::mem::forget(place);
+        place.take();
         Ok((Lease::fresh(self.clone(), sandbox), Some(begun.elapsed())))
     }
 
-    /// Adds a sandbox if requests wait and there is room.
-    pub(super) fn grow(self: &Arc<Pool>) {
-        let mut state = self.state();
-        let wanted = state.waiting.iter().filter(|waiter| !waiter.is_closed()).count() as u32;
-        // More starts at a time than CPUs would only delay each other.
-        if state.starting < wanted.min(self.settings.parallel_starts)
-            && state.alive() < self.function.spec.concurrency
-        {
-            self.add(&mut state);
-        }
-    }
-
+    /// Adds a sandbox, for whoever waits when it is there.
     pub(super) fn add(self: &Arc<Pool>, state: &mut State) {
         state.starting += 1;
         let pool = self.clone();
@@ -42,16 +39,18 @@ impl Pool {
                 Ok(sandbox) => {
                     state.busy += 1;
                     drop(state);
-                    pool.hand_over(Ready { sandbox, started: Some(begun.elapsed()) });
+                    pool.hand_over(Idle::now(sandbox), Some(begun.elapsed()));
                 }
                 Err(error) => {
                     tracing::warn!(function = pool.function.spec.name, %error, "a sandbox was not started");
-                    if state.alive() == 0 {
-                        let waiting = std::mem::take(&mut state.waiting);
-                        drop(state);
-                        for waiter in waiting {
-                            let _ = waiter.send(Err(error.clone()));
-                        }
+                    if state.alive() > 0 {
+                        pool.advance(&mut state);
+                        return;
+                    }
+                    let waiting = std::mem::take(&mut state.waiting);
+                    drop(state);
+                    for waiter in waiting {
+                        waiter.refuse(error.clone());
                     }
                 }
             }
@@ -60,14 +59,14 @@ impl Pool {
 
     /// Takes back a sandbox that is ready for another request.
     pub(in crate::sandbox) fn put_back(self: &Arc<Pool>, sandbox: Box<dyn Sandbox>) {
-        self.hand_over(Ready { sandbox, started: None });
+        self.hand_over(Idle::now(sandbox), None);
     }
 
     /// Has a sandbox that is idle rest now, and waits until it has: see [`Sandbox::rest`].
     pub async fn rest_one(self: &Arc<Pool>) {
         let idle = {
             let mut state = self.state();
-            let idle = state.idle.pop();
+            let idle = state.idle.pop_back();
             state.busy += u32::from(idle.is_some());
             idle
         };
@@ -76,26 +75,27 @@ impl Pool {
         }
     }
 
-    /// Gives a sandbox that counts as busy to the first request that waits, else makes it idle.
-    fn hand_over(self: &Arc<Pool>, Ready { sandbox, started }: Ready) {
-        let mut leased = (Lease::new(self.clone(), sandbox), started);
+    /// Gives a sandbox that counts as busy, and was `started` just now or has served others, to the first request that waits, else makes it idle.
+    fn hand_over(self: &Arc<Pool>, Idle { sandbox, since }: Idle, started: Option<Duration>) {
+        let mut grant = Grant::Sandbox(Lease::new(self.clone(), sandbox), started);
         let mut state = self.state();
-        while !state.closed
-            && let Some(waiter) = state.waiting.pop_front()
-        {
-            match waiter.send(Ok(leased)) {
-                Ok(()) | Err(Err(_)) => return,
-                Err(Ok(back)) => leased = back,
+        while let Some(waiter) = state.waiting.pop_front() {
+            match waiter.give(grant) {
+                Ok(()) => return self.advance(&mut state),
+                Err(back) => grant = back,
             }
         }
         state.busy -= 1;
         // Not by dropping the lease: that would give it back to this very pool.
-        let sandbox = leased.0.into_sandbox();
+        let sandbox = match grant {
+            Grant::Sandbox(lease, _) => lease.into_sandbox(),
+            Grant::Place(_) => None,
+        };
         if state.closed {
             drop(state);
             drop(sandbox);
         } else {
-            state.idle.extend(sandbox.map(|sandbox| Idle { sandbox, since: Instant::now() }));
+            state.idle.extend(sandbox.map(|sandbox| Idle { sandbox, since }));
         }
     }
 
@@ -103,23 +103,25 @@ impl Pool {
     pub(in crate::sandbox) fn lost(self: &Arc<Pool>) {
         let mut state = self.state();
         state.busy -= 1;
-        if !state.closed && !state.waiting.is_empty() && state.alive() == 0 {
-            self.add(&mut state);
-        }
+        self.advance(&mut state);
     }
 
     /// Lets go sandboxes that were idle for too long, and those that ended meanwhile. To be called now and then.
-    pub fn sweep(&self) {
-        let mut state = self.state();
-        let gone: Vec<Idle> = state
-            .idle
-            .extract_if(.., |idle| {
-                idle.since.elapsed() >= self.settings.idle_time || !idle.sandbox.channel().is_idle()
-            })
-            .collect();
-        // Ending a sandbox may take a while: not under the lock.
-        drop(state);
-        drop(gone);
+    pub fn sweep(self: &Arc<Pool>) {
+        let count = self.state().idle.len();
+        for _ in 0..count {
+            let mut state = self.state();
+            let Some(mut idle) = state.idle.pop_front() else { break };
+            state.busy += 1;
+            // Neither looking at a sandbox, which may have printed much, nor ending it is done under the lock.
+            drop(state);
+            if idle.since.elapsed() < self.settings.idle_time && idle.sandbox.channel().is_idle() {
+                self.hand_over(idle, None);
+            } else {
+                drop(idle);
+                self.lost();
+            }
+        }
         self.starter.sweep(self.settings.idle_time);
     }
 
@@ -131,14 +133,5 @@ impl Pool {
         drop(state);
         drop(gone);
         self.starter.close(&self.function);
-    }
-}
-
-/// A place among the busy sandboxes, given back when dropped.
-struct Place<'a>(&'a Arc<Pool>);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.lost();
     }
 }
