@@ -57,7 +57,7 @@ pub struct Config {
     #[arg(long, default_value = "60000", value_parser = milliseconds)]
     pub stop_time: Duration,
 
-    /// Most requests that are served at a time; more get 503
+    /// Most requests that are served at a time; more get 503. So do those for one function, once a quarter of these (at least 64) wait beyond the sandboxes that it may have
     #[arg(long, default_value_t = 1024)]
     pub max_requests: usize,
 
@@ -88,6 +88,13 @@ pub struct Config {
     /// Size of the temporary folder of a process sandbox, in MiB
     #[arg(long, default_value_t = 256)]
     pub tmp_size: u32,
+}
+
+impl Config {
+    /// Most requests that may wait for one function, so that a slow one leaves room for the others.
+    pub fn max_waiting(&self) -> usize {
+        (self.max_requests / 4).max(64)
+    }
 }
 
 /// Form of the log.

@@ -29,6 +29,9 @@ use crate::sync::{read, write};
 /// How often idle sandboxes are looked after.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// The most that the start of a sandbox may take: twice as long as loading code may, and more.
+const START_TIME: Duration = Duration::from_secs(90);
+
 /// A running Hydra.
 pub struct Service {
     settings: PoolSettings,
@@ -166,8 +169,9 @@ impl Service {
         );
         let service = Arc::new(Service {
             settings: PoolSettings {
-                max_waiting: config.max_requests,
+                max_waiting: config.max_waiting(),
                 idle_time: config.idle_time,
+                start_time: START_TIME,
                 parallel_starts: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
             },
             defaults: Defaults {

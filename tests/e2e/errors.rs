@@ -198,6 +198,29 @@ async fn more_requests_than_there_is_room_for_are_refused_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slow_function_leaves_room_for_others() {
+    let world = World::start(&["--max-requests", "200"]).await;
+    let Some(cell) = world.cells().await.into_iter().find(|cell| cell.kind == "isolate") else { return };
+    let slow = world.register(&cell, "slow", |registration| registration.concurrency = Some(1)).await;
+    let other = world.register(&cell, "other", |_| {}).await;
+    let waiting: Vec<_> = (0..65)
+        .map(|_| {
+            let (client, name) = (world.client.clone(), slow.clone());
+            tokio::spawn(async move { client.invoke(&name, &sleep(60_000).to_string()).await })
+        })
+        .collect();
+    crate::world::until("one to run and the others to wait", async || {
+        let sandboxes = &world.describe(&slow).await["sandboxes"];
+        (&sandboxes["busy"], &sandboxes["waiting"]) == (&json!(1), &json!(64))
+    })
+    .await;
+    expect_error(&world.call(&slow, &json!({})).await, 503, "no_capacity", "try again later");
+    assert_eq!(world.result(&other, &json!({"do": "count"})).await, "1");
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    world.deregister(&slow).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bodies_and_results_over_their_limits_are_refused() {
     let world = World::start(&["--max-body", "20000", "--max-result", "30000"]).await;
     for cell in world.cells().await {

@@ -23,10 +23,12 @@ use crate::sync::lock;
 /// What all pools have in common.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolSettings {
-    /// Most requests that may wait for one function's sandboxes.
+    /// Most requests that may wait for one function's sandboxes, beside those for which there are sandboxes, or may be.
     pub max_waiting: usize,
     /// How long a sandbox may be idle before it is let go.
     pub idle_time: Duration,
+    /// The most that the start of a sandbox may take, with all that it waits for.
+    pub start_time: Duration,
     /// Most sandboxes of one function that are being started at a time.
     pub parallel_starts: u32,
 }
@@ -43,6 +45,8 @@ pub struct Pool {
 struct State {
     /// The one that was used last is at the back. There are none while requests wait.
     idle: VecDeque<Idle>,
+    /// Idle ones that are being looked at.
+    inspected: u32,
     waiting: VecDeque<Waiter>,
     busy: u32,
     starting: u32,
@@ -122,7 +126,7 @@ pub struct PoolStatus {
 
 impl State {
     fn alive(&self) -> u32 {
-        self.idle.len() as u32 + self.busy + self.starting
+        self.idle.len() as u32 + self.inspected + self.busy + self.starting
     }
 }
 
@@ -236,11 +240,11 @@ impl Pool {
                 return Ok(Claim::Granted(Grant::Sandbox(Lease::new(self.clone(), sandbox), None)));
             }
         }
-        if state.waiting.len() >= self.settings.max_waiting {
+        if self.is_full(&state) {
             // Those whose client has gone do not count.
             state.waiting.retain(|waiter| !waiter.has_left());
         }
-        if state.waiting.len() >= self.settings.max_waiting {
+        if self.is_full(&state) {
             return Err(Error::NoCapacity);
         }
         let (waiter, receiver) = Waiter::new(fresh);
@@ -258,7 +262,7 @@ impl Pool {
     pub fn status(&self) -> PoolStatus {
         let state = self.state();
         PoolStatus {
-            idle: state.idle.len() as u32,
+            idle: state.idle.len() as u32 + state.inspected,
             busy: state.busy,
             starting: state.starting,
             waiting: state.waiting.iter().filter(|waiter| !waiter.has_left()).count() as u32,

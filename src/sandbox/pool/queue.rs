@@ -141,6 +141,13 @@ impl Pool {
         Some(GROW_AFTER)
     }
 
+    /// Whether as many requests run and wait as may.
+    pub(super) fn is_full(&self, state: &State) -> bool {
+        let sandboxes = self.function.spec.concurrency as usize;
+        state.busy as usize + state.waiting.len() >= self.settings.max_waiting.saturating_add(sandboxes)
+    }
+
+    /// Whether there may be one more sandbox.
     pub(super) fn has_room(&self, state: &State) -> bool {
         state.alive() < self.function.spec.concurrency
     }

@@ -21,7 +21,7 @@ impl Pool {
         place: Place,
     ) -> Result<(Lease, Option<Duration>), Error> {
         let begun = Instant::now();
-        let sandbox = self.starter.start_fresh(self.function.clone()).await?;
+        let sandbox = self.in_time(self.starter.start_fresh(self.function.clone())).await?;
         place.take();
         Ok((Lease::fresh(self.clone(), sandbox), Some(begun.elapsed())))
     }
@@ -32,7 +32,7 @@ impl Pool {
         let pool = self.clone();
         tokio::spawn(async move {
             let begun = Instant::now();
-            let started = pool.starter.start(pool.function.clone()).await;
+            let started = pool.in_time(pool.starter.start(pool.function.clone())).await;
             let mut state = pool.state();
             state.starting -= 1;
             match started {
@@ -57,6 +57,18 @@ impl Pool {
         });
     }
 
+    /// Waits for a start, but not for ever: who waits is to hear of it, and the place is to serve for another.
+    async fn in_time(
+        &self,
+        start: impl Future<Output = Result<Box<dyn Sandbox>, Error>>,
+    ) -> Result<Box<dyn Sandbox>, Error> {
+        let limit = self.settings.start_time;
+        match tokio::time::timeout(limit, start).await {
+            Ok(started) => started,
+            Err(_) => Err(Error::Start(format!("it was not ready within {limit:?}"))),
+        }
+    }
+
     /// Takes back a sandbox that is ready for another request.
     pub(in crate::sandbox) fn put_back(self: &Arc<Pool>, sandbox: Box<dyn Sandbox>) {
         self.hand_over(Idle::now(sandbox), None);
@@ -64,14 +76,10 @@ impl Pool {
 
     /// Has a sandbox that is idle rest now, and waits until it has: see [`Sandbox::rest`].
     pub async fn rest_one(self: &Arc<Pool>) {
-        let idle = {
-            let mut state = self.state();
-            let idle = state.idle.pop_back();
-            state.busy += u32::from(idle.is_some());
-            idle
-        };
-        if let Some(Idle { sandbox, .. }) = idle {
-            Lease::new(self.clone(), sandbox).rest().await;
+        if self.status().idle > 0
+            && let Ok((mut lease, _)) = self.acquire(false).await
+        {
+            lease.rest().await;
         }
     }
 
@@ -112,14 +120,18 @@ impl Pool {
         for _ in 0..count {
             let mut state = self.state();
             let Some(mut idle) = state.idle.pop_front() else { break };
-            state.busy += 1;
+            state.inspected += 1;
             // Neither looking at a sandbox, which may have printed much, nor ending it is done under the lock.
             drop(state);
-            if idle.since.elapsed() < self.settings.idle_time && idle.sandbox.channel().is_idle() {
-                self.hand_over(idle, None);
-            } else {
-                drop(idle);
-                self.lost();
+            let stays = idle.since.elapsed() < self.settings.idle_time && idle.sandbox.channel().is_idle();
+            let stays = stays.then_some(idle);
+            let mut state = self.state();
+            state.inspected -= 1;
+            state.busy += 1;
+            drop(state);
+            match stays {
+                Some(idle) => self.hand_over(idle, None),
+                None => self.lost(),
             }
         }
         self.starter.sweep(self.settings.idle_time);

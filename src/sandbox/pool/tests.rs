@@ -5,8 +5,12 @@ use futures_util::FutureExt;
 use super::*;
 use crate::sandbox::test_agent;
 
-const SETTINGS: PoolSettings =
-    PoolSettings { max_waiting: 8, idle_time: Duration::from_secs(60), parallel_starts: 1 };
+const SETTINGS: PoolSettings = PoolSettings {
+    max_waiting: 8,
+    idle_time: Duration::from_secs(60),
+    start_time: Duration::from_secs(60),
+    parallel_starts: 1,
+};
 
 /// A pool of one sandbox at most, whose function answers once for each permit.
 fn pool() -> (Arc<Pool>, Arc<tokio::sync::Semaphore>) {
@@ -199,6 +203,7 @@ async fn sandboxes_are_not_looked_at_under_the_pools_lock() {
     let look = move || {
         let Some(pool) = of.upgrade() else { return };
         assert!(pool.state.try_lock().is_ok(), "the pool is locked");
+        assert_eq!(pool.status().idle + pool.status().busy, 1);
         counting.fetch_add(1, Ordering::Relaxed);
     };
     assert!(starter.on_channel.set(Box::new(look)).is_ok());
@@ -207,4 +212,17 @@ async fn sandboxes_are_not_looked_at_under_the_pools_lock() {
     assert_eq!((pool.status().idle, pool.status().busy), (1, 0));
     assert_eq!(pool.invoke(b"{}", false).await.unwrap().start, Start::Warm);
     assert!(looks.load(Ordering::Relaxed) > 1);
+}
+
+#[tokio::test]
+async fn a_start_that_takes_for_ever_is_given_up() {
+    let starter = test_agent::Starter::default();
+    starter.starts.forget_permits(1000);
+    let settings = PoolSettings { start_time: Duration::from_millis(20), ..SETTINGS };
+    let pool = Pool::new(test_agent::function(), Arc::new(starter.clone()), settings);
+    for fresh in [false, true] {
+        let error = pool.invoke(b"{}", fresh).await.unwrap_err();
+        assert!(matches!(&error, Error::Start(why) if why.contains("within 20ms")), "{error}");
+        assert_eq!((pool.status().starting, pool.status().busy), (0, 0));
+    }
 }
