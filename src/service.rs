@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use tempfile::TempDir;
@@ -55,9 +55,9 @@ pub struct Service {
 /// A function and its sandboxes.
 pub struct Registered {
     pool: Arc<Pool>,
-    metrics: FunctionMetrics,
+    metrics: Arc<FunctionMetrics>,
     registered: SystemTime,
-    failures: AtomicU64,
+    /// Those that were asked for.
     invocations: AtomicU64,
 }
 
@@ -224,9 +224,10 @@ impl Service {
         let mut functions = write(&self.functions);
         let registered = functions.remove(name).ok_or_else(|| ServiceError::Unknown(name.into()))?;
         self.metrics.set_functions(functions.len());
+        // While nobody can register another by this name, whose metrics these would be.
+        self.metrics.forget(registered.spec(), crate::http::KINDS);
         drop(functions);
         registered.pool.close();
-        self.metrics.forget(registered.spec(), crate::http::KINDS);
         tracing::info!(function = name, "deregistered");
         Ok(())
     }
@@ -253,7 +254,8 @@ impl Service {
 
     /// The metrics as text, with what is measured only when somebody looks.
     pub async fn metrics_text(&self) -> String {
-        for registered in self.all() {
+        // Under the lock, so that what was deregistered does not come back.
+        for registered in read(&self.functions).values() {
             self.metrics.set_sandboxes(registered.spec(), &registered.pool.status());
             if let Some(snapshots) = registered.pool.snapshots() {
                 self.metrics.set_guest(registered.spec(), &snapshots.status().guest);
@@ -285,19 +287,8 @@ impl Service {
         arguments: &[u8],
         fresh: bool,
     ) -> Result<Invocation, ServiceError> {
-        let begun = Instant::now();
         function.invocations.fetch_add(1, Ordering::Relaxed);
-        match function.pool.invoke(arguments, fresh).await {
-            Ok(invocation) => {
-                function.metrics.succeeded(&invocation, begun.elapsed());
-                Ok(invocation)
-            }
-            Err(error) => {
-                function.failures.fetch_add(1, Ordering::Relaxed);
-                self.metrics.failed(function.spec(), crate::http::kind_of(&error));
-                Err(error.into())
-            }
-        }
+        Ok(function.pool.invoke(arguments, fresh).await?)
     }
 
     fn find(&self, name: &str) -> Result<Arc<Registered>, ServiceError> {
@@ -323,7 +314,7 @@ impl Registered {
             sandboxes: self.pool.status(),
             snapshot: self.pool.snapshots().map(Snapshots::status),
             invocations: self.invocations.load(Ordering::Relaxed),
-            failures: self.failures.load(Ordering::Relaxed),
+            failures: self.metrics.failures(),
             registered: self.registered.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
         }
     }

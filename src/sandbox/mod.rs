@@ -13,14 +13,14 @@ mod rendezvous;
 mod snapshot;
 mod spares;
 #[cfg(test)]
-mod test_agent;
+pub(crate) mod test_agent;
 
 pub use blank::BlankAgents;
 pub use criu::CriuProcesses;
 pub use host::LanguageHosts;
 pub use isolate::IsolateStarter;
 pub use memory::{MemoryWatch, resident};
-pub use pool::{Invocation, Pool, PoolSettings, PoolStatus, Start};
+pub use pool::{Ended, Invocation, Pool, PoolSettings, PoolStatus, Start};
 pub use process::ProcessStarter;
 pub use snapshot::{MicroVms, svmid, vmm_process_main};
 

@@ -1,4 +1,5 @@
-//! An agent in this process, for tests of what is around a sandbox: it answers an invocation with its arguments, one per permit.
+//! An agent in this process, for tests of what is around a sandbox: it answers an invocation with its arguments, one per permit,
+//! or raises them if they are a failure.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -98,7 +99,9 @@ async fn serve(mut stream: UnixStream, answers: Arc<Semaphore>) -> std::io::Resu
             frame::encode(Kind::Loaded, b"", &mut answer);
         } else {
             answers.acquire().await.map_err(std::io::Error::other)?.forget();
-            frame::encode(Kind::Result, &payload, &mut answer);
+            let is_failure = payload.starts_with(br#"{"message""#);
+            let kind = if is_failure { Kind::Raised } else { Kind::Result };
+            frame::encode(kind, &payload, &mut answer);
         }
         stream.write_all(&answer).await?;
     }

@@ -7,16 +7,17 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 pub(super) use self::queue::Place;
 use self::queue::{Grant, Waiter};
 use super::lease::Lease;
-use super::{Error, Sandbox, Snapshots, Starter, VERDICT_TIME};
-use crate::agent::{ChannelError, Outcome};
+use super::{Error, Sandbox, Snapshots, Starter};
+use crate::agent::ChannelError;
 use crate::function::Function;
 use crate::sync::lock;
 
@@ -38,8 +39,12 @@ pub struct Pool {
     function: Arc<Function>,
     starter: Arc<dyn Starter>,
     settings: PoolSettings,
+    ended: Ended,
     state: Mutex<State>,
 }
+
+/// Is told how each invocation ended, also of one whose client had gone while it ran.
+pub type Ended = Box<dyn Fn(&Result<Invocation, Error>) + Send + Sync>;
 
 #[derive(Default)]
 struct State {
@@ -103,7 +108,7 @@ pub struct Invocation {
     pub result: String,
     /// How its sandbox was come by.
     pub start: Start,
-    /// Time in the queue, without the start.
+    /// Time until it began, without the start.
     pub queue_time: Duration,
     /// Time of the start; zero when warm.
     pub start_time: Duration,
@@ -131,9 +136,14 @@ impl State {
 }
 
 impl Pool {
-    /// An empty pool for `function`.
-    pub fn new(function: Arc<Function>, starter: Arc<dyn Starter>, settings: PoolSettings) -> Arc<Pool> {
-        Arc::new(Pool { function, starter, settings, state: Mutex::default() })
+    /// An empty pool for `function`, which tells `ended` how invocations end.
+    pub fn new(
+        function: Arc<Function>,
+        starter: Arc<dyn Starter>,
+        settings: PoolSettings,
+        ended: Ended,
+    ) -> Arc<Pool> {
+        Arc::new(Pool { function, starter, settings, ended, state: Mutex::default() })
     }
 
     /// The function whose pool this is.
@@ -149,57 +159,30 @@ impl Pool {
     /// # Errors
     /// [`Error`]: what the function raised, or why it has no result.
     pub async fn invoke(self: &Arc<Pool>, arguments: &[u8], fresh: bool) -> Result<Invocation, Error> {
-        match self.attempt(arguments, fresh).await {
+        let queued = Instant::now();
+        let result = match self.attempt(arguments, fresh, queued).await {
             Err(Error::Died(end)) if matches!(*end, ChannelError::Ended { unread: true }) => {
-                self.attempt(arguments, fresh).await
+                self.attempt(arguments, fresh, queued).await
             }
             result => result,
-        }
+        };
+        self.note(&result);
+        result
     }
 
-    async fn attempt(self: &Arc<Pool>, arguments: &[u8], fresh: bool) -> Result<Invocation, Error> {
-        let queued = Instant::now();
-        let (mut lease, started) = self.acquire(fresh).await?;
-        let (start, start_time) = match started {
-            Some(time) => (lease.start(), time),
-            None => (Start::Warm, Duration::ZERO),
-        };
-        let begun = Instant::now();
-        let timeout = self.function.spec.timeout;
-        match tokio::time::timeout(timeout, lease.run(arguments)).await {
-            // The runtime bounded the memory before Hydra did; what it left half done is not to be used again.
-            Ok(Ok(Outcome::Raised(failure))) if failure.is_out_of_memory() => {
-                lease.end();
-                Err(Error::OutOfMemory { limit_mib: self.function.spec.memory })
-            }
-            Ok(Ok(outcome)) => {
-                let run_time = begun.elapsed();
-                lease.give_back(matches!(outcome, Outcome::Returned(_)));
-                match outcome {
-                    Outcome::Returned(result) => Ok(Invocation {
-                        result,
-                        start,
-                        queue_time: (begun - queued).saturating_sub(start_time),
-                        start_time,
-                        run_time,
-                    }),
-                    Outcome::Raised(failure) => Err(Error::Raised(failure)),
-                }
-            }
-            Ok(Err(end)) => {
-                let health = lease.health();
-                lease.end();
-                let _ = tokio::time::timeout(VERDICT_TIME, health.verdict()).await;
-                if health.is_out_of_memory() {
-                    return Err(Error::OutOfMemory { limit_mib: self.function.spec.memory });
-                }
-                Err(Error::Died(Arc::new(end)))
-            }
-            Err(_) => {
-                lease.end();
-                Err(Error::Timeout(timeout))
-            }
-        }
+    async fn attempt(
+        self: &Arc<Pool>,
+        arguments: &[u8],
+        fresh: bool,
+        queued: Instant,
+    ) -> Result<Invocation, Error> {
+        let (lease, started) = self.acquire(fresh).await?;
+        lease.invoke(arguments, queued, started).await
+    }
+
+    /// Says how an invocation ended.
+    pub(super) fn note(&self, result: &Result<Invocation, Error>) {
+        (self.ended)(result);
     }
 
     async fn acquire(self: &Arc<Pool>, fresh: bool) -> Result<(Lease, Option<Duration>), Error> {

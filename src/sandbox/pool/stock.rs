@@ -1,7 +1,9 @@
 //! How a pool comes to its sandboxes, and lets them go.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::super::lease::Lease;
 use super::super::{Error, Sandbox};

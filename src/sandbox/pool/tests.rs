@@ -1,4 +1,5 @@
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 
 use futures_util::FutureExt;
 
@@ -22,7 +23,18 @@ fn pool() -> (Arc<Pool>, Arc<tokio::sync::Semaphore>) {
 fn pool_of(concurrency: u32) -> (Arc<Pool>, test_agent::Starter) {
     let starter = test_agent::Starter::default();
     let function = test_agent::function_with(|spec| spec.concurrency = concurrency);
-    (Pool::new(function, Arc::new(starter.clone()), SETTINGS), starter)
+    (Pool::new(function, Arc::new(starter.clone()), SETTINGS, Box::new(|_| ())), starter)
+}
+
+/// A pool of one sandbox for invocations of such a time, what starts it, and how invocations end.
+fn noting_pool(timeout: Duration) -> (Arc<Pool>, test_agent::Starter, mpsc::Receiver<Result<String, Error>>) {
+    let starter = test_agent::Starter::default();
+    let function = test_agent::function_with(|spec| spec.timeout = timeout);
+    let (sender, ends) = mpsc::channel();
+    let note: Ended = Box::new(move |end| {
+        let _ = sender.send(end.as_ref().map(|done| done.result.clone()).map_err(Error::clone));
+    });
+    (Pool::new(function, Arc::new(starter.clone()), SETTINGS, note), starter, ends)
 }
 
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -219,10 +231,56 @@ async fn a_start_that_takes_for_ever_is_given_up() {
     let starter = test_agent::Starter::default();
     starter.starts.forget_permits(1000);
     let settings = PoolSettings { start_time: Duration::from_millis(20), ..SETTINGS };
-    let pool = Pool::new(test_agent::function(), Arc::new(starter.clone()), settings);
+    let pool = Pool::new(test_agent::function(), Arc::new(starter.clone()), settings, Box::new(|_| ()));
     for fresh in [false, true] {
         let error = pool.invoke(b"{}", fresh).await.unwrap_err();
         assert!(matches!(&error, Error::Start(why) if why.contains("within 20ms")), "{error}");
         assert_eq!((pool.status().starting, pool.status().busy), (0, 0));
     }
+}
+
+#[tokio::test]
+async fn an_invocation_whose_client_goes_away_is_judged_as_any_other() {
+    let (pool, starter, ends) = noting_pool(Duration::from_secs(20));
+    let full = br#"{"message":"no more","type":"MemoryError"}"#;
+    for (arguments, kept) in [(&b"{}"[..], 1), (full, 0), (b"{}", 1)] {
+        let mut client = Box::pin(pool.invoke(arguments, false));
+        until("one that runs", || {
+            assert!((&mut client).now_or_never().is_none());
+            pool.status().busy == 1
+        })
+        .await;
+        drop(client);
+        starter.answers.add_permits(1);
+        until("its end", || pool.status().busy == 0).await;
+        assert_eq!(pool.status().idle, kept);
+        until("that to be noted", || match ends.try_recv() {
+            Ok(Ok(result)) => result == "{}" && kept == 1,
+            Ok(Err(error)) => matches!(error, Error::OutOfMemory { .. }) && kept == 0,
+            Err(_) => false,
+        })
+        .await;
+    }
+    assert!(ends.try_recv().is_err(), "an end is noted once");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_gives_its_invocation_no_more_time() {
+    let timeout = Duration::from_millis(500);
+    let (pool, _starter, ends) = noting_pool(timeout);
+    let mut client = Box::pin(pool.invoke(b"{}", false));
+    until("one that runs", || {
+        assert!((&mut client).now_or_never().is_none());
+        pool.status().busy == 1
+    })
+    .await;
+    assert!((&mut client).now_or_never().is_none());
+    // Its time is over, but nobody has had the time to look.
+    std::thread::sleep(timeout);
+    drop(client);
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(ends.try_recv(), Ok(Err(Error::Timeout(_)))));
+    assert_eq!((pool.status().idle, pool.status().busy), (0, 0));
 }
