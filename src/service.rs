@@ -338,9 +338,10 @@ async fn sweep(service: std::sync::Weak<Service>) {
     loop {
         ticks.tick().await;
         let Some(service) = service.upgrade() else { return };
-        service.vms.sweep();
+        let scarce = sandbox::is_scarce();
+        service.vms.sweep(scarce);
         for registered in service.all() {
-            registered.pool.sweep();
+            registered.pool.sweep(scarce);
         }
     }
 }

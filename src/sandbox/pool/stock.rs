@@ -116,8 +116,9 @@ impl Pool {
         self.advance(&mut state);
     }
 
-    /// Lets go sandboxes that were idle for too long, and those that ended meanwhile. To be called now and then.
-    pub fn sweep(self: &Arc<Pool>) {
+    /// Lets go sandboxes that were idle for too long, those that ended meanwhile and, where memory is `scarce`, what is only kept ready. To be
+    /// called now and then.
+    pub fn sweep(self: &Arc<Pool>, scarce: bool) {
         let count = self.state().idle.len();
         for _ in 0..count {
             let mut state = self.state();
@@ -136,7 +137,7 @@ impl Pool {
                 None => self.lost(),
             }
         }
-        self.starter.sweep(self.settings.idle_time);
+        self.starter.sweep(self.settings.idle_time, scarce);
     }
 
     /// Ends all sandboxes that are idle now, and the others when their invocation ends; requests that wait get an error.

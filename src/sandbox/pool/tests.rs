@@ -219,7 +219,7 @@ async fn sandboxes_are_not_looked_at_under_the_pools_lock() {
         counting.fetch_add(1, Ordering::Relaxed);
     };
     assert!(starter.on_channel.set(Box::new(look)).is_ok());
-    pool.sweep();
+    pool.sweep(false);
     assert_eq!(looks.load(Ordering::Relaxed), 1);
     assert_eq!((pool.status().idle, pool.status().busy), (1, 0));
     assert_eq!(pool.invoke(b"{}", false).await.unwrap().start, Start::Warm);

@@ -50,7 +50,7 @@ pub use self::svmid::svmid;
 use self::template::Template;
 pub use self::vmm_process::vmm_process_main;
 use super::Error;
-use super::memory::{MemoryWatch, is_scarce};
+use super::memory::MemoryWatch;
 use crate::agent::{Agent, Runtime, Runtimes};
 use crate::config::{Config, NetworkPolicy};
 use crate::function::{Function, SandboxKind};
@@ -134,9 +134,8 @@ impl MicroVms {
         }
     }
 
-    /// Lets go what is only kept ready, when nobody used it for long or memory is scarce. Called now and then.
-    pub fn sweep(&self) {
-        let scarce = is_scarce();
+    /// Lets go what is only kept ready, when nobody used it for long or memory is `scarce`. Called now and then.
+    pub fn sweep(&self, scarce: bool) {
         let templates: Vec<_> = lock(&self.templates).values().cloned().collect();
         templates.iter().for_each(|template| template.sweep(self.idle_time, scarce));
     }

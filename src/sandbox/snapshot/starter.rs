@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use super::super::memory::is_scarce;
 use super::super::spares::{Place, Spares};
 use super::super::{Error, Sandbox, SnapshotFigures, SnapshotStatus, Snapshots, Start, Starter};
 use super::costs::Costs;
@@ -145,8 +144,7 @@ impl Starter for SnapshotStarter {
         .boxed()
     }
 
-    fn sweep(&self, idle_time: Duration) {
-        let scarce = is_scarce();
+    fn sweep(&self, idle_time: Duration, scarce: bool) {
         self.0.spares.sweep(idle_time, scarce);
         if let Some(processes) = &self.0.processes {
             processes.sweep(idle_time, scarce);
