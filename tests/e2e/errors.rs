@@ -216,8 +216,15 @@ async fn a_slow_function_leaves_room_for_others() {
     .await;
     expect_error(&world.call(&slow, &json!({})).await, 503, "no_capacity", "try again later");
     assert_eq!(world.result(&other, &json!({"do": "count"})).await, "1");
-    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    // Those that wait are told, which does not bring the function's metrics back.
     world.deregister(&slow).await;
+    crate::world::until("those that wait to be answered", async || {
+        waiting.iter().filter(|client| client.is_finished()).count() == 64
+    })
+    .await;
+    let metrics = world.client.get("/metrics").await.unwrap().body;
+    assert!(metrics.contains(&other) && !metrics.contains(&slow), "{metrics}");
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test(flavor = "multi_thread")]
