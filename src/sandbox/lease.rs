@@ -39,7 +39,7 @@ struct Run {
 }
 
 /// What an invocation came to, if it came to anything in its time.
-type Ended = Result<Result<Outcome, ChannelError>, Elapsed>;
+type Answered = Result<Result<Outcome, ChannelError>, Elapsed>;
 
 impl Lease {
     /// A lease on a sandbox that goes back to `pool` afterwards.
@@ -72,16 +72,16 @@ impl Lease {
             start_time,
         };
         let deadline = begun + self.pool.function().spec.timeout;
-        let ended = timeout_at(deadline, self.run(arguments, run)).await;
-        self.judge(run, ended).await
+        let answered = timeout_at(deadline, self.run(arguments, run)).await;
+        self.judge(run, answered).await
     }
 
     /// Waits for the end of an invocation whose client has gone.
     async fn finish(mut self, run: Run) {
         let pool = self.pool.clone();
         let deadline = run.begun + pool.function().spec.timeout;
-        let ended = timeout_at(deadline, self.answer()).await;
-        pool.note(&self.judge(run, ended).await);
+        let answered = timeout_at(deadline, self.answer()).await;
+        pool.note(&self.judge(run, answered).await);
     }
 
     async fn run(&mut self, arguments: &[u8], run: Run) -> Result<Outcome, ChannelError> {
@@ -102,13 +102,13 @@ impl Lease {
     }
 
     /// Gives the sandbox back or ends it, as its invocation ended.
-    async fn judge(self, run: Run, ended: Ended) -> Result<Invocation, Error> {
+    async fn judge(self, run: Run, answered: Answered) -> Result<Invocation, Error> {
         let Run { begun, start, queue_time, start_time } = run;
         let (timeout, limit_mib) = {
             let spec = &self.pool.function().spec;
             (spec.timeout, spec.memory)
         };
-        match ended {
+        match answered {
             // The runtime bounded the memory before Hydra did; what it left half done is not to be used again.
             Ok(Ok(Outcome::Raised(failure))) if failure.is_out_of_memory() => {
                 self.end();

@@ -67,7 +67,7 @@ struct Idle {
 
 /// What a request gets at once.
 enum Claim {
-    /// What it wants; a sandbox was idle.
+    /// What it wants; a sandbox was idle until now.
     Granted(Grant),
     /// A place in the queue.
     Wait(oneshot::Receiver<Result<Grant, Error>>),

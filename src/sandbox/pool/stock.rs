@@ -1,6 +1,6 @@
 //! How a pool comes to its sandboxes, and lets them go.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -40,8 +40,7 @@ impl Pool {
             match started {
                 Ok(sandbox) => {
                     state.busy += 1;
-                    drop(state);
-                    pool.hand_over(Idle::now(sandbox), Some(begun.elapsed()));
+                    pool.hand_over(state, Idle::now(sandbox), Some(begun.elapsed()));
                 }
                 Err(error) => {
                     tracing::warn!(function = pool.function.spec.name, %error, "a sandbox was not started");
@@ -73,7 +72,7 @@ impl Pool {
 
     /// Takes back a sandbox that is ready for another request.
     pub(in crate::sandbox) fn put_back(self: &Arc<Pool>, sandbox: Box<dyn Sandbox>) {
-        self.hand_over(Idle::now(sandbox), None);
+        self.hand_over(self.state(), Idle::now(sandbox), None);
     }
 
     /// Has a sandbox that is idle rest now, and waits until it has: see [`Sandbox::rest`].
@@ -86,9 +85,13 @@ impl Pool {
     }
 
     /// Gives a sandbox that counts as busy, and was `started` just now or has served others, to the first request that waits, else makes it idle.
-    fn hand_over(self: &Arc<Pool>, Idle { sandbox, since }: Idle, started: Option<Duration>) {
+    fn hand_over(
+        self: &Arc<Pool>,
+        mut state: MutexGuard<'_, State>,
+        Idle { sandbox, since }: Idle,
+        started: Option<Duration>,
+    ) {
         let mut grant = Grant::Sandbox(Lease::new(self.clone(), sandbox), started);
-        let mut state = self.state();
         while let Some(waiter) = state.waiting.pop_front() {
             match waiter.give(grant) {
                 Ok(()) => return self.advance(&mut state),
@@ -131,10 +134,12 @@ impl Pool {
             let mut state = self.state();
             state.inspected -= 1;
             state.busy += 1;
-            drop(state);
             match stays {
-                Some(idle) => self.hand_over(idle, None),
-                None => self.lost(),
+                Some(idle) => self.hand_over(state, idle, None),
+                None => {
+                    drop(state);
+                    self.lost();
+                }
             }
         }
         self.starter.sweep(self.settings.idle_time, scarce);
