@@ -109,6 +109,10 @@ impl Sandbox for Isolate {
 
 impl Drop for Isolate {
     fn drop(&mut self) {
+        // Whoever wanted it went away while its code was loaded, or ran.
+        if self.usage.is_busy() {
+            self.handle.kill();
+        }
         remove(self.tmp.take());
     }
 }

@@ -66,6 +66,8 @@ fn build_plain(folder: &Path) {
         "broken/syntax.js",
         "broken/raises.py",
         "broken/raises.js",
+        "broken/endless.py",
+        "broken/endless.js",
         "shapes/module.mjs",
         "shapes/script.js",
         "isolates/number.py",
@@ -98,8 +100,14 @@ fn build_plain(folder: &Path) {
 }
 
 fn build_java(folder: &Path) -> Result<(), String> {
-    let names =
-        ["Kit.java", "Snapshots.java", "broken/Raises.java", "shapes/Mapped.java", "shapes/Texted.java"];
+    let names = [
+        "Kit.java",
+        "Snapshots.java",
+        "broken/Raises.java",
+        "broken/Endless.java",
+        "shapes/Mapped.java",
+        "shapes/Texted.java",
+    ];
     let sources = names.map(source);
     let stamp = folder.join("java.stamp");
     if modified(&stamp)

@@ -1,5 +1,9 @@
 //! Language hosts: one long-lived process per language, with many isolates in it.
 
+mod handle;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,12 +30,12 @@ use crate::agent::{Agent, Channel, Runtime, Runtimes, spawn};
 use crate::config::Config;
 use crate::sync::lock;
 
+pub use handle::IsolateHandle;
+
 /// How long a language host may take until its `HELLO`.
 const START_TIME: Duration = Duration::from_secs(20);
 /// How long an isolate may take until it has connected.
 const OPEN_TIME: Duration = Duration::from_secs(20);
-/// How long an isolate may take to end in the middle of an invocation before its host is killed.
-const CLOSE_TIME: Duration = Duration::from_millis(250);
 
 /// The language hosts of a Hydra; each is started when it is first needed, and again when it ended.
 pub struct LanguageHosts {
@@ -72,23 +76,12 @@ pub struct Opened {
     pub handle: IsolateHandle,
 }
 
-/// Ends an isolate, by itself or with its host.
-pub struct IsolateHandle {
-    host: Arc<LanguageHost>,
-    id: u64,
-}
-
 #[derive(Serialize)]
 struct Open<'a> {
     isolate: u64,
     socket: &'a Path,
     token: &'a str,
     memory: u32,
-}
-
-#[derive(Serialize)]
-struct Close {
-    isolate: u64,
 }
 
 #[derive(Deserialize)]
@@ -150,7 +143,7 @@ impl LanguageHosts {
     pub async fn open(self: &Arc<Self>, agent: Agent, memory: u32) -> Result<Opened, Error> {
         if memory == self.usual_memory
             && let Some(mut kept) = self.spares[agent as usize].take_ready()
-            && kept.handle.host.is_to_stay().await
+            && kept.handle.host().is_to_stay().await
             && kept.channel.is_idle()
         {
             return Ok(kept);
@@ -168,7 +161,7 @@ impl LanguageHosts {
         let health = Arc::new(Health::default());
         let usage = host.memory.open(memory, health.clone());
         lock(&host.isolates).insert(id, health.clone());
-        let handle = IsolateHandle { host: host.clone(), id };
+        let handle = IsolateHandle::new(host.clone(), id);
         let open = Open { isolate: id, socket: self.rendezvous.path(), token: expectation.token(), memory };
         host.send(Kind::Open, &open)?;
         let connected = async {
@@ -299,37 +292,6 @@ impl LanguageHost {
         for (_, health) in lock(&self.isolates).drain() {
             health.judge();
         }
-    }
-}
-
-impl IsolateHandle {
-    /// Whether the isolate's host was alive when last heard of.
-    pub fn host_is_alive(&self) -> bool {
-        self.host.is_alive()
-    }
-
-    /// Ends the isolate now; if it does not end by itself, its host is killed.
-    pub fn kill(&self) {
-        if self.host.send(Kind::Close, &Close { isolate: self.id }).is_err() {
-            return;
-        }
-        let health = lock(&self.host.isolates).get(&self.id).cloned();
-        let (Some(health), host) = (health, self.host.clone()) else { return };
-        host.ending.send_modify(|ending| *ending += 1);
-        tokio::spawn(async move {
-            if tokio::time::timeout(CLOSE_TIME, health.verdict()).await.is_err() {
-                tracing::warn!(language = %host.agent, "an isolate could not be ended alone: its host is killed");
-                host.kill();
-            }
-            host.ending.send_modify(|ending| *ending -= 1);
-        });
-    }
-}
-
-impl Drop for IsolateHandle {
-    fn drop(&mut self) {
-        // The function channel closes with it, which ends an idle isolate; one that is not idle was killed.
-        let _ = self.host.send(Kind::Close, &Close { isolate: self.id });
     }
 }
 
