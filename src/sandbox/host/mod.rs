@@ -31,6 +31,7 @@ use crate::config::Config;
 use crate::sync::lock;
 
 pub use handle::IsolateHandle;
+use handle::QUIET_TIME;
 
 /// How long a language host may take until its `HELLO`.
 const START_TIME: Duration = Duration::from_secs(20);
@@ -173,7 +174,12 @@ impl LanguageHosts {
         match tokio::time::timeout(OPEN_TIME, connected).await {
             Ok(Some(channel)) => Ok(Opened { channel, health, usage, handle }),
             Ok(None) => Err(Error::Start(format!("the {agent} host could not make an isolate"))),
-            Err(_) => Err(Error::Start(format!("an isolate of the {agent} host did not connect in time"))),
+            Err(_) => {
+                drop(handle);
+                // A host that makes no isolates ends none either, and is killed for that: who tries again is to find another.
+                let _ = tokio::time::timeout(2 * QUIET_TIME, health.verdict()).await;
+                Err(Error::Start(format!("an isolate of the {agent} host did not connect in time")))
+            }
         }
     }
 
