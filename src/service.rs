@@ -253,7 +253,7 @@ impl Service {
     }
 
     /// The metrics as text, with what is measured only when somebody looks.
-    pub async fn metrics_text(&self) -> String {
+    pub fn metrics_text(&self) -> String {
         // Under the lock, so that what was deregistered does not come back.
         for registered in read(&self.functions).values() {
             self.metrics.set_sandboxes(registered.spec(), &registered.pool.status());
@@ -263,7 +263,7 @@ impl Service {
         }
         self.metrics.set_resident("hydra", sandbox::resident(std::process::id()));
         for agent in Agent::ALL {
-            if let Some(bytes) = self.hosts.resident(agent).await {
+            if let Some(bytes) = self.hosts.resident(agent) {
                 self.metrics.set_resident(agent.name(), bytes);
             }
         }

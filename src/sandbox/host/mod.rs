@@ -184,8 +184,9 @@ impl LanguageHosts {
     }
 
     /// Resident memory of the host of `agent` in bytes, if it runs.
-    pub async fn resident(&self, agent: Agent) -> Option<u64> {
-        let host = self.hosts[agent as usize].lock().await;
+    pub fn resident(&self, agent: Agent) -> Option<u64> {
+        // Whoever has it locked starts one, which may take long.
+        let host = self.hosts[agent as usize].try_lock().ok()?;
         host.as_ref().filter(|host| host.is_alive()).map(|host| super::memory::resident(host.pid))
     }
 

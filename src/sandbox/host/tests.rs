@@ -1,4 +1,5 @@
 use clap::Parser;
+use futures_util::FutureExt;
 
 use super::handle::QUIET_TIME;
 use super::*;
@@ -77,4 +78,12 @@ async fn one_that_is_let_go_may_have_to_wait_for_an_invocation() {
     assert!(host.is_alive());
     busy.busy(false);
     assert!(is_killed(&host).await);
+}
+
+#[tokio::test]
+async fn nobody_who_measures_waits_for_a_host_that_starts() {
+    let (_folder, hosts) = hosts("exec cat <&3 >/dev/null");
+    let mut starting = Box::pin(hosts.host(Agent::Native));
+    assert!((&mut starting).now_or_never().is_none());
+    assert_eq!(hosts.resident(Agent::Native), None);
 }
