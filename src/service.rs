@@ -12,10 +12,10 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
-use tempfile::TempDir;
 
 use crate::agent::{Agent, Runtimes};
 use crate::config::{Config, SnapshotProcess, agents_folder};
+use crate::folder::{self, Staged};
 use crate::function::spec::Defaults;
 use crate::function::store::{Limits, StoreError};
 use crate::function::{CodeError, CodeStore, Isolation, Spec, SpecError};
@@ -49,7 +49,7 @@ pub struct Service {
     functions: RwLock<HashMap<String, Arc<Registered>>>,
     metrics: Metrics,
     /// Temporary folders of sandboxes and the agents' socket; removed at the end.
-    _scratch: TempDir,
+    _scratch: Staged,
 }
 
 /// A function and its sandboxes.
@@ -321,15 +321,15 @@ impl Registered {
 }
 
 /// A folder for temporary files that is gone when Hydra is; leftovers of one that was killed are removed.
-fn scratch_folder(app_dir: &Path) -> Result<TempDir, StartError> {
+fn scratch_folder(app_dir: &Path) -> Result<Staged, StartError> {
     let parent = app_dir.join("run");
-    let make = || {
-        // The store's lock says that no other Hydra uses this folder.
-        let _ = std::fs::remove_dir_all(&parent);
-        std::fs::create_dir_all(&parent)?;
-        tempfile::Builder::new().prefix("hydra-").tempdir_in(&parent)
-    };
-    make().map_err(|error| StartError::Folder { path: parent.clone(), error })
+    // The store's lock says that no other Hydra uses this folder.
+    if let Err(error) = folder::remove_tree(&parent) {
+        tracing::warn!(folder = %parent.display(), %error, "cannot remove what an earlier Hydra left");
+    }
+    std::fs::create_dir_all(&parent)
+        .and_then(|()| Staged::new(&parent))
+        .map_err(|error| StartError::Folder { path: parent, error })
 }
 
 async fn sweep(service: std::sync::Weak<Service>) {
