@@ -51,7 +51,7 @@ fn lay_down(remains: Remains) {
             tracing::warn!(cgroup = %cgroup.path().display(), "cannot remove the cgroup of a jail");
         }
     }
-    if let Some(Err(error)) = remains.tmp.map(TempDir::close) {
+    if let Some(Err(error)) = remains.tmp.map(|tmp| crate::folder::remove_tree(&tmp.keep())) {
         tracing::warn!(%error, "cannot remove the temporary directory of a jail");
     }
 }
