@@ -151,6 +151,7 @@ guests! {
     mappings: "mappings.c" [];
     files: "files.c" [];
     tmpfs: "tmpfs.c" [];
+    locks: "locks.c" [];
     events: "events.c" [];
     pipes: "pipes.c" [];
     unix_sockets: "unix.c" [];
@@ -165,6 +166,10 @@ fn installed_programs_do_what_they_do_natively() {
         return;
     }
     let sha = "import hashlib; print(hashlib.sha256(bytes(10**6)).hexdigest())";
+    let database = "import fcntl, sqlite3, tempfile\nfor place in '/tmp', '/dev/shm':\n with tempfile.TemporaryDirectory(dir=place) as folder:\n\
+                     \x20 file = open(folder + '/lock', 'w'); fcntl.lockf(file, fcntl.LOCK_EX)\n\
+                     \x20 base = sqlite3.connect(folder + '/base'); base.execute('create table t (n)')\n\
+                     \x20 base.execute('insert into t values (7)'); base.commit(); print(*base.execute('select * from t'))";
     let table: &[(&str, &[&str])] = &[
         ("busybox", &["echo", "one", "two"]),
         ("busybox", &["ls", "-l", "/usr/share/zoneinfo/Europe"]),
@@ -190,6 +195,7 @@ fn installed_programs_do_what_they_do_natively() {
             "/usr/bin/python3.11",
             &["-c", "import json, re, sqlite3, asyncio, ssl; print(asyncio.run(asyncio.sleep(0.01, 5)))"],
         ),
+        ("/usr/bin/python3.11", &["-c", database]),
         ("/usr/bin/python3.11", &["-c", "import sys; sys.exit(77)"]),
         ("/usr/bin/python3.11", &["-c", "import os; os.abort()"]),
         ("/usr/bin/node", &["-e", "setTimeout(() => console.log([1, 2, 3].map(x => x * x)), 5)"]),

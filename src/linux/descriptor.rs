@@ -6,6 +6,7 @@ use super::context::{Args, Ctx};
 use super::errno::{Errno, SysResult};
 use super::file::{File, Kind};
 use super::kernel::Kernel;
+use super::lock::PROCESS;
 
 /// Most descriptors that a program can ask for.
 pub const MOST: usize = 131_072;
@@ -117,6 +118,7 @@ impl Kernel {
 
     /// Lets go of what was in the table, without its lock.
     pub fn release(&self, closed: Descriptor) {
+        self.release_locks(&closed.file, PROCESS);
         let socket = matches!(closed.file.kind, Kind::Unix(_));
         drop(closed);
         if socket {
@@ -229,7 +231,7 @@ pub fn fcntl(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         | libc::F_SETLKW
         | libc::F_OFD_GETLK
         | libc::F_OFD_SETLK
-        | libc::F_OFD_SETLKW) => super::lock::record_lock(ctx, &file, command, value),
+        | libc::F_OFD_SETLKW) => super::lock::record_lock(ctx, fd, &file, command, value),
         libc::F_GETPIPE_SZ => match &file.kind {
             Kind::Pipe(pipe) => Ok(pipe.capacity() as u64),
             _ => Err(Errno::EBADF),

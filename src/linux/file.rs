@@ -272,6 +272,7 @@ impl Drop for File {
     fn drop(&mut self) {
         if let Some(kernel) = self.kernel.upgrade() {
             kernel.reactor.forget(self.id);
+            kernel.release_locks(self, self.id);
             if matches!(self.kind, Kind::Timer(_)) {
                 kernel.set_file_alarm(self, None);
             }

@@ -15,6 +15,7 @@ use super::descriptor::Descriptors;
 use super::errno::Errno;
 use super::identity::Identity;
 use super::limits::Limits;
+use super::lock::Locks;
 use super::mm::AddressSpace;
 use super::namespace::Namespace;
 use super::net::{Network, Policy};
@@ -69,6 +70,8 @@ pub struct Kernel {
     pub network: Network,
     /// Host memory that is held for it.
     pub budget: Budget,
+    /// Its locks on files.
+    pub(super) locks: Locks,
     /// Processors that it sees.
     pub cpus: usize,
     /// Prints system calls.
@@ -136,6 +139,7 @@ impl Kernel {
             program: parts.program,
             network: Network::new(parts.network),
             budget,
+            locks: Locks::default(),
             cpus: parts.cpus,
             trace: parts.trace.then_some(Trace),
             counters: parts.counters,

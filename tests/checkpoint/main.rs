@@ -82,6 +82,7 @@ guests! {
     call_sites: "call_sites.c" 1;
     mappings: "mappings.c" 1;
     files: "files.c" 1;
+    locks: "locks.c" 2;
     events: "events.c" 2;
     unix_sockets: "unix.c" 1;
 }

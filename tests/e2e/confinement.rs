@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use hydra::jail::{Layer, probe, use_init_program};
+use hydra_harness::Registration;
 use serde_json::json;
 
 use crate::world::{Cell, World, expect, json, skip, until};
@@ -134,6 +135,23 @@ async fn each_sandbox_has_a_folder_that_goes_with_it() {
         !files_below(&run).iter().any(|path| path.ends_with("note"))
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_can_be_kept_in_the_folder() {
+    let world = World::start(&[]).await;
+    for cell in world.cells().await.into_iter().filter(|cell| cell.language.name == "python") {
+        let notes = |registration: &mut Registration| {
+            registration.url = world.code.url("notes.py");
+            registration.entry_point = Some("notes.main".into());
+        };
+        let name = world.register(&cell, "notes", notes).await;
+        assert_eq!(world.result(&name, &json!({"text": "one"})).await, "[1,1]", "{cell:?}");
+        // One that is being checkpointed would be stood in for by a copy.
+        world.checkpointed(&name).await;
+        assert_eq!(world.result(&name, &json!({"text": "one"})).await, "[2,2]", "{cell:?}");
+        world.deregister(&name).await;
+    }
 }
 
 async fn folder(world: &World, name: &str) -> String {

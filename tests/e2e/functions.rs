@@ -62,6 +62,7 @@ fn build_plain(folder: &Path) {
         "kit.js",
         "snapshots.py",
         "snapshots.js",
+        "notes.py",
         "broken/syntax.py",
         "broken/syntax.js",
         "broken/raises.py",
