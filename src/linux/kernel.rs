@@ -60,6 +60,8 @@ pub struct Kernel {
     pub reactor: Reactor,
     /// Clocks.
     pub clock: Clock,
+    /// At which count of the time stamp counter the vDSO's are to be put right.
+    pub(super) clocks_due: AtomicU64,
     /// The composed root.
     pub namespace: Namespace,
     /// Whom the program believes to run as.
@@ -134,6 +136,7 @@ impl Kernel {
             sched: parts.sched,
             reactor,
             clock: parts.clock,
+            clocks_due: AtomicU64::new(0),
             namespace: parts.namespace,
             identity: parts.identity,
             program: parts.program,

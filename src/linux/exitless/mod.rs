@@ -256,6 +256,7 @@ impl Place {
         }
         let counters = &kernel.counters;
         let begun = Instant::now();
+        kernel.keep_clocks();
         let mut thread = Thread::bare(caller.tid);
         let mut context = Ctx { kernel: &kernel, thread: &mut thread, vcpu: &mut NoVcpu };
         // A defect in a handler ends this program, and none but this.
