@@ -218,6 +218,28 @@ fn installed_programs_do_what_they_do_natively() {
 }
 
 #[test]
+fn there_is_no_need_for_memory_for_what_is_not_read() {
+    if !can_run("there_is_no_need_for_memory_for_what_is_not_read") {
+        return;
+    }
+    let Some(python) = installed("/usr/bin/python3.11") else {
+        return eprintln!("skipped: Python is not installed");
+    };
+    // Twice what there is; a large file in one piece; and as much as a stream holds.
+    let code = "import hashlib, os, socket, tempfile, threading\nmost = 1 << 29\n\
+                r, w = os.pipe(); os.write(w, b'x'); print(os.read(r, most))\n\
+                a, b = socket.socketpair(); a.send(b'y'); print(b.recv(most)); a.send(b'z'); print(os.read(b.fileno(), most))\n\
+                text = bytes(range(251)) * 25000\n\
+                with tempfile.TemporaryFile() as file:\n\
+                \x20file.write(text); file.flush(); fd = file.fileno()\n\
+                \x20print(hashlib.md5(os.pread(fd, most, 7)).hexdigest(), os.lseek(fd, 0, 0), os.read(fd, 3 << 20) == text[:3 << 20])\n\
+                \x20print(os.lseek(fd, 0, 1), os.read(fd, most) == text[3 << 20:], os.read(fd, most))\n\
+                threading.Thread(target=a.sendall, args=[text]).start()\n\
+                print(b.recv(len(text), socket.MSG_WAITALL) == text)";
+    same_with(&["--memory", "256"], "large reads", &python, &["-c", code]);
+}
+
+#[test]
 fn a_rust_program_runs_static_and_dynamic() {
     if !can_run("a_rust_program_runs_static_and_dynamic") {
         return;

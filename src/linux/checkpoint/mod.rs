@@ -14,7 +14,7 @@
 //! right. Files of the host are opened anew by path, at the same position; a *mapped* file must not have changed since, or the
 //! restore is refused. Files that have no path any more come along with their content. The streams that the program was started with are
 //! replaced by those that the restored one is given; what Hydra had not read of its own waits in the new one. File systems in guest RAM
-//! are what they were. Connections to the outside read as reset; listeners listen again if their name is free. Locks on files of the host
+//! are what they were, with the locks on their files. Connections to the outside read as reset; listeners listen again if their name is free. Locks on files of the host
 //! are gone.
 
 mod files;
