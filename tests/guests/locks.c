@@ -44,7 +44,9 @@ static void process(const char *path, int in_memory) {
     SHOW(set(one, F_OFD_SETLK, F_WRLCK, SEEK_SET, 12, 1));
     SHOW(set(two, F_SETLK, F_UNLCK, SEEK_SET, 0, 12));
     ask(one, F_OFD_GETLK, F_WRLCK, 0, 0, in_memory);
-    // Any descriptor of the file that is closed gives them all back.
+    // Any descriptor of the file that is closed gives them all back, unless it is but a place.
+    close(open(path, O_PATH));
+    ask(one, F_OFD_GETLK, F_WRLCK, 0, 0, in_memory);
     close(open(path, O_RDONLY));
     ask(one, F_OFD_GETLK, F_WRLCK, 0, 0, in_memory);
     SHOW(set(reader, F_SETLK, F_RDLCK, SEEK_SET, 0, 1));

@@ -95,6 +95,8 @@ impl Kernel {
     /// Gives back what the owner has locked of a file: an open file that goes, or [`PROCESS`], which closes a descriptor of it.
     pub fn release_locks(&self, file: &File, owner: FileId) {
         match keeper(file) {
+            // Such a descriptor has nothing to do with locks.
+            _ if file.flags() & libc::O_PATH as u32 != 0 => {}
             Keeper::Table(device, inode) => {
                 let all = Lock { owner, first: 0, last: LAST, exclusive: true };
                 let mut table = lock(&self.locks.table);
