@@ -214,7 +214,7 @@ impl Parameters {
             return measured;
         }
         let counted = measured.counter.saturating_sub(self.counter);
-        let passed = (u128::from(counted) * u128::from(self.scale) >> 32) as u64;
+        let passed = ((u128::from(counted) * u128::from(self.scale)) >> 32) as u64;
         let shown = self.monotonic.wrapping_add(passed);
         let ahead = shown.saturating_sub(measured.monotonic);
         let less = u128::from(measured.scale) * u128::from(ahead.min(MOST)) / u128::from(SECOND);
@@ -261,7 +261,7 @@ mod tests {
     /// What the clocks show at the counter, as the code of the vDSO computes it.
     fn shown(parameters: Parameters, counter: u64) -> u64 {
         let counted = u128::from(counter.saturating_sub(parameters.counter));
-        parameters.monotonic + (counted * u128::from(parameters.scale) >> 32) as u64
+        parameters.monotonic + ((counted * u128::from(parameters.scale)) >> 32) as u64
     }
 
     /// The parameters of a counter that counts half nanoseconds, for a host whose clock shows `monotonic`.
