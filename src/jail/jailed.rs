@@ -291,6 +291,12 @@ impl Killer {
     pub fn kill(&self) {
         kill_init(&self.init, self.tree);
     }
+
+    /// One of no jail, for tests.
+    #[cfg(test)]
+    pub fn of_nothing() -> Killer {
+        Killer { init: File::open("/dev/null").expect("/dev/null").into(), tree: None }
+    }
 }
 
 /// Kills an init and, where its end does not end them, all processes below `tree`, its number.

@@ -195,7 +195,7 @@ impl VmmProcess {
         let touched = unnamed_file(&[])?;
         let files = snapshot.hand_over()?.into_iter().chain([touched.try_clone()?]).collect();
         self.tell(&Request::Know { snapshot: number, parent }, files);
-        known.push(Known { number, snapshot: Arc::downgrade(snapshot), touched: touched.into() });
+        known.push(Known { number, snapshot: Arc::downgrade(snapshot), touched: Some(touched.into()) });
         Ok(number)
     }
 
