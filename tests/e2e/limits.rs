@@ -87,6 +87,22 @@ async fn a_function_over_its_memory_is_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_in_memory_are_memory_of_the_function() {
+    let world = World::start(&[]).await;
+    // An isolate shares its process with others; in a microVM such a file has no more room than there is RAM.
+    let own = |cell: &Cell| cell.language.name == "python" && cell.kind == "process";
+    for cell in world.cells().await.into_iter().filter(own) {
+        let name = world.register(&cell, "greedy", |registration| registration.memory = Some(160)).await;
+        let fits = json!({"do": "hog files", "mib": 20});
+        assert_eq!(world.result(&name, &fits).await, "held", "{cell:?}");
+        let reply = world.call(&name, &json!({"do": "hog files", "mib": 1500, "hold": 60_000})).await;
+        expect_error(&reply, 502, "out_of_memory", "160 MiB");
+        assert_eq!(world.result(&name, &fits).await, "held", "{cell:?}");
+        world.deregister(&name).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn there_are_no_more_sandboxes_than_the_function_may_have() {
     let world = World::start(&[]).await;
     for cell in world.cells().await {

@@ -45,6 +45,14 @@ def main(args):
         time.sleep(args.get("hold", 0) / 1000)
         block.close()
         return "held"
+    if action == "hog files":
+        file = os.memfd_create("hog")
+        for _ in range(args["mib"]):
+            os.write(file, bytes(1 << 20))
+            time.sleep(0.001)
+        time.sleep(args.get("hold", 0) / 1000)
+        os.close(file)
+        return "held"
     if action == "raise":
         raise ValueError("deliberate: " + args["text"])
     if action == "print":
