@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::NamedTempFile;
 use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
 
 use super::super::super::memory::Watched;
 use super::super::super::{Error, Health};
@@ -41,6 +42,8 @@ const DESCRIPTORS: u32 = 64 << 10;
 const OVERHEAD: u32 = 64;
 /// So many microVMs there may be for each sandbox that the function may have: ready ones, and those that are about to end.
 const FOR_EACH: u32 = 2;
+/// So many microVMs it is asked to make at a time: the last of hundreds would take too long.
+const AT_A_TIME: usize = 64;
 /// How long the process may take to do what it is asked, before it is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// What is said of one that says what makes no sense.
@@ -60,6 +63,8 @@ pub struct VmmProcess {
     output: Mutex<Option<Unnamed>>,
     pub(super) hearing: Arc<Hearing>,
     next: AtomicU64,
+    /// One for each microVM that may be asked for now.
+    making: Semaphore,
 }
 
 impl VmmProcess {
@@ -94,6 +99,7 @@ impl VmmProcess {
             output: Mutex::new(Some(output)),
             hearing,
             next: AtomicU64::new(1),
+            making: Semaphore::new(AT_A_TIME),
         });
         let watched: Arc<dyn Watched> = process.clone();
         vms.watch.add(Arc::downgrade(&watched));
@@ -156,6 +162,7 @@ impl VmmProcess {
         self: &Arc<Self>,
         origin: Origin,
     ) -> Result<(JailedVm, UnixStream, Duration), NotRestored> {
+        let _making = self.making.acquire().await.map_err(start_error)?;
         let begun = Instant::now();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (ours, theirs) = net::UnixStream::pair().map_err(start_error)?;
@@ -305,5 +312,63 @@ fn inner_network(jail: &Jail, wanted: Policy) -> Policy {
         // The process has a user of its own.
         (_, Policy::Open { .. }) => Policy::Open { sockets_of: None },
         (_, wanted) => wanted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::super::protocol::Reply;
+    use super::*;
+    use crate::jail::Killer;
+    use crate::messages::pair;
+
+    #[tokio::test]
+    async fn a_process_is_asked_for_so_many_microvms_at_a_time() {
+        let (ours, theirs) = pair().expect("a socket pair");
+        let [connection, theirs] =
+            [ours, theirs].map(|socket| Arc::new(Connection::new(socket).expect("watched")));
+        let hearing = Arc::new(Hearing::new(Killer::of_nothing()));
+        tokio::spawn(listen(connection.clone(), hearing.clone()));
+        let process = Arc::new(VmmProcess {
+            connection,
+            jailed: Mutex::default(),
+            limit: AtomicU64::new(u64::MAX),
+            looks: AtomicU32::new(0),
+            output: Mutex::default(),
+            hearing,
+            next: AtomicU64::new(1),
+            making: Semaphore::new(AT_A_TIME),
+        });
+        let boot = |_| {
+            let process = process.clone();
+            tokio::spawn(async move { process.boot().await.map(drop) })
+        };
+        let booting: Vec<_> = (0..2 * AT_A_TIME).map(boot).collect();
+        let mut asked = Vec::new();
+        for at in 0..booting.len() {
+            let request = loop {
+                match theirs.receive::<Request>().await.expect("no error").expect("it is there") {
+                    (Request::Make { vm, .. }, _) => break vm,
+                    (Request::End { .. }, _) => {}
+                    (other, _) => panic!("asked {other:?}"),
+                }
+            };
+            asked.push(request);
+            if asked.len() == AT_A_TIME {
+                let more = theirs.receive::<Request>().now_or_never();
+                assert!(more.is_none(), "{more:?} after {at}");
+                let vm = asked.remove(0);
+                let reason = "there is no room".to_owned();
+                let reply = Reply::NotMade { vm, reason, snapshot_is_useless: false };
+                theirs.send(&reply, Vec::new()).expect("sent");
+            }
+        }
+        // Whoever still waits is told.
+        drop(theirs);
+        for booted in booting {
+            assert!(booted.await.expect("no panic").is_err());
+        }
     }
 }
