@@ -36,6 +36,23 @@ async fn registering_again_after_a_restart_downloads_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn functions_have_the_time_zone_that_hydra_was_started_with() {
+    let folder = tempfile::tempdir().unwrap();
+    for zone in ["ABC", "DEF"] {
+        let env = vec![("TZ".into(), format!("{zone}-5").into())];
+        let world = World::with(hydra_harness::ServerOptions { env, ..options_in(folder.path()) }).await;
+        for cell in world.cells().await.into_iter().filter(|cell| cell.language.name == "python") {
+            let name = world.register(&cell, "zone", |_| {}).await;
+            for _ in 0..2 {
+                assert_eq!(world.result(&name, &json!({"do": "zone"})).await, zone, "{cell:?}");
+                world.checkpointed(&name).await;
+            }
+        }
+        world.server.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_lets_running_invocations_end_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::with(options_in(folder.path())).await;

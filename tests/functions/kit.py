@@ -53,6 +53,8 @@ def main(args):
         time.sleep(args.get("hold", 0) / 1000)
         os.close(file)
         return "held"
+    if action == "zone":
+        return time.tzname[0]
     if action == "raise":
         raise ValueError("deliberate: " + args["text"])
     if action == "print":

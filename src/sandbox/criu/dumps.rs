@@ -43,6 +43,8 @@ pub struct Expected {
     pub tmp_mib: u32,
     /// Most bytes of a result.
     pub max_result: usize,
+    /// Its time zone, where Hydra was given one.
+    pub time_zone: Option<String>,
     /// The version of CRIU.
     pub criu: String,
     /// The kernel's release.

@@ -51,6 +51,7 @@ use self::template::Template;
 pub use self::vmm_process::vmm_process_main;
 use super::Error;
 use super::memory::MemoryWatch;
+use crate::agent::spawn::time_zone;
 use crate::agent::{Agent, Runtime, Runtimes};
 use crate::config::{Config, NetworkPolicy};
 use crate::function::{Function, SandboxKind};
@@ -185,7 +186,7 @@ impl MicroVms {
             settings: settings
                 .map(|(name, value)| (name.to_owned(), value))
                 .into_iter()
-                .chain([self.tmp_setting()])
+                .chain(self.common_settings())
                 .chain(jailed)
                 .collect(),
             code: function.code.digest.clone(),
@@ -194,9 +195,11 @@ impl MicroVms {
         })
     }
 
-    /// The setting that says how large `/tmp` is.
-    fn tmp_setting(&self) -> (String, String) {
-        ("bytes of /tmp".into(), self.programs.tmp_bytes().to_string())
+    /// The settings of all that is checkpointed: how large `/tmp` is, and the time zone, where there is one.
+    fn common_settings(&self) -> impl Iterator<Item = (String, String)> {
+        let tmp = ("bytes of /tmp".into(), self.programs.tmp_bytes().to_string());
+        let zone = time_zone().map(|(_, zone)| ("time zone".into(), zone.to_string_lossy().into_owned()));
+        [tmp].into_iter().chain(zone)
     }
 
     /// Digest of a language's runtime and agent.

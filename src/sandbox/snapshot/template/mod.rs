@@ -7,7 +7,6 @@
 mod ahead;
 mod make;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -76,7 +75,7 @@ impl MicroVms {
             svmid: template_svmid(agent.name(), memory),
             function: NAME.into(),
             language: agent.name().into(),
-            settings: BTreeMap::from([self.tmp_setting()]),
+            settings: self.common_settings().collect(),
             code: String::new(),
             runtime: self.runtime_digest(agent)?,
             memory: u64::from(memory) << 20,
