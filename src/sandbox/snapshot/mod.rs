@@ -137,7 +137,17 @@ impl MicroVms {
 
     /// Lets go what is only kept ready, when nobody used it for long or memory is `scarce`. Called now and then.
     pub fn sweep(&self, scarce: bool) {
-        let templates: Vec<_> = lock(&self.templates).values().cloned().collect();
+        let (unused, templates) = {
+            let mut templates = lock(&self.templates);
+            // Whoever else has one uses it. It stays on the disk.
+            let is_unused = |template: &Arc<Template>| {
+                Arc::strong_count(template) == 1 && template.was_unused_for(self.idle_time)
+            };
+            let unused: Vec<_> = templates.extract_if(|_, template| is_unused(template)).collect();
+            (unused, templates.values().cloned().collect::<Vec<_>>())
+        };
+        // Not under the lock: ending the copies takes a while.
+        drop(unused);
         templates.iter().for_each(|template| template.sweep(self.idle_time, scarce));
     }
 
@@ -153,11 +163,14 @@ impl MicroVms {
     pub async fn starter(self: &Arc<Self>, function: Arc<Function>) -> Result<Arc<SnapshotStarter>, Error> {
         let (vms, of) = (self.clone(), function.clone());
         let (expected, found) = blocking(move || vms.find(&of)).await??;
+        let mut template = None;
         if found.is_none() && self.ahead {
-            let template = self.template(function.agent(), function.spec.memory)?;
+            let template = template.insert(self.template(function.agent(), function.spec.memory)?);
             template.expect_function(self, function.spec.sandbox == SandboxKind::SnapshotProcess);
         }
-        SnapshotStarter::new(self.clone(), function, expected, found).map(Arc::new).map_err(start_error)
+        SnapshotStarter::new(self.clone(), function, expected, found, template)
+            .map(Arc::new)
+            .map_err(start_error)
     }
 
     /// What a snapshot of the function must be, and the one that there is.
@@ -253,6 +266,40 @@ mod tests {
 
     use super::*;
     use crate::cli::{Cli, Command};
+
+    #[tokio::test]
+    async fn a_template_that_nobody_uses_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let app_dir = folder.path().join("app");
+        let arguments = ["hydra", "serve", "--idle-time", "0", "--app-dir", app_dir.to_str().unwrap()];
+        let Command::Serve(config) = Cli::parse_from(arguments).command else { unreachable!() };
+        // That is no program: there will be no snapshot, but the template all the same.
+        let program = folder.path().join("agent");
+        std::fs::write(&program, "none").unwrap();
+        let runtime = Runtime {
+            agent: Agent::Native,
+            program,
+            folder: folder.path().to_owned(),
+            version: String::new(),
+        };
+        let runtimes = Arc::new(Runtimes::known(vec![runtime]));
+        let (scratch, code) = (folder.path().to_owned(), folder.path().to_owned());
+        let vms = MicroVms::new(runtimes, scratch, code, &config, Arc::default());
+        let used = vms.template(Agent::Native, 64).unwrap();
+        drop(vms.template(Agent::Native, 65).unwrap());
+        let swept = async |left: &[u32]| loop {
+            vms.sweep();
+            let known: Vec<_> = lock(&vms.templates).keys().map(|(_, memory)| *memory).collect();
+            assert!(left.iter().all(|memory| known.contains(memory)), "{known:?}");
+            if known.len() == left.len() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
+        swept(&[64]).await;
+        drop(used);
+        swept(&[]).await;
+    }
 
     #[tokio::test]
     async fn a_host_without_kvm_says_so() {

@@ -7,9 +7,9 @@
 mod ahead;
 mod make;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use super::super::Error;
 use super::super::spares::Spares;
@@ -35,6 +35,8 @@ pub struct Template {
     /// In MiB.
     memory: u32,
     expected: Expected,
+    /// When it was last asked for.
+    used: Mutex<Instant>,
     slot: Arc<Slot<Snapshot>>,
     /// The snapshot on the disk is of no use.
     is_stale: AtomicBool,
@@ -58,6 +60,7 @@ impl MicroVms {
                     agent,
                     memory,
                     expected: self.expected_template(agent, memory)?,
+                    used: Mutex::new(Instant::now()),
                     slot: Slot::new(None),
                     is_stale: AtomicBool::new(false),
                     spares: Spares::new(most),
@@ -66,6 +69,7 @@ impl MicroVms {
                 lock(&self.templates).entry((agent, memory)).or_insert(template).clone()
             }
         };
+        *lock(&template.used) = Instant::now();
         template.prepare(self);
         Ok(template)
     }
@@ -107,6 +111,11 @@ impl Template {
         self.slot.discard(snapshot);
         self.spares.retain(|spare| !spare.is_of(snapshot));
         self.processes.retain(|spare| !Arc::ptr_eq(&spare.copy.snapshot, snapshot));
+    }
+
+    /// Whether nobody has asked for it for `idle_time`.
+    pub fn was_unused_for(&self, idle_time: Duration) -> bool {
+        lock(&self.used).elapsed() >= idle_time
     }
 
     /// Lets go the copies that have waited for `idle_time` or, where memory is `scarce`, all; they are made anew when a function comes.
