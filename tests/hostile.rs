@@ -211,4 +211,5 @@ categories! {
     futexes_at_bad_addresses: "futexes", false;
     ways_out_of_the_root: "paths", true;
     vectored_transfers: "vectors", true;
+    waits_for_very_many_files: "waits", true;
 }

@@ -73,13 +73,16 @@ impl Direct {
         if outcome == Err(Errno::BLOCKED)
             && let Some(wait) = self.thread.wait.take()
         {
-            self.kernel.register(PID, &wait);
+            let registered = self.kernel.register(PID, &wait);
             // It is due whatever the mask is, and taken back before it is seen.
             let kill = SigInfo::from_process(libc::SIGKILL, 0, PID, 0);
             self.pending(|pending| pending.push(kill));
             outcome = worker::serve(&self.kernel, &mut self.state, &mut self.thread);
             self.pending(|pending| pending.take(1 << (libc::SIGKILL - 1)));
-            self.kernel.sched.unregister(PID, &wait);
+            match registered {
+                Ok(()) => self.kernel.unregister(PID, &wait),
+                Err(error) => outcome = Err(error),
+            }
         }
         let interrupted = match outcome {
             Err(Errno::RESTART) => Some(true),

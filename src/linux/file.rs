@@ -354,7 +354,9 @@ impl Ctx<'_> {
                 return error;
             }
         }
-        let files = files.iter().map(|file| file.id).collect();
+        let mut files: Vec<FileId> = files.iter().map(|file| file.id).collect();
+        files.sort_unstable();
+        files.dedup();
         self.block(Wait { deadline, files, futex: false }, on_signal)
     }
 }

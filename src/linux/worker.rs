@@ -219,20 +219,26 @@ pub(super) fn needed_access(error: u64) -> Access {
 /// One attempt, and a second where the first would wait.
 fn system_call(kernel: &Kernel, vcpu: &mut Vcpu, mut thread: Box<Thread>) -> (Attempt, Option<Box<Thread>>) {
     let entered = thread.regs;
+    if let Some(over) = thread.wait.take() {
+        kernel.unregister(thread.tid, &over);
+    }
     let mut outcome = serve(kernel, vcpu, &mut thread);
     if outcome == Err(Errno::BLOCKED)
         && let Some(wait) = thread.wait.take()
     {
-        kernel.register(thread.tid, &wait);
-        // A futex wait was checked when it was queued. For others, look again now that events are not lost.
-        if wait.futex {
+        if let Err(error) = kernel.register(thread.tid, &wait) {
+            Ctx { kernel, thread: &mut thread, vcpu }.restore_mask();
+            outcome = Err(error);
+        } else if wait.futex {
+            // It was checked when it was queued.
             thread.wait = Some(wait);
         } else {
+            // Look again now that events are not lost.
             outcome = serve(kernel, vcpu, &mut thread);
             if outcome == Err(Errno::BLOCKED) {
                 thread.wait = Some(wait);
             } else {
-                kernel.sched.unregister(thread.tid, &wait);
+                kernel.unregister(thread.tid, &wait);
             }
         }
     }

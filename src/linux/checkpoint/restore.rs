@@ -166,6 +166,7 @@ impl Guest {
         *lock(&mm) = restored;
         let namespace =
             Namespace::with(&surroundings.mounts, caller, &mm, state.mounts).map_err(RestoreError::Mounts)?;
+        let waits = state.sched.cost();
         let sched = Sched::restore(state.sched, hypervisor.xsave(), workers_limit());
         let kernel = Kernel::new(Parts {
             memory: Arc::clone(vm.memory()),
@@ -185,6 +186,7 @@ impl Guest {
             working_directory: state.working_directory,
             umask: state.umask,
         })?;
+        kernel.budget.take_restored(waits);
         let finder = Finder::new(&kernel.namespace, &carried);
         let files = state.files.restore(&kernel, finder, surroundings.descriptors)?;
         kernel.namespace.reap();

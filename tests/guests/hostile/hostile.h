@@ -48,3 +48,4 @@ void threads(void);
 void futexes(void);
 void paths(void);
 void vectors(void);
+void mass_waits(void);

@@ -74,6 +74,7 @@ static const struct {
     {"stack", stack_overflow}, {"frames", frames}, {"memory", memory}, {"regions", regions},
     {"unmapped-buffers", unmapped_buffers}, {"descriptors", descriptors}, {"nested-epoll", nested_epoll},
     {"leaks", leaks}, {"threads", threads}, {"futexes", futexes}, {"paths", paths}, {"vectors", vectors},
+    {"waits", mass_waits},
 };
 
 static void survived(void) {
