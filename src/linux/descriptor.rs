@@ -89,7 +89,14 @@ impl Descriptors {
 
     /// All open descriptors.
     pub fn iter(&self) -> impl Iterator<Item = (i32, &Descriptor)> {
-        self.slots.iter().enumerate().filter_map(|(i, slot)| Some((i as i32, slot.as_ref()?)))
+        self.iter_from(0)
+    }
+
+    /// Those from a number on.
+    pub fn iter_from(&self, first: u64) -> impl Iterator<Item = (i32, &Descriptor)> {
+        let first = usize::try_from(first).unwrap_or(usize::MAX);
+        let slots = self.slots.iter().enumerate().skip(first);
+        slots.filter_map(|(i, slot)| Some((i as i32, slot.as_ref()?)))
     }
 }
 

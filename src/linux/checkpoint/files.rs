@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{FileType, OFlags, SeekFrom};
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use super::super::eventfd::{EventFd, SavedEvent};
 use super::super::file::{File, Inherited, Kind, Known};
 use super::super::host_file::HostFile;
 use super::super::kernel::Kernel;
+use super::super::listing::Listing;
 use super::super::net::SavedSocket;
 use super::super::net::unix::{SavedUnix, SavedUnixSocket, UnixSocket};
 use super::super::pipe::{PipeEnd, SavedPipe, SavedPipes};
@@ -23,7 +25,6 @@ use super::super::thread::FileId;
 use super::super::timerfd::{SavedTimer, TimerFd};
 use super::super::tmpfs::{Ino, OpenDirectory, OpenFile};
 use super::{CheckpointError, Finder, Keeper, Place, RestoreError};
-use crate::sync::lock;
 
 /// Everything that descriptors stand for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -55,10 +56,9 @@ enum SavedKind {
         place: Place,
         position: u64,
     },
-    /// A directory of `/proc`: names with their types, and how many were listed.
+    /// A directory of `/proc` or `/dev`, found again by its path, with the position in its list.
     Listed {
-        names: Vec<(Vec<u8>, u8)>,
-        listed: u64,
+        position: u64,
     },
     /// A file of a tmpfs: where that shows, and which file.
     Tmpfs {
@@ -136,8 +136,9 @@ impl SavedFiles {
                     seek(&fd, position);
                     Kind::Directory(Directory::new(fd))
                 }
-                SavedKind::Listed { names, listed } => {
-                    Kind::Directory(Directory::Listed(names, (listed as usize).into()))
+                SavedKind::Listed { position } => {
+                    let listing = Listing::at(kernel, &known.path);
+                    Kind::Directory(Directory::Listed(listing, position.into()))
                 }
                 SavedKind::Tmpfs { fs, ino, position, may_be_named } => {
                     let fs = kernel.namespace.tmpfs_named(&fs).ok_or(RestoreError::Damaged("a tmpfs"))?;
@@ -240,9 +241,8 @@ fn save_kind(
             place: keeper.note(fd.as_fd(), &file.path)?,
             position: position(fd.as_fd()),
         },
-        Kind::Directory(Directory::Listed(names, listed)) => {
-            let listed = *lock(listed) as u64;
-            SavedKind::Listed { names: names.clone(), listed }
+        Kind::Directory(Directory::Listed(_, position)) => {
+            SavedKind::Listed { position: position.load(Ordering::Relaxed) }
         }
         Kind::Directory(Directory::Tmpfs(open)) => SavedKind::TmpfsDirectory {
             fs: kernel.namespace.name_of(open.fs()),

@@ -13,7 +13,7 @@ static void want_descriptors(void) {
 
 void descriptors(void) {
     want_descriptors();
-    for (int kind = 0; kind < 7; kind++) {
+    for (int kind = 0; kind < 8; kind++) {
         int n = 0, last = 0, fds[2];
         for (; n < 70000; n++) {
             switch (kind) {
@@ -23,6 +23,7 @@ void descriptors(void) {
             case 3: last = pipe(fds); break;
             case 4: last = socket(AF_UNIX, SOCK_STREAM, 0); break;
             case 5: last = dup(1); break;
+            case 6: last = open("/proc/self/fd", O_RDONLY | O_DIRECTORY); break;
             default: last = open("/proc/self/status", O_RDONLY); break;
             }
             if (last < 0) break;
