@@ -206,6 +206,7 @@ categories! {
     buffers_that_are_unmapped_during_a_call: "unmapped-buffers", true;
     more_descriptors_than_there_are: "descriptors", true;
     nested_epoll_sets: "nested-epoll", true;
+    paths_as_long_as_can_be: "long-paths", true;
     what_is_closed_is_freed: "leaks", true;
     more_threads_than_there_can_be: "threads", false;
     futexes_at_bad_addresses: "futexes", false;

@@ -4,7 +4,7 @@
 //! and `io.rs` decides whether the caller waits. When an object becomes ready it calls [`Kernel::changed`].
 
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -268,9 +268,16 @@ pub(super) fn host_kind(fd: OwnedFd, changeable: bool) -> Result<Kind, Errno> {
     })
 }
 
+/// Host memory that is held for the path of a file, in bytes: longer ones count.
+pub(super) fn path_cost(path: &Path) -> usize {
+    const FREE: usize = 256;
+    path.as_os_str().len().saturating_sub(FREE)
+}
+
 impl Drop for File {
     fn drop(&mut self) {
         if let Some(kernel) = self.kernel.upgrade() {
+            kernel.budget.give(path_cost(&self.path));
             kernel.reactor.forget(self.id);
             if matches!(self.kind, Kind::Timer(_)) {
                 kernel.set_file_alarm(self, None);
@@ -283,7 +290,14 @@ impl Drop for File {
 impl Kernel {
     /// A new open file description.
     pub fn new_file(&self, kind: Kind, path: PathBuf, flags: u32) -> Arc<File> {
+        debug_assert_eq!(path_cost(&path), 0);
         self.number_file(kind, path, flags, None)
+    }
+
+    /// The same of something with any path; `ENOMEM` if too much is held for the program already.
+    pub fn new_file_at(&self, kind: Kind, path: PathBuf, flags: u32) -> Result<Arc<File>, Errno> {
+        self.budget.take(path_cost(&path)).map_err(|_| Errno::ENOMEM)?;
+        Ok(self.number_file(kind, path, flags, None))
     }
 
     fn number_file(&self, kind: Kind, path: PathBuf, flags: u32, inherited: Option<u32>) -> Arc<File> {
@@ -333,7 +347,7 @@ impl Kernel {
         flags: u32,
         changeable: bool,
     ) -> Result<Arc<File>, Errno> {
-        Ok(self.new_file(host_kind(fd, changeable)?, path, flags))
+        self.new_file_at(host_kind(fd, changeable)?, path, flags)
     }
 
     /// Says that the readiness of `file` may have changed.

@@ -112,8 +112,13 @@ pub fn lookup(kernel: &Kernel, tid: Tid, path: &Path) -> Option<Special> {
     })
 }
 
+/// The number of a name that is just that: no zeros before it, which could be many.
+fn numbered(name: &str) -> Option<i32> {
+    name.parse().ok().filter(|number: &i32| number.to_string() == name)
+}
+
 fn descriptor(kernel: &Kernel, number: &str) -> Special {
-    let Some((fd, file)) = number.parse::<i32>().ok().and_then(|fd| Some((fd, kernel.file(fd).ok()?))) else {
+    let Some((fd, file)) = numbered(number).and_then(|fd| Some((fd, kernel.file(fd).ok()?))) else {
         return Special::Absent;
     };
     match &file.kind {
@@ -217,8 +222,8 @@ fn process(kernel: &Kernel, tid: Tid, name: &str) -> Special {
             }
             let Some(rest) = name.strip_prefix("task/") else { return Special::Absent };
             let (number, below) = rest.split_once('/').unwrap_or((rest, ""));
-            match number.parse::<Tid>() {
-                Ok(tid) if !kernel.sched.is_gone(tid) && !below.starts_with("task") => {
+            match numbered(number) {
+                Some(tid) if !kernel.sched.is_gone(tid) && !below.starts_with("task") => {
                     process(kernel, tid, below)
                 }
                 _ => Special::Absent,
@@ -418,7 +423,7 @@ pub fn open_descriptor(kernel: &Kernel, fd: i32, flags: u32) -> Result<Arc<File>
             if flags as i32 & libc::O_TRUNC != 0 {
                 again.resize(0)?;
             }
-            Ok(kernel.new_file(Kind::Tmpfs(again), file.path.clone(), flags))
+            kernel.new_file_at(Kind::Tmpfs(again), file.path.clone(), flags)
         }
         Kind::Host(_) | Kind::Pipe(_) => Ok(file),
         Kind::Directory(_) => Err(Errno::EISDIR),

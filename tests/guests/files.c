@@ -74,6 +74,7 @@ int main(void) {
     }
     closedir(descriptors);
     printf("descriptors listed %d %d\n", listed[0], listed[1]);
+    printf("leading zeros %d %d\n", open("/proc/self/fd/00", O_RDONLY), access("/proc/self/fd/0", F_OK));
     const char *all[] = {"one", "two", "three", "moved"};
     for (int i = 0; i < 4; i++) unlink(all[i]);
     printf("gone %d\n", rmdir("sub") == 0 && chdir("/") == 0 && rmdir(dir) == 0);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::super::directory::Directory;
 use super::super::epoll::{Epoll, SavedItem};
 use super::super::eventfd::{EventFd, SavedEvent};
-use super::super::file::{File, Inherited, Kind, Known};
+use super::super::file::{File, Inherited, Kind, Known, path_cost};
 use super::super::host_file::HostFile;
 use super::super::kernel::Kernel;
 use super::super::listing::Listing;
@@ -188,6 +188,7 @@ impl SavedFiles {
                     Kind::Text(Text::restore(&kernel.budget, bytes, position))
                 }
             };
+            kernel.budget.take_restored(path_cost(&known.path));
             let file = kernel.open_file(kind, known);
             if files.insert(id, Arc::clone(&file)).is_some() {
                 return Err(RestoreError::Damaged("the open files"));

@@ -43,6 +43,7 @@ void regions(void);
 void unmapped_buffers(void);
 void descriptors(void);
 void nested_epoll(void);
+void long_paths(void);
 void leaks(void);
 void threads(void);
 void futexes(void);

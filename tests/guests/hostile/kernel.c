@@ -78,6 +78,33 @@ void nested_epoll(void) {
     epoll_wait(a, events, 8, 0);
 }
 
+// A path as long as there can be, kept by as many files as there can be.
+void long_paths(void) {
+    char name[256];
+    memset(name, 'n', 255);
+    name[255] = 0;
+    want_descriptors();
+    if (chdir("/dev/shm")) abort();
+    int depth = 0;
+    while (depth < 20000 && mkdir(name, 0700) == 0 && chdir(name) == 0) depth++;
+    if (depth < 10 || depth >= 20000) abort();
+    for (int n = 0; n < 12000; n++)
+        if (open("f", O_RDWR | O_CREAT, 0600) < 0) break;
+    char here[8192];
+    if (syscall(SYS_getcwd, here, sizeof here) < 0) abort();
+    // Deeper by a way that no path leads.
+    int directory = open(".", O_DIRECTORY);
+    mkdir("/dev/shm/other", 0700);
+    if (chdir("/dev/shm/other")) abort();
+    for (int i = 0; i < 14; i++)
+        if (mkdir(name, 0700) || chdir(name)) abort();
+    char to[4200];
+    snprintf(to, sizeof to, "/dev/shm/%s", name);
+    rename(to, "deep");
+    if (mkdirat(directory, "x", 0700) == 0) abort();
+    if (fchdir(directory) == 0 && syscall(SYS_getcwd, here, sizeof here) > 4096) abort();
+}
+
 // What is closed must be gone: host memory may not grow with the number of things that were.
 void leaks(void) {
     int set = epoll_create1(0);
