@@ -197,7 +197,7 @@ impl SavedFiles {
         }
         for (id, items) in sets {
             if let Some(Kind::Epoll(set)) = files.get(&id).map(|file| &file.kind) {
-                set.refill(items, |id| files.get(&id));
+                set.refill(&kernel.budget, items, |id| files.get(&id));
             }
         }
         for (id, peer) in peers {
