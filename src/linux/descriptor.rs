@@ -123,10 +123,13 @@ impl Kernel {
     }
 
     /// Lets go of what was in the table, without its lock.
-    pub fn release(&self, closed: Descriptor) {
-        let socket = matches!(closed.file.kind, Kind::Unix(_));
-        drop(closed);
-        if socket {
+    pub fn release(&self, closed: impl IntoIterator<Item = Descriptor>) {
+        let mut sockets = false;
+        for descriptor in closed {
+            sockets |= matches!(descriptor.file.kind, Kind::Unix(_));
+        }
+        // Once: it looks at all sockets.
+        if sockets {
             self.collect_sockets();
         }
     }
@@ -141,7 +144,7 @@ impl Kernel {
 
 pub fn close(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let closed = ctx.kernel.descriptors().remove(args.i32(0))?;
-    ctx.kernel.release(closed);
+    ctx.kernel.release([closed]);
     Ok(0)
 }
 
@@ -163,7 +166,7 @@ pub fn close_range(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         }
     }
     drop(table);
-    closed.into_iter().for_each(|closed| ctx.kernel.release(closed));
+    ctx.kernel.release(closed);
     Ok(0)
 }
 
@@ -193,7 +196,7 @@ fn duplicate_to(ctx: &Ctx<'_>, from: i32, to: i32, close_on_exec: bool) -> SysRe
     let at = usize::try_from(to).ok().filter(|at| *at < limit).ok_or(Errno::EBADF)?;
     let file = ctx.kernel.file(from)?;
     let old = ctx.kernel.descriptors().replace(at, Descriptor { file, close_on_exec });
-    old.into_iter().for_each(|old| ctx.kernel.release(old));
+    ctx.kernel.release(old);
     Ok(to as u64)
 }
 

@@ -279,8 +279,8 @@ impl Drop for File {
         if let Some(kernel) = self.kernel.upgrade() {
             kernel.budget.give(path_cost(&self.path));
             kernel.reactor.forget(self.id);
-            if matches!(self.kind, Kind::Timer(_)) {
-                kernel.set_file_alarm(self, None);
+            if let Kind::Timer(timer) = &self.kind {
+                timer.disarm(&kernel, self);
             }
             self.object().closed(&kernel);
         }
