@@ -405,7 +405,7 @@ pub fn open_descriptor(kernel: &Kernel, fd: i32, flags: u32) -> Result<Arc<File>
             {
                 return Err(Errno::EACCES);
             }
-            let fd = super::namespace::reopen(host.fd(), OFlags::from_bits_retain(flags))?;
+            let fd = super::namespace::open_again(host.fd(), OFlags::from_bits_retain(flags))?;
             if flags as i32 & (libc::O_TRUNC | libc::O_PATH) == libc::O_TRUNC {
                 kernel.mm().after_resize(fd.as_fd(), 0)?;
             }
