@@ -41,6 +41,13 @@ impl Descriptors {
         from: usize,
         limit: usize,
     ) -> Result<i32, Errno> {
+        let free = self.find_free(from, limit)?;
+        self.put(free, Descriptor { file, close_on_exec });
+        Ok(free as i32)
+    }
+
+    /// The lowest free descriptor from `from` on; `EMFILE` if it is not below `limit`.
+    fn find_free(&mut self, from: usize, limit: usize) -> Result<usize, Errno> {
         let start = from.max(self.used_below);
         let free = (start..self.slots.len())
             .find(|i| self.slots[*i].is_none())
@@ -48,11 +55,7 @@ impl Descriptors {
         if from <= self.used_below {
             self.used_below = free;
         }
-        if free >= limit {
-            return Err(Errno::EMFILE);
-        }
-        self.put(free, Descriptor { file, close_on_exec });
-        Ok(free as i32)
+        if free < limit { Ok(free) } else { Err(Errno::EMFILE) }
     }
 
     /// Sets an entry; returns what it held, which the caller drops without the lock.
@@ -132,6 +135,12 @@ impl Kernel {
         if sockets {
             self.collect_sockets();
         }
+    }
+
+    /// `EMFILE` if a file would get no descriptor now.
+    pub fn check_free_descriptor(&self) -> Result<(), Errno> {
+        let limit = self.limits().open_files();
+        self.descriptors().find_free(0, limit).map(drop)
     }
 
     /// Gives a file the lowest free descriptor. `O_CLOEXEC` in `flags` is heeded.

@@ -133,6 +133,8 @@ fn accept_connection(ctx: &mut Ctx<'_>, args: Args, flags: u32) -> SysResult {
     let file = ctx.kernel.file(args.i32(0))?;
     let socket = file.endpoint()?;
     socket_ready(ctx, &file, socket, Direction::Receive, |ctx| {
+        // Before a connection is taken that no descriptor would hold.
+        ctx.kernel.check_free_descriptor()?;
         let (connection, peer) = socket.accept(ctx.kernel)?;
         let fd = install(ctx, connection, flags)?;
         match address::write(ctx, &peer, args.u64(1), args.u64(2)) {
