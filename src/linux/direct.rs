@@ -10,6 +10,7 @@ use super::limits::Limits;
 use super::mm::AddressSpace;
 use super::namespace::{Mount, Namespace};
 use super::net::Policy;
+use super::rights::Rights;
 use super::sched::Sched;
 use super::signal::{self, Delivery, SigInfo};
 use super::thread::{Thread, Tid};
@@ -49,6 +50,7 @@ impl Direct {
             identity: Identity { uid: 0, gid: 0, host_name: "direct".into() },
             program: Program { path: "/direct".into(), arguments: Vec::new(), environment: Vec::new() },
             network: Policy::Closed,
+            rights: Rights::Own,
             cpus: 1,
             trace: false,
             counters: Default::default(),

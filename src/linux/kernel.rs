@@ -19,6 +19,7 @@ use super::mm::AddressSpace;
 use super::namespace::Namespace;
 use super::net::{Network, Policy};
 use super::reactor::{Reactor, TIME_SLICE};
+use super::rights::Rights;
 use super::sched::{Need, Sched, State};
 use super::signal::SigInfo;
 use super::thread::{FileId, Tid};
@@ -69,6 +70,8 @@ pub struct Kernel {
     pub network: Network,
     /// Host memory that is held for it.
     pub budget: Budget,
+    /// With whose rights it uses the host.
+    pub rights: Rights,
     /// Processors that it sees.
     pub cpus: usize,
     /// Prints system calls.
@@ -98,6 +101,7 @@ pub struct Parts {
     pub identity: Identity,
     pub program: Program,
     pub network: Policy,
+    pub rights: Rights,
     pub cpus: usize,
     pub trace: bool,
     pub counters: Arc<Counters>,
@@ -136,6 +140,7 @@ impl Kernel {
             program: parts.program,
             network: Network::new(parts.network),
             budget,
+            rights: parts.rights,
             cpus: parts.cpus,
             trace: parts.trace.then_some(Trace),
             counters: parts.counters,

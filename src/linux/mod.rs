@@ -19,7 +19,7 @@
 //! | network | `net/` |
 //! | counting | `counters.rs` |
 //! | checkpoints | `checkpoint/`, and a saved form beside each area's records |
-//! | the rest | `time.rs`, `cpu_time.rs`, `identity.rs`, `limits.rs`, `budget.rs` host memory that is held for the program |
+//! | the rest | `time.rs`, `cpu_time.rs`, `identity.rs`, `rights.rs` with whose rights the host is used, `limits.rs`, `budget.rs` host memory that is held for the program |
 //!
 //! # Threads and vCPUs
 //! A guest thread is a record, [`thread::Thread`]: registers, extended state, and, if it is inside a system call that waits, what it waits
@@ -120,6 +120,7 @@ mod loader;
 mod namespace;
 mod proc;
 mod reactor;
+mod rights;
 pub mod sched;
 mod shared_files;
 mod table;
@@ -141,4 +142,5 @@ pub use kernel::Kernel;
 pub use loader::LoadError;
 pub use namespace::{Mount, Source};
 pub use net::{GuestStream, HostStream, STREAM_ROOM, stream};
+pub use rights::Rights;
 pub use sched::ExitStatus;

@@ -25,8 +25,14 @@ pub fn spawn(kernel: &Arc<Kernel>, id: usize) {
     let Some(vm) = &kernel.vm else { return kernel.sched.leave(id) };
     let mine = Arc::clone(kernel);
     let started = vm.run_on_vcpu(move |vcpu| {
+        let begin = || {
+            mine.rights
+                .assume()
+                .map_err(|error| VmmError::Stopped(format!("the host's user for it: {error}")))?;
+            work(&mine, id, vcpu?)
+        };
         // A defect in a handler ends this program, and none but this.
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(&mine, id, vcpu?)));
+        let outcome = catch_unwind(AssertUnwindSafe(begin));
         let fit = matches!(outcome, Ok(Ok(())));
         match outcome {
             Ok(Ok(())) => {}

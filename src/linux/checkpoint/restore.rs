@@ -13,6 +13,7 @@ use super::super::limits::Limits;
 use super::super::mm::AddressSpace;
 use super::super::namespace::{Mount, Namespace};
 use super::super::net::Policy;
+use super::super::rights::Rights;
 use super::super::sched::Sched;
 use super::super::time::Clock;
 use super::super::tmpfs::Caller;
@@ -31,6 +32,8 @@ pub struct Surroundings {
     pub descriptors: Vec<Inherited>,
     /// Whom it may talk to.
     pub network: Policy,
+    /// With whose rights it uses the host.
+    pub rights: Rights,
     /// Print its system calls to standard error.
     pub trace: bool,
     /// Where what it does is counted.
@@ -177,6 +180,7 @@ impl Guest {
             identity: state.identity,
             program: state.program,
             network: surroundings.network,
+            rights: surroundings.rights,
             cpus: state.cpus as usize,
             trace: surroundings.trace,
             counters: surroundings.counters,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::errno::Errno;
 use super::super::kernel::Kernel;
+use super::stack::inside;
 use super::{Socket, host};
 
 /// What a checkpoint keeps of a host socket.
@@ -71,7 +72,8 @@ impl SavedSocket {
     pub fn restore(self, kernel: &Kernel) -> Result<Socket, Errno> {
         let anew = match self.state {
             SavedState::Connected if self.kind != libc::SOCK_DGRAM => Err(Errno::ECONNRESET),
-            _ => self.reopen(kernel),
+            // It is the program's, as if one of its threads made it.
+            _ => inside(|| Ok(kernel.rights.assume()?), || self.reopen(kernel)),
         };
         let fd = anew.or_else(|_| cut(self.kind))?;
         Ok(Socket::new(fd, self.domain, self.kind))

@@ -12,7 +12,7 @@
 //! | `collect.rs` | sockets that only their own messages refer to |
 //!
 //! A name leads to sockets of the same program only. Where the policy is [`Policy::Open`] a socket that finds nobody inside connects to
-//! the host's socket of that name, and is a host socket from then on.
+//! the host's socket of that name, and is a host socket from then on; in a sandbox only where the name is that of a file.
 //!
 //! What waits in a socket is host memory. A sender's buffer bounds it, the program's [`Budget`](super::super::budget::Budget) bounds all.
 //!
@@ -113,7 +113,8 @@ impl UnixSocket {
             Asked::Any => Err(Errno::EINVAL),
             Asked::Abstract(path) => {
                 let key = Key::Abstract(self.kind, path);
-                Ok(if open && !known(&key) {
+                // A sandbox is led to the host's sockets by its files only.
+                Ok(if open && !kernel.rights.is_sandbox() && !known(&key) {
                     Target::Host(address.to_vec(), None)
                 } else {
                     Target::Inside(key)
