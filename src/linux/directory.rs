@@ -1,6 +1,6 @@
 //! Directories: listing them, and the working directory.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::context::{Args, Ctx};
 use super::errno::{Errno, SysResult};
 use super::file::{File, Kind, Object, Ready};
+use super::host_fd::HostFd;
 use super::host_io;
 use super::kernel::Kernel;
 use super::listing::Listing;
@@ -19,7 +20,7 @@ use vm_memory::VolatileSlice;
 /// An open directory.
 pub enum Directory {
     /// Of the host.
-    Host(OwnedFd),
+    Host(HostFd),
     /// Of `/proc` or `/dev`: what is in it, and the position from which it is listed next.
     Listed(Listing, AtomicU64),
     /// Of a tmpfs.
@@ -44,7 +45,7 @@ fn append(bytes: &mut Vec<u8>, room: usize, ino: u64, next: u64, kind: u8, name:
 
 impl Directory {
     /// A host directory.
-    pub fn new(fd: OwnedFd) -> Directory {
+    pub fn new(fd: HostFd) -> Directory {
         Directory::Host(fd)
     }
 

@@ -16,6 +16,7 @@ use super::directory::Directory;
 use super::epoll::Epoll;
 use super::errno::Errno;
 use super::eventfd::EventFd;
+use super::host_fd::HostFd;
 use super::host_file::HostFile;
 use super::kernel::Kernel;
 use super::net::unix::UnixSocket;
@@ -253,14 +254,14 @@ impl Inherited {
 
     pub(super) fn kind(self) -> Result<Kind, Errno> {
         match self {
-            Inherited::Host(fd, _) => host_kind(fd, false),
+            Inherited::Host(fd, _) => host_kind(HostFd::given(fd), false),
             Inherited::Stream(stream) => Ok(Kind::Stream(stream)),
         }
     }
 }
 
 /// What a host descriptor is.
-pub(super) fn host_kind(fd: OwnedFd, changeable: bool) -> Result<Kind, Errno> {
+pub(super) fn host_kind(fd: HostFd, changeable: bool) -> Result<Kind, Errno> {
     Ok(match rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
         rustix::fs::FileType::Directory => Kind::Directory(Directory::new(fd)),
         rustix::fs::FileType::Socket => Kind::Socket(Socket::lent(fd)?),
@@ -288,7 +289,7 @@ impl Drop for File {
 }
 
 impl Kernel {
-    /// A new open file description.
+    /// A new open file description, of something with a short name.
     pub fn new_file(&self, kind: Kind, path: PathBuf, flags: u32) -> Arc<File> {
         debug_assert_eq!(path_cost(&path), 0);
         self.number_file(kind, path, flags, None)
@@ -339,7 +340,7 @@ impl Kernel {
         Ok(file)
     }
 
-    /// A new file on a host descriptor, directory or not. `changeable`: see [`HostFile::new`].
+    /// A new file on a host descriptor, directory or not. `changeable`: see [`HostFile::new`]. `ENFILE` if the program has too many.
     pub fn new_host_file(
         &self,
         fd: OwnedFd,
@@ -347,7 +348,7 @@ impl Kernel {
         flags: u32,
         changeable: bool,
     ) -> Result<Arc<File>, Errno> {
-        self.new_file_at(host_kind(fd, changeable)?, path, flags)
+        self.new_file_at(host_kind(self.host_fds.room()?.hold(fd), changeable)?, path, flags)
     }
 
     /// Says that the readiness of `file` may have changed.

@@ -13,6 +13,7 @@ use super::call_sites::CallSites;
 use super::counters::Counters;
 use super::descriptor::Descriptors;
 use super::errno::Errno;
+use super::host_fd::HostFds;
 use super::identity::Identity;
 use super::limits::Limits;
 use super::mm::AddressSpace;
@@ -70,6 +71,8 @@ pub struct Kernel {
     pub network: Network,
     /// Host memory that is held for it.
     pub budget: Budget,
+    /// Descriptors of the host that are held for it.
+    pub host_fds: Arc<HostFds>,
     /// With whose rights it uses the host.
     pub rights: Rights,
     /// Processors that it sees.
@@ -128,6 +131,8 @@ impl Kernel {
     pub fn new(parts: Parts) -> Result<Arc<Kernel>, VmmError> {
         let reactor = Reactor::new()?;
         let budget = Budget::for_memory(parts.memory.size());
+        let host_fds = HostFds::new(parts.rights);
+        lock(&parts.mm).host_fds = Some(Arc::clone(&host_fds));
         Ok(Arc::new_cyclic(|this| Kernel {
             this: this.clone(),
             memory: parts.memory,
@@ -140,6 +145,7 @@ impl Kernel {
             program: parts.program,
             network: Network::new(parts.network),
             budget,
+            host_fds,
             rights: parts.rights,
             cpus: parts.cpus,
             trace: parts.trace.then_some(Trace),

@@ -1,7 +1,7 @@
 //! Open files: one record for each open file description, whoever has it open, so that what was shared stays shared.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -129,12 +129,13 @@ impl SavedFiles {
                 SavedKind::Regular { place, position, changeable } => {
                     let fd = finder.open(&place, OFlags::from_bits_retain(flags), false)?;
                     seek(&fd, position);
+                    let fd = kernel.host_fds.room_again().hold(fd);
                     Kind::Host(HostFile::new(fd, FileType::RegularFile, changeable))
                 }
                 SavedKind::Directory { place, position } => {
                     let fd = finder.open(&place, OFlags::from_bits_retain(flags), true)?;
                     seek(&fd, position);
-                    Kind::Directory(Directory::new(fd))
+                    Kind::Directory(Directory::new(kernel.host_fds.room_again().hold(fd)))
                 }
                 SavedKind::Listed { position } => {
                     let listing = Listing::at(kernel, &known.path);
@@ -162,7 +163,10 @@ impl SavedFiles {
                     kind
                 }
                 SavedKind::Device => match proc::open_device(&known.path, flags) {
-                    Ok(fd) => Kind::Host(HostFile::new(fd, FileType::CharacterDevice, false)),
+                    Ok(fd) => {
+                        let fd = kernel.host_fds.room_again().hold(fd);
+                        Kind::Host(HostFile::new(fd, FileType::CharacterDevice, false))
+                    }
                     Err(_) => Kind::Pipe(PipeEnd::cut(flags)),
                 },
                 SavedKind::Cut => Kind::Pipe(PipeEnd::cut(flags)),
@@ -180,7 +184,7 @@ impl SavedFiles {
                     Kind::Socket(saved.restore(kernel).map_err(RestoreError::Socket)?)
                 }
                 SavedKind::Unix(saved) => {
-                    let socket = UnixSocket::restore(saved).map_err(RestoreError::Socket)?;
+                    let socket = UnixSocket::restore(kernel, saved).map_err(RestoreError::Socket)?;
                     sockets.push((socket.id(), id));
                     Kind::Unix(socket)
                 }
@@ -270,6 +274,6 @@ fn save_kind(
 }
 
 /// A position that cannot be taken up again (the file is a different one now) leaves the start.
-fn seek(fd: &OwnedFd, position: u64) {
+fn seek(fd: impl AsFd, position: u64) {
     let _ = rustix::fs::seek(fd, SeekFrom::Start(position));
 }

@@ -71,7 +71,8 @@ pub fn socket(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         return install(ctx, Kind::Unix(socket), flags);
     }
     check_host_kind(domain, kind, protocol)?;
-    let fd = ctx.kernel.network.socket(domain, kind, protocol)?;
+    let room = ctx.kernel.host_fds.room()?;
+    let fd = room.hold(ctx.kernel.network.socket(domain, kind, protocol)?);
     install(ctx, Kind::Socket(Socket::new(fd, domain, kind)), flags)
 }
 

@@ -135,7 +135,8 @@ impl UnixSocket {
 
     /// Becomes a host socket that is connected to `address`.
     fn connect_to_host(&self, kernel: &Kernel, address: &[u8], shown: &[u8]) -> Result<(), Errno> {
-        let fd = host::socket(libc::AF_UNIX, self.kind.number(), 0)?;
+        let room = kernel.host_fds.room()?;
+        let fd = room.hold(host::socket(libc::AF_UNIX, self.kind.number(), 0)?);
         host::connect(std::os::fd::AsFd::as_fd(&fd), address)?;
         kernel.unix(|table| {
             let record = table.get(self.id)?;
