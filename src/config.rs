@@ -53,7 +53,11 @@ pub struct Config {
     #[arg(long, default_value = "300000", value_parser = milliseconds)]
     pub idle_time: Duration,
 
-    /// Most requests that are served at a time; more get 503
+    /// How long running invocations may take to end once Hydra is told to stop, in ms; a second SIGTERM or SIGINT ends them
+    #[arg(long, default_value = "60000", value_parser = milliseconds)]
+    pub stop_time: Duration,
+
+    /// Most requests that are served at a time; more get 503. So do those for one function, once a quarter of these (at least 64) wait beyond the sandboxes that it may have
     #[arg(long, default_value_t = 1024)]
     pub max_requests: usize,
 
@@ -84,6 +88,13 @@ pub struct Config {
     /// Size of the temporary folder of a process sandbox, in MiB
     #[arg(long, default_value_t = 256)]
     pub tmp_size: u32,
+}
+
+impl Config {
+    /// Most requests that may wait for one function, so that a slow one leaves room for the others.
+    pub fn max_waiting(&self) -> usize {
+        (self.max_requests / 4).max(64)
+    }
 }
 
 /// Form of the log.

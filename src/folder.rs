@@ -1,11 +1,16 @@
 //! Folders that belong to one Hydra alone: made safely, locked against a second one, removed whole.
 
+use std::ffi::CStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, chmodat, openat, renameat, unlinkat};
+use rustix::io::Errno;
+use rustix::path::Arg;
 use tempfile::TempDir;
 
 /// Why a folder cannot be used.
@@ -51,13 +56,29 @@ impl FolderError {
 /// that holds for it.
 pub(crate) fn shared(path: &Path) -> Result<(), FolderError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(FolderError::io("create", path))?;
-    let mode = fs::metadata(path).map_err(FolderError::io("read", path))?.mode();
-    // In a folder with the sticky bit, as /tmp has, others cannot rename what is ours.
-    if mode & 0o1002 == 0o0002 {
-        let reason = "every user can change it; remove that permission (chmod o-w) or choose another app_dir";
-        return Err(FolderError::Unsafe { path: path.into(), reason });
+    let folder = fs::metadata(path).map_err(FolderError::io("read", path))?;
+    // A link leads elsewhere as soon as its owner likes; with a slash at its end it would be followed.
+    let link = path.components().as_path();
+    let link = fs::symlink_metadata(link).map_err(FolderError::io("read", path))?;
+    let is_own_group = folder.gid() == nix::unistd::getegid().as_raw();
+    match flaw([link.uid(), folder.uid()], folder.mode(), nix::unistd::geteuid().as_raw(), is_own_group) {
+        Some(reason) => Err(FolderError::Unsafe { path: path.into(), reason }),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Why users other than `user` and root can rename what is in a folder with these `owners`, of itself and of a link to it. The group of `user` is trusted:
+/// it has nobody else in it where `umask` lets it write.
+fn flaw(owners: [u32; 2], mode: u32, user: u32, is_own_group: bool) -> Option<&'static str> {
+    if owners.iter().any(|owner| ![0, user].contains(owner)) {
+        return Some(
+            "it belongs to another user, who can change it; give it to the user who runs Hydra (chown -h) or choose another app_dir",
+        );
+    }
+    // In a folder with the sticky bit, as /tmp has, only its owner can rename what is another's.
+    let others = if is_own_group { 0o002 } else { 0o022 };
+    (mode & 0o1000 == 0 && mode & others != 0)
+        .then_some("other users can change it; remove that permission (chmod go-w) or choose another app_dir")
 }
 
 /// Makes a folder that only we can change, or takes the one that is there.
@@ -73,6 +94,18 @@ pub(crate) fn own(path: &Path, mode: u32) -> Result<(), FolderError> {
         return Err(FolderError::Unsafe { path: path.into(), reason });
     }
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(FolderError::io("create", path))
+}
+
+/// Makes a folder that only we may enter, or empties the one that is there: what a Hydra that was killed left in it goes.
+pub(crate) fn emptied(path: &Path) -> Result<(), FolderError> {
+    own(path, 0o700)?;
+    let empty = || {
+        for entry in fs::read_dir(path)? {
+            remove_tree(&entry?.path())?;
+        }
+        Ok(())
+    };
+    empty().map_err(FolderError::io("empty", path))
 }
 
 /// Takes the lock of `folder`, its file `lock`, for as long as the result lives.
@@ -105,12 +138,12 @@ pub(crate) fn lock(folder: &Path) -> Result<Flock<File>, FolderError> {
     }
 }
 
-/// A new folder among half-written ones. What lies there by its name when this value ends is removed.
+/// A new folder for what is temporary, or half-written. What lies there by its name when this value ends is removed.
 #[derive(Debug)]
 pub(crate) struct Staged(PathBuf);
 
 impl Staged {
-    /// A new folder in `partial`, which is on the file system where its content is to go.
+    /// A new folder in `partial`, which is on the file system where its content is to go, if it is to go anywhere.
     pub(crate) fn new(partial: &Path) -> io::Result<Staged> {
         Ok(Staged(TempDir::new_in(partial)?.keep()))
     }
@@ -139,22 +172,152 @@ pub(crate) fn sync(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// The same for all that is written on the file system of a folder: for one whose files are many, or not Hydra's own.
+pub(crate) fn sync_file_system(folder: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(folder)?)?)
+}
+
 /// Removes a folder with all that it holds, folders without write permission included. That it, or a part of it, is not
 /// there (any more) is no error.
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
-    match remove_present(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
+    present(remove_present(path)).map(drop)
 }
 
 fn remove_present(path: &Path) -> io::Result<()> {
     if !fs::symlink_metadata(path)?.is_dir() {
         return fs::remove_file(path);
     }
-    fs::set_permissions(path, Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(path)? {
-        remove_tree(&entry?.path())?;
+    let top = open(CWD, path)?;
+    let mut moved = 0;
+    loop {
+        let before = moved;
+        empty(&top, &top, 0, &mut moved)?;
+        if moved == before {
+            return fs::remove_dir(path);
+        }
     }
-    fs::remove_dir(path)
+}
+
+/// How deep folders are followed. Whoever fills a folder can nest more of them than a thread has stack for, or a path has room.
+const MOST_NESTED: u32 = 100;
+
+/// Removes what is in `folder`, `depth` below `top`. Folders that are too deep are `moved` to the top instead, and counted.
+fn empty(folder: &OwnedFd, top: &OwnedFd, depth: u32, moved: &mut u64) -> io::Result<()> {
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        let is_gone = match unlinkat(folder, name, AtFlags::empty()) {
+            Err(Errno::ISDIR) if depth < MOST_NESTED => {
+                let Some(inner) = present(open(folder.as_fd(), name))? else { continue };
+                empty(&inner, top, depth + 1, moved)?;
+                unlinkat(folder, name, AtFlags::REMOVEDIR)
+            }
+            Err(Errno::ISDIR) => move_up(folder, name, top, moved),
+            removed => removed,
+        };
+        present(is_gone.map_err(io::Error::from))?;
+    }
+    Ok(())
+}
+
+/// Moves a folder to the first of the places in `top` where nothing is that stands against it.
+fn move_up(folder: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> rustix::io::Result<()> {
+    // Without write permission it could not be moved.
+    chmodat(folder, name, Mode::RWXU, AtFlags::empty())?;
+    loop {
+        *moved += 1;
+        match renameat(folder, name, top, format!(".too-deep-{moved}")) {
+            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => {}
+            done => return done,
+        }
+    }
+}
+
+/// Opens a folder with all permissions.
+fn open(at: BorrowedFd<'_>, path: impl Arg + Copy) -> io::Result<OwnedFd> {
+    chmodat(at, path, Mode::RWXU, AtFlags::empty())?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(at, path, flags, Mode::empty())?)
+}
+
+fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_goes_however_deep_it_is_and_without_what_it_points_to() {
+        let outside = tempfile::tempdir().unwrap();
+        let kept = outside.path().join("kept");
+        fs::write(&kept, "").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        // More than a path has room for.
+        let mut at = open(CWD, &tree).unwrap();
+        for _ in 0..2000 {
+            rustix::fs::mkdirat(&at, c"in", Mode::RWXU).unwrap();
+            at = open(at.as_fd(), c"in").unwrap();
+        }
+        rustix::fs::symlinkat(outside.path(), &at, c"link").unwrap();
+        for name in [".too-deep-1", "b", "c"] {
+            let closed = tree.join(name);
+            fs::create_dir(&closed).unwrap();
+            fs::write(closed.join("file"), "").unwrap();
+            fs::set_permissions(&closed, Permissions::from_mode(0o000)).unwrap();
+        }
+        remove_tree(&tree).unwrap();
+        assert!(!tree.exists() && kept.exists());
+        remove_tree(&tree).unwrap();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn whoever_owns_or_may_write_a_folder_can_rename_what_is_in_it() {
+        let refused = |owners, mode| flaw(owners, mode, 1000, false).is_some();
+        assert_eq!([0o775, 0o757].map(|mode| flaw([1000; 2], mode, 1000, true).is_some()), [false, true]);
+        for (mode, is_refused) in
+            [(0o700, false), (0o755, false), (0o1777, false), (0o775, true), (0o757, true)]
+        {
+            for owner in [0, 1000] {
+                assert_eq!(refused([owner; 2], mode), is_refused, "{mode:o} of {owner}");
+            }
+            for owners in [[1001, 1001], [1001, 1000], [0, 1001]] {
+                assert!(refused(owners, mode), "{mode:o} of {owners:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_folder_or_link_of_another_user_is_refused() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: only root gives files away");
+            return;
+        }
+        let above = tempfile::tempdir().unwrap();
+        let [ours, theirs, link] = ["ours", "theirs", "link/"].map(|name| above.path().join(name));
+        shared(&ours).unwrap();
+        shared(&theirs).unwrap();
+        std::os::unix::fs::chown(&theirs, Some(1000), None).unwrap();
+        let error = shared(&theirs).unwrap_err().to_string();
+        assert!(error.contains("belongs to another user") && error.contains("chown"), "{error}");
+        symlink(&ours, above.path().join("link")).unwrap();
+        shared(&link).unwrap();
+        std::os::unix::fs::lchown(above.path().join("link"), Some(1000), None).unwrap();
+        assert!(matches!(shared(&link), Err(FolderError::Unsafe { .. })));
+    }
 }

@@ -48,7 +48,7 @@ fn serve(config: &Config) -> ExitCode {
         Err(error) => return failed(format!("cannot start the async runtime: {error}")),
     };
     match runtime
-        .block_on(async { hydra::http::serve(config, stop_signal()?).await.map_err(std::io::Error::other) })
+        .block_on(async { hydra::http::serve(config, stop_signals()?).await.map_err(std::io::Error::other) })
     {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(error),
@@ -81,11 +81,11 @@ fn start_log(format: LogFormat) {
     }
 }
 
-/// Ready at the first SIGTERM or SIGINT.
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+/// Ready at each SIGTERM or SIGINT.
+fn stop_signals() -> std::io::Result<impl AsyncFnMut()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
+    Ok(async move || {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}

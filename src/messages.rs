@@ -35,9 +35,15 @@ pub fn send(socket: BorrowedFd, message: &impl Serialize, descriptors: &[RawFd])
 
 /// Receives a message and its descriptors, which are close-on-exec; `None` at the end of file.
 pub fn receive<T: DeserializeOwned>(socket: BorrowedFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-    let mut bytes = vec![0; LONGEST];
+    receive_into(socket, &mut vec![0; LONGEST])
+}
+
+fn receive_into<T: DeserializeOwned>(
+    socket: BorrowedFd,
+    bytes: &mut [u8],
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut space = nix::cmsg_space!([RawFd; MOST_DESCRIPTORS]);
-    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let mut parts = [IoSliceMut::new(bytes)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let received = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
     let mut descriptors = Vec::new();
@@ -73,9 +79,8 @@ pub fn content(file: &File, most: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Receives a message from a peer that is not trusted; `None` at the end of file. Descriptors that come with it are closed unseen.
-fn receive_alone<T: DeserializeOwned>(socket: BorrowedFd) -> io::Result<Option<T>> {
-    let mut bytes = vec![0; LONGEST];
-    let mut parts = [IoSliceMut::new(&mut bytes)];
+fn receive_alone<T: DeserializeOwned>(socket: BorrowedFd, bytes: &mut [u8]) -> io::Result<Option<T>> {
+    let mut parts = [IoSliceMut::new(bytes)];
     let length = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, None, MsgFlags::empty())?.bytes;
     if length == 0 { Ok(None) } else { Ok(Some(serde_json::from_slice(&bytes[..length])?)) }
 }
@@ -120,6 +125,8 @@ const MOST_KEPT: usize = 1024;
 pub struct Connection {
     socket: AsyncFd<OwnedFd>,
     unsent: Mutex<VecDeque<(Vec<u8>, Vec<OwnedFd>)>>,
+    /// Where messages are received.
+    buffer: Mutex<Vec<u8>>,
     /// Something is kept.
     kept: Notify,
 }
@@ -131,7 +138,8 @@ impl Connection {
     /// When it cannot be watched.
     pub fn new(socket: OwnedFd) -> io::Result<Connection> {
         set_nonblocking(&socket)?;
-        Ok(Connection { socket: watch(socket)?, unsent: Mutex::default(), kept: Notify::new() })
+        let (unsent, buffer) = (Mutex::default(), Mutex::new(vec![0; LONGEST]));
+        Ok(Connection { socket: watch(socket)?, unsent, buffer, kept: Notify::new() })
     }
 
     /// Sends `message` with `descriptors`, of which there are at most [`MOST_DESCRIPTORS`].
@@ -159,7 +167,7 @@ impl Connection {
     /// # Errors
     /// The socket fails, or what came is no message.
     pub async fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-        self.receive_by(receive).await
+        self.receive_by(receive_into).await
     }
 
     /// The same of a peer that is not trusted, and has no descriptors to send.
@@ -170,7 +178,13 @@ impl Connection {
         self.receive_by(receive_alone).await
     }
 
-    async fn receive_by<T>(&self, receive: fn(BorrowedFd) -> io::Result<Option<T>>) -> io::Result<Option<T>> {
+    async fn receive_by<T>(
+        &self,
+        receive: fn(BorrowedFd, &mut [u8]) -> io::Result<Option<T>>,
+    ) -> io::Result<Option<T>> {
+        // A peer that never stops sending would else never let another task run.
+        tokio::task::coop::consume_budget().await;
+        let receive = |socket: BorrowedFd| receive(socket, &mut lock(&self.buffer));
         loop {
             tokio::select! {
                 ready = self.socket.readable() => {
@@ -227,6 +241,9 @@ fn send_bytes(socket: BorrowedFd, bytes: &[u8], descriptors: &[RawFd]) -> io::Re
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
 
     #[test]
@@ -251,6 +268,32 @@ mod tests {
         assert_eq!(refused, can_refuse_descriptors());
         assert_eq!(send(one.as_fd(), &2, &[0]).is_err(), refused);
         send(one.as_fd(), &3, &[]).expect("sent");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_never_stops_sending_keeps_no_other_task_waiting() {
+        const SENT: u32 = 1000;
+        let (one, other) = pair().expect("a socket pair");
+        let (one, other) = (Connection::new(one).expect("watched"), Connection::new(other).expect("watched"));
+        // The kernel has room for some hundreds.
+        (0..SENT).for_each(|number| one.send(&number, Vec::new()).expect("sent or kept"));
+        let received = Arc::new(AtomicU32::new(0));
+        let counted = received.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(_)) = other.receive_alone::<u32>().await {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let mut before = 0;
+        let mut most_at_once = 0;
+        while before < SENT {
+            one.flush().expect("sent or kept");
+            tokio::task::yield_now().await;
+            let now = received.load(Ordering::Relaxed);
+            most_at_once = most_at_once.max(now - before);
+            before = now;
+        }
+        assert!(most_at_once < 200, "{most_at_once} messages were received at once");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! What `/metrics` shows, in Prometheus' text format.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -66,9 +65,11 @@ pub struct Metrics {
     in_flight: Gauge,
 }
 
-/// The metrics of one function, at hand for each request.
+/// The metrics of one function, at hand for each request. They are not shown any more once the function is [forgotten](Metrics::forget).
 pub struct FunctionMetrics {
     ok: Counter<u64, AtomicU64>,
+    /// By the kind of the error.
+    failed: Vec<(&'static str, Counter<u64, AtomicU64>)>,
     cold: Histogram,
     template: Histogram,
     restore: Histogram,
@@ -114,24 +115,21 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// The metrics of the function of `spec`.
-    pub fn function(&self, spec: &Spec) -> FunctionMetrics {
+    /// The metrics of the function of `spec`, whose errors are of these `kinds`.
+    pub fn function(&self, spec: &Spec, kinds: &[&'static str]) -> FunctionMetrics {
+        let ended = |how| self.invocations.get_or_create_owned(&outcome(spec, how));
         let seconds = |start: Start| {
             self.seconds.get_or_create_owned(&Started { function: spec.name.clone(), start: start.name() })
         };
         FunctionMetrics {
-            ok: self.invocations.get_or_create_owned(&outcome(spec, OK)),
+            ok: ended(OK),
+            failed: kinds.iter().map(|kind| (*kind, ended(kind))).collect(),
             cold: seconds(Start::Cold),
             template: seconds(Start::Template),
             restore: seconds(Start::Restore),
             reset: seconds(Start::Reset),
             warm: seconds(Start::Warm),
         }
-    }
-
-    /// Counts an invocation of `spec` that ended with an error of `kind`.
-    pub fn failed(&self, spec: &Spec, kind: &'static str) {
-        self.invocations.get_or_create(&outcome(spec, kind)).inc();
     }
 
     /// Forgets a function that was deregistered; `kinds` are those that its errors may have had.
@@ -202,16 +200,30 @@ impl Metrics {
 }
 
 impl FunctionMetrics {
-    /// Counts an invocation that has a result, after `time` in all.
-    pub fn succeeded(&self, invocation: &Invocation, time: Duration) {
+    /// Counts an invocation that has a result.
+    pub fn succeeded(&self, invocation: &Invocation) {
         self.ok.inc();
-        match invocation.start {
-            Start::Cold => self.cold.observe(time.as_secs_f64()),
-            Start::Template => self.template.observe(time.as_secs_f64()),
-            Start::Restore => self.restore.observe(time.as_secs_f64()),
-            Start::Reset => self.reset.observe(time.as_secs_f64()),
-            Start::Warm => self.warm.observe(time.as_secs_f64()),
+        let seconds = match invocation.start {
+            Start::Cold => &self.cold,
+            Start::Template => &self.template,
+            Start::Restore => &self.restore,
+            Start::Reset => &self.reset,
+            Start::Warm => &self.warm,
+        };
+        let time = invocation.queue_time + invocation.start_time + invocation.run_time;
+        seconds.observe(time.as_secs_f64());
+    }
+
+    /// Counts an invocation that ended with an error of `kind`.
+    pub fn failed(&self, kind: &str) {
+        if let Some((_, count)) = self.failed.iter().find(|(known, _)| *known == kind) {
+            count.inc();
         }
+    }
+
+    /// How many ended with an error.
+    pub fn failures(&self) -> u64 {
+        self.failed.iter().map(|(_, count)| count.get()).sum()
     }
 }
 
@@ -229,4 +241,28 @@ fn guest(spec: &Spec, what: &'static str) -> Guest {
 
 fn states(status: &PoolStatus) -> [(&'static str, u32); 3] {
     [("idle", status.idle), ("busy", status.busy), ("starting", status.starting)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::test_agent;
+
+    #[test]
+    fn what_a_forgotten_function_still_does_is_not_shown() {
+        let (metrics, function) = (Metrics::default(), test_agent::function());
+        let kinds = ["raised", "died"];
+        let before = metrics.function(&function.spec, &kinds);
+        before.failed("raised");
+        assert!(metrics.text().contains(r#"outcome="raised"} 1"#), "{}", metrics.text());
+        metrics.forget(&function.spec, &kinds);
+        before.failed("died");
+        assert!(!metrics.text().contains(r#"function="test""#), "{}", metrics.text());
+        // Nor does it count for another of its name.
+        let after = metrics.function(&function.spec, &kinds);
+        before.failed("died");
+        after.failed("raised");
+        assert_eq!((before.failures(), after.failures()), (3, 1));
+        assert!(metrics.text().contains(r#"outcome="died"} 0"#), "{}", metrics.text());
+    }
 }

@@ -9,13 +9,13 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
-use tempfile::TempDir;
 
 use crate::agent::{Agent, Runtimes};
 use crate::config::{Config, SnapshotProcess, agents_folder};
+use crate::folder::{self, Staged};
 use crate::function::spec::Defaults;
 use crate::function::store::{Limits, StoreError};
 use crate::function::{CodeError, CodeStore, Isolation, Spec, SpecError};
@@ -28,6 +28,9 @@ use crate::sync::{read, write};
 
 /// How often idle sandboxes are looked after.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// The most that the start of a sandbox may take: twice as long as loading code may, and more.
+const START_TIME: Duration = Duration::from_secs(90);
 
 /// A running Hydra.
 pub struct Service {
@@ -46,15 +49,15 @@ pub struct Service {
     functions: RwLock<HashMap<String, Arc<Registered>>>,
     metrics: Metrics,
     /// Temporary folders of sandboxes and the agents' socket; removed at the end.
-    _scratch: TempDir,
+    _scratch: Staged,
 }
 
 /// A function and its sandboxes.
 pub struct Registered {
     pool: Arc<Pool>,
-    metrics: FunctionMetrics,
+    metrics: Arc<FunctionMetrics>,
     registered: SystemTime,
-    failures: AtomicU64,
+    /// Those that were asked for.
     invocations: AtomicU64,
 }
 
@@ -166,8 +169,9 @@ impl Service {
         );
         let service = Arc::new(Service {
             settings: PoolSettings {
-                max_waiting: config.max_requests,
+                max_waiting: config.max_waiting(),
                 idle_time: config.idle_time,
+                start_time: START_TIME,
                 parallel_starts: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
             },
             defaults: Defaults {
@@ -220,9 +224,10 @@ impl Service {
         let mut functions = write(&self.functions);
         let registered = functions.remove(name).ok_or_else(|| ServiceError::Unknown(name.into()))?;
         self.metrics.set_functions(functions.len());
+        // While nobody can register another by this name, whose metrics these would be.
+        self.metrics.forget(registered.spec(), crate::http::KINDS);
         drop(functions);
         registered.pool.close();
-        self.metrics.forget(registered.spec(), crate::http::KINDS);
         tracing::info!(function = name, "deregistered");
         Ok(())
     }
@@ -248,8 +253,9 @@ impl Service {
     }
 
     /// The metrics as text, with what is measured only when somebody looks.
-    pub async fn metrics_text(&self) -> String {
-        for registered in self.all() {
+    pub fn metrics_text(&self) -> String {
+        // Under the lock, so that what was deregistered does not come back.
+        for registered in read(&self.functions).values() {
             self.metrics.set_sandboxes(registered.spec(), &registered.pool.status());
             if let Some(snapshots) = registered.pool.snapshots() {
                 self.metrics.set_guest(registered.spec(), &snapshots.status().guest);
@@ -257,7 +263,7 @@ impl Service {
         }
         self.metrics.set_resident("hydra", sandbox::resident(std::process::id()));
         for agent in Agent::ALL {
-            if let Some(bytes) = self.hosts.resident(agent).await {
+            if let Some(bytes) = self.hosts.resident(agent) {
                 self.metrics.set_resident(agent.name(), bytes);
             }
         }
@@ -281,19 +287,8 @@ impl Service {
         arguments: &[u8],
         fresh: bool,
     ) -> Result<Invocation, ServiceError> {
-        let begun = Instant::now();
         function.invocations.fetch_add(1, Ordering::Relaxed);
-        match function.pool.invoke(arguments, fresh).await {
-            Ok(invocation) => {
-                function.metrics.succeeded(&invocation, begun.elapsed());
-                Ok(invocation)
-            }
-            Err(error) => {
-                function.failures.fetch_add(1, Ordering::Relaxed);
-                self.metrics.failed(function.spec(), crate::http::kind_of(&error));
-                Err(error.into())
-            }
-        }
+        Ok(function.pool.invoke(arguments, fresh).await?)
     }
 
     fn find(&self, name: &str) -> Result<Arc<Registered>, ServiceError> {
@@ -319,22 +314,22 @@ impl Registered {
             sandboxes: self.pool.status(),
             snapshot: self.pool.snapshots().map(Snapshots::status),
             invocations: self.invocations.load(Ordering::Relaxed),
-            failures: self.failures.load(Ordering::Relaxed),
+            failures: self.metrics.failures(),
             registered: self.registered.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
         }
     }
 }
 
 /// A folder for temporary files that is gone when Hydra is; leftovers of one that was killed are removed.
-fn scratch_folder(app_dir: &Path) -> Result<TempDir, StartError> {
+fn scratch_folder(app_dir: &Path) -> Result<Staged, StartError> {
     let parent = app_dir.join("run");
-    let make = || {
-        // The store's lock says that no other Hydra uses this folder.
-        let _ = std::fs::remove_dir_all(&parent);
-        std::fs::create_dir_all(&parent)?;
-        tempfile::Builder::new().prefix("hydra-").tempdir_in(&parent)
-    };
-    make().map_err(|error| StartError::Folder { path: parent.clone(), error })
+    // The store's lock says that no other Hydra uses this folder.
+    if let Err(error) = folder::remove_tree(&parent) {
+        tracing::warn!(folder = %parent.display(), %error, "cannot remove what an earlier Hydra left");
+    }
+    std::fs::create_dir_all(&parent)
+        .and_then(|()| Staged::new(&parent))
+        .map_err(|error| StartError::Folder { path: parent, error })
 }
 
 async fn sweep(service: std::sync::Weak<Service>) {
@@ -343,9 +338,10 @@ async fn sweep(service: std::sync::Weak<Service>) {
     loop {
         ticks.tick().await;
         let Some(service) = service.upgrade() else { return };
-        service.vms.sweep();
+        let scarce = sandbox::is_scarce();
+        service.vms.sweep(scarce);
         for registered in service.all() {
-            registered.pool.sweep();
+            registered.pool.sweep(scarce);
         }
     }
 }

@@ -66,6 +66,17 @@ proptest! {
 }
 
 #[test]
+fn a_program_that_stops_itself_goes_on() {
+    let _alone = alone();
+    let mut direct = Direct::new(MEMORY, &[]).expect("a program");
+    let process = direct.call(libc::SYS_getpid as u64, [0; 6]).expect("a number");
+    for signal in [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU] {
+        let sent = direct.call(libc::SYS_kill as u64, [process, signal as u64, 0, 0, 0, 0]);
+        assert_eq!(sent, Some(0), "{signal}");
+    }
+}
+
+#[test]
 fn what_a_script_opens_is_closed_after_it() {
     let _alone = alone();
     limit_files();

@@ -151,6 +151,7 @@ guests! {
     mappings: "mappings.c" [];
     files: "files.c" [];
     tmpfs: "tmpfs.c" [];
+    locks: "locks.c" [];
     events: "events.c" [];
     pipes: "pipes.c" [];
     unix_sockets: "unix.c" [];
@@ -165,6 +166,10 @@ fn installed_programs_do_what_they_do_natively() {
         return;
     }
     let sha = "import hashlib; print(hashlib.sha256(bytes(10**6)).hexdigest())";
+    let database = "import fcntl, sqlite3, tempfile\nfor place in '/tmp', '/dev/shm':\n with tempfile.TemporaryDirectory(dir=place) as folder:\n\
+                     \x20 file = open(folder + '/lock', 'w'); fcntl.lockf(file, fcntl.LOCK_EX)\n\
+                     \x20 base = sqlite3.connect(folder + '/base'); base.execute('create table t (n)')\n\
+                     \x20 base.execute('insert into t values (7)'); base.commit(); print(*base.execute('select * from t'))";
     let table: &[(&str, &[&str])] = &[
         ("busybox", &["echo", "one", "two"]),
         ("busybox", &["ls", "-l", "/usr/share/zoneinfo/Europe"]),
@@ -190,6 +195,7 @@ fn installed_programs_do_what_they_do_natively() {
             "/usr/bin/python3.11",
             &["-c", "import json, re, sqlite3, asyncio, ssl; print(asyncio.run(asyncio.sleep(0.01, 5)))"],
         ),
+        ("/usr/bin/python3.11", &["-c", database]),
         ("/usr/bin/python3.11", &["-c", "import sys; sys.exit(77)"]),
         ("/usr/bin/python3.11", &["-c", "import os; os.abort()"]),
         ("/usr/bin/node", &["-e", "setTimeout(() => console.log([1, 2, 3].map(x => x * x)), 5)"]),
@@ -209,6 +215,28 @@ fn installed_programs_do_what_they_do_natively() {
             None => eprintln!("{program} skipped: it is not installed"),
         }
     }
+}
+
+#[test]
+fn there_is_no_need_for_memory_for_what_is_not_read() {
+    if !can_run("there_is_no_need_for_memory_for_what_is_not_read") {
+        return;
+    }
+    let Some(python) = installed("/usr/bin/python3.11") else {
+        return eprintln!("skipped: Python is not installed");
+    };
+    // Twice what there is; a large file in one piece; and as much as a stream holds.
+    let code = "import hashlib, os, socket, tempfile, threading\nmost = 1 << 29\n\
+                r, w = os.pipe(); os.write(w, b'x'); print(os.read(r, most))\n\
+                a, b = socket.socketpair(); a.send(b'y'); print(b.recv(most)); a.send(b'z'); print(os.read(b.fileno(), most))\n\
+                text = bytes(range(251)) * 25000\n\
+                with tempfile.TemporaryFile() as file:\n\
+                \x20file.write(text); file.flush(); fd = file.fileno()\n\
+                \x20print(hashlib.md5(os.pread(fd, most, 7)).hexdigest(), os.lseek(fd, 0, 0), os.read(fd, 3 << 20) == text[:3 << 20])\n\
+                \x20print(os.lseek(fd, 0, 1), os.read(fd, most) == text[3 << 20:], os.read(fd, most))\n\
+                threading.Thread(target=a.sendall, args=[text]).start()\n\
+                print(b.recv(len(text), socket.MSG_WAITALL) == text)";
+    same_with(&["--memory", "256"], "large reads", &python, &["-c", code]);
 }
 
 #[test]

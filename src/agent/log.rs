@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 /// Most bytes that one sandbox may print in [`PERIOD`].
 const BUDGET: usize = 1 << 20;
+/// What each line counts for besides its own bytes: about what the log adds to it.
+const LINE_COST: usize = 128;
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Longest line that is logged whole, in bytes; a longer one is cut.
@@ -55,14 +57,35 @@ impl LogSink {
             }
             (self.spent, self.dropped, self.since) = (0, 0, Instant::now());
         }
-        self.spent = self.spent.saturating_add(text.len());
-        if self.spent > BUDGET {
-            self.dropped = self.dropped.saturating_add(text.len());
-            return;
-        }
-        for line in text.lines() {
+        for line in text.split_inclusive('\n') {
+            self.spent = self.spent.saturating_add(LINE_COST + line.len());
+            if self.spent > BUDGET {
+                self.dropped = self.dropped.saturating_add(line.len());
+                continue;
+            }
+            let line = line.lines().next().unwrap_or_default();
             let line = &line[..line.floor_char_boundary(MAX_LINE)];
             tracing::info!(target: "function", function = self.source, stream = stream.name(), "{line}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_logged_is_bounded_in_bytes_and_in_lines() {
+        for line in ["", "a line of some length, as a program prints it when it has something to say"] {
+            let mut sink = LogSink::new("test");
+            // In the future: the period does not end, however slow the machine is.
+            sink.since = Instant::now() + Duration::from_secs(3600);
+            let text = format!("{line}\n");
+            let fit = BUDGET / (LINE_COST + text.len());
+            sink.write(Stream::Stdout, &text.repeat(fit));
+            assert_eq!(sink.dropped, 0);
+            sink.write(Stream::Stderr, &text.repeat(1000));
+            assert_eq!(sink.dropped, 1000 * text.len());
         }
     }
 }

@@ -24,14 +24,19 @@ pub struct Spawned {
     pub channel: UnixStream,
 }
 
-/// The environment that agents and functions see: none of Hydra's own.
+/// The environment that agents and functions see: none of Hydra's own but for the time zone.
 pub fn environment() -> Vec<(OsString, OsString)> {
     let mut environment: Vec<(OsString, OsString)> =
         [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("LANG", "C.UTF-8"), ("HOME", "/tmp")]
             .map(|(name, value)| (name.into(), value.into()))
             .into();
-    environment.extend(std::env::var_os("TZ").map(|zone| ("TZ".into(), zone)));
+    environment.extend(time_zone());
     environment
+}
+
+/// The variable with the time zone, where Hydra was given one.
+pub fn time_zone() -> Option<(OsString, OsString)> {
+    std::env::var_os("TZ").map(|zone| ("TZ".into(), zone))
 }
 
 /// Starts `runtime`'s agent. Must be called on a thread that lives as long as Hydra (a worker of the async runtime, not

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::store::shown;
+
 /// Longest name, in bytes.
 const MAX_NAME: usize = 128;
 /// Memory that a function may be given, in MiB.
@@ -109,6 +111,7 @@ pub struct Spec {
     /// Its name.
     pub name: String,
     /// Where its code is downloaded from.
+    #[serde(serialize_with = "without_user")]
     pub url: String,
     /// What is called in the code; none asks for the language's default.
     pub entry_point: Option<String>,
@@ -131,6 +134,16 @@ pub struct Spec {
 
 fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(duration.as_millis() as u64)
+}
+
+/// Others are not shown how its code is come by.
+fn without_user<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    match reqwest::Url::parse(url) {
+        Ok(parsed) if !parsed.username().is_empty() || parsed.password().is_some() => {
+            serializer.serialize_str(&shown(&parsed))
+        }
+        _ => serializer.serialize_str(url),
+    }
 }
 
 /// A parameter that is missing or wrong.
@@ -270,6 +283,13 @@ mod tests {
             (512, Duration::from_secs(60), 8, 0)
         );
         assert_eq!(spec.entry_point, None);
+    }
+
+    #[test]
+    fn user_and_password_of_the_url_are_not_shown() {
+        let spec = query(|q| q.url = Some("http://me:secret@localhost/f.py?v=1".into())).unwrap();
+        assert!(spec.url.contains("me:secret@"), "they are needed to download it");
+        assert_eq!(serde_json::to_value(&spec).unwrap()["url"], "http://localhost/f.py?v=1");
     }
 
     #[test]

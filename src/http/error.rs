@@ -49,17 +49,15 @@ impl ApiError {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", error)
     }
 
-    /// A body that could not be read, or has more than `limit` bytes.
-    pub fn from_body(error: &axum::Error, limit: usize) -> ApiError {
-        let mut cause = std::error::Error::source(error);
-        while let Some(error) = cause {
-            if error.is::<http_body_util::LengthLimitError>() {
-                let error = format!("the request's body is over this server's limit of {limit} bytes");
-                return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error);
-            }
-            cause = error.source();
-        }
+    /// A body that could not be read.
+    pub fn broken_body(error: &axum::Error) -> ApiError {
         ApiError::bad_request(format!("the request's body could not be read: {error}"))
+    }
+
+    /// A body of more than `limit` bytes.
+    pub fn large_body(limit: usize) -> ApiError {
+        let error = format!("the request's body is over this server's limit of {limit} bytes");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error)
     }
 
     /// A body that did not come in time.

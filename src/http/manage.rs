@@ -54,6 +54,6 @@ pub async fn describe(
 
 /// Metrics for Prometheus.
 pub async fn metrics(State(api): State<Api>) -> impl IntoResponse {
-    let text = api.service.metrics_text().await;
+    let text = api.service.metrics_text();
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
 }

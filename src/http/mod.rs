@@ -1,20 +1,21 @@
 //! The HTTP front end: the contract that the clients' scripts rely on, and limits on what a client may ask for.
 
+mod body;
 mod error;
+mod guard;
 mod invoke;
 mod manage;
+mod peer;
 mod server;
 
 pub use error::{KINDS, kind_of};
 pub use server::{ServeError, serve};
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Extension, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -22,74 +23,76 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Semaphore;
 
 use crate::service::Service;
+use body::Bodies;
 use error::ApiError;
+use guard::{Client, Guard};
 
 /// What every handler needs.
 #[derive(Clone)]
 struct Api {
     service: Arc<Service>,
+}
+
+/// What lets requests in.
+#[derive(Clone)]
+struct Door {
+    service: Arc<Service>,
+    guard: Arc<Guard>,
     /// One permit per request that may be served at a time.
     room: Arc<Semaphore>,
-    token: Option<Arc<str>>,
-    /// Most bytes of a body.
-    max_body: usize,
+    bodies: Arc<Bodies>,
 }
 
-/// How long a request's body may take to come.
-const BODY_TIME: Duration = Duration::from_secs(30);
-
-/// All routes. `max_requests` are served at a time; bodies may hold `max_body` bytes; with a `token` every request
-/// but `/healthz` must carry it.
-pub fn router(service: Arc<Service>, max_requests: usize, max_body: usize, token: Option<String>) -> Router {
-    let room = Arc::new(Semaphore::new(max_requests.min(Semaphore::MAX_PERMITS)));
-    let api = Api { service, room, token: token.map(Arc::from), max_body };
-    Router::new()
+/// All routes. `max_requests` invocations are served at a time, and as many requests of other kinds, so that functions that hang keep nobody from
+/// removing them; bodies may hold `max_body` bytes; `guard` says who is answered anything but `/healthz`.
+pub fn router(service: Arc<Service>, max_requests: usize, max_body: usize, guard: Arc<Guard>) -> Router {
+    let bodies = Arc::new(Bodies::new(max_body));
+    let behind_a_door = |routes: Router<Api>| {
+        let room = Arc::new(Semaphore::new(max_requests.min(Semaphore::MAX_PERMITS)));
+        let door = Door { service: service.clone(), guard: guard.clone(), room, bodies: bodies.clone() };
+        routes
+            .method_not_allowed_fallback(error::method_not_allowed)
+            // `admit` bounds bodies.
+            .layer(DefaultBodyLimit::disable())
+            .layer(middleware::from_fn_with_state(door, admit))
+    };
+    let manage = Router::new()
         .route("/register", get(manage::register).post(manage::register))
         .route("/deregister", post(manage::deregister))
-        .route("/warmup", post(invoke::warm_up))
-        .route("/stress", post(invoke::stress))
         .route("/functions", get(manage::list))
         .route("/functions/{name}", get(manage::describe))
-        .route("/metrics", get(manage::metrics))
-        .method_not_allowed_fallback(error::method_not_allowed)
+        .route("/metrics", get(manage::metrics));
+    let invoke = Router::new()
+        .route("/warmup", post(invoke::warm_up))
+        .route("/stress", post(invoke::stress))
         // The original's clients invoke at `/`, at `/test`, at anything.
-        .fallback(invoke::invoke)
-        // `admit` bounds bodies.
-        .layer(DefaultBodyLimit::disable())
-        .layer(middleware::from_fn_with_state(api.clone(), admit))
+        .fallback(invoke::invoke);
+    behind_a_door(manage)
+        .merge(behind_a_door(invoke))
         .route("/healthz", get(|| async { "ok\n" }))
-        .with_state(api)
+        .with_state(Api { service: service.clone() })
 }
 
-/// Lets a request in if it carries the token, there is room, and its body comes whole, small and soon enough.
-async fn admit(State(api): State<Api>, request: Request, next: Next) -> Response {
-    if let Some(token) = &api.token {
-        let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-        if !equal_in_constant_time(given.as_bytes(), token.as_bytes()) {
-            let mut refused = ApiError::new(
-                StatusCode::UNAUTHORIZED,
-                "unauthorized",
-                "the request needs the header 'Authorization: Bearer TOKEN' with this server's token",
-            )
-            .into_response();
-            refused
-                .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
-            return refused;
-        }
+/// Lets a request in if its client may ask, its body comes whole, small and soon enough, and there is room.
+async fn admit(
+    State(door): State<Door>,
+    Extension(client): Extension<Client>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if let Err(refused) = door.guard.check(client, request.headers()) {
+        return *refused;
     }
-    let Ok(_permit) = api.room.try_acquire() else {
+    let (parts, body) = request.into_parts();
+    let body = match door.bodies.read(body).await {
+        Ok(body) => body,
+        Err(error) => return error.into_response(),
+    };
+    let Ok(_permit) = door.room.try_acquire() else {
         return ApiError::busy("Hydra serves as many requests as it may; try again later").into_response();
     };
-    let (parts, body) = request.into_parts();
-    let body = match tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, api.max_body)).await {
-        Ok(Ok(body)) => Body::from(body),
-        Ok(Err(error)) => return ApiError::from_body(&error, api.max_body).into_response(),
-        Err(_) => return ApiError::slow_body(BODY_TIME).into_response(),
-    };
-    let _in_flight = InFlight::new(api.service.metrics().in_flight());
-    next.run(Request::from_parts(parts, body)).await
+    let _in_flight = InFlight::new(door.service.metrics().in_flight());
+    next.run(Request::from_parts(parts, Body::from(body.bytes.clone()))).await
 }
 
 /// Counts a request for as long as it is served, also when its client goes away.
@@ -106,9 +109,4 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.dec();
     }
-}
-
-/// Compares without telling by its time where the first difference is.
-fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }

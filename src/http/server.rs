@@ -1,18 +1,19 @@
 //! Listens, serves each connection within limits, and stops in order.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 
+use super::guard::Guard;
 use crate::config::Config;
 use crate::service::{Service, StartError};
 
@@ -24,8 +25,6 @@ const HEADER_TIME: Duration = Duration::from_secs(30);
 const MAX_CONNECTIONS: usize = 8192;
 /// Connections that may wait to be accepted: a burst of clients. The kernel has a limit of its own, 4096 by default.
 const BACKLOG: u32 = 4096;
-/// How long running invocations may take at the end, beyond their own timeouts' help.
-const STOP_TIME: Duration = Duration::from_secs(60);
 
 /// Why Hydra does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -51,18 +50,20 @@ pub enum ServeError {
     },
 }
 
-/// Serves until `stop` is ready; then running invocations end, and every child is gone when this returns.
+/// Serves until `stop` is ready; then running invocations end, and every child is gone when this returns. What is waited for
+/// then is given up when `stop` is ready again: first the invocations, then the children, which end with Hydra.
 ///
 /// # Errors
 /// [`ServeError`] when it cannot start.
-pub async fn serve(config: &Config, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+pub async fn serve(config: &Config, mut stop: impl AsyncFnMut()) -> Result<(), ServeError> {
     let token = read_token(config)?;
     let address = SocketAddr::new(config.bind, config.port);
     let listen_error = |error| ServeError::Listen { address, error };
     let listener = listen(address).map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
     let service = Service::start(config)?;
-    let router = super::router(service.clone(), config.max_requests, config.max_body, token);
+    let guard = Guard::new(token, address, config.network);
+    let router = super::router(service.clone(), config.max_requests, config.max_body, guard.clone());
     if !config.bind.is_loopback() && config.token_file.is_none() {
         tracing::warn!(%address, "whoever reaches this address can run code here: consider --token-file");
     }
@@ -75,11 +76,10 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()>) -> Result<()
         .pipeline_flush(true);
     let connections = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut stop = std::pin::pin!(stop);
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener, &room) => accepted,
-            () = &mut stop => break,
+            () = stop() => break,
         };
         let (stream, permit) = match accepted {
             Ok(accepted) => accepted,
@@ -91,8 +91,14 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()>) -> Result<()
             }
         };
         let _ = stream.set_nodelay(true);
-        let connection =
-            http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        let (client, routes) = (guard.client(&stream), TowerToHyperService::new(router.clone()));
+        let connection = http.serve_connection(
+            TokioIo::new(stream),
+            service_fn(move |mut request| {
+                request.extensions_mut().insert(client);
+                routes.call(request)
+            }),
+        );
         let connection = connections.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -103,11 +109,17 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()>) -> Result<()
     }
     tracing::info!("stopping: running invocations end first");
     drop(listener);
-    if tokio::time::timeout(STOP_TIME, connections.shutdown()).await.is_err() {
-        tracing::warn!("some invocations did not end in time and are given up");
+    tokio::select! {
+        () = connections.shutdown() => {}
+        () = tokio::time::sleep(config.stop_time) => {
+            tracing::warn!("some invocations did not end in time and are given up");
+        }
+        () = stop() => tracing::warn!("told to stop again: running invocations are given up"),
     }
-    service.stop().await;
-    tracing::info!("stopped");
+    tokio::select! {
+        () = service.stop() => tracing::info!("stopped"),
+        () = stop() => tracing::warn!("told to stop again: sandboxes that have not ended yet end with Hydra"),
+    }
     Ok(())
 }
 

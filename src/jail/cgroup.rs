@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// What the names of the jails' cgroups begin with, before the number of Hydra's process and one of the jail.
+const PREFIX: &str = "jail-";
+
 /// The cgroup in which those of the jails are made.
 #[derive(Debug)]
 pub struct Parent {
@@ -32,7 +35,7 @@ impl Parent {
     pub fn make(&self, processes: u32) -> io::Result<Cgroup> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let cgroup = Cgroup(self.path.join(format!("jail-{}-{number}", std::process::id())));
+        let cgroup = Cgroup(self.path.join(format!("{PREFIX}{}-{number}", std::process::id())));
         fs::create_dir(&cgroup.0)?;
         if self.pids {
             cgroup.set("pids.max", processes.into())?;
@@ -106,12 +109,25 @@ fn prepare() -> Result<Parent, String> {
     if !wanted.iter().all(|name| handed_on.iter().any(|other| other == name)) {
         hand_on(&path, &wanted)?;
     }
+    remove_left(&path);
     let parent = Parent { path, pids: wanted.contains(&"pids") };
     let trial =
         parent.make(16).map_err(|e| format!("a cgroup cannot be made in {}: {e}", parent.path.display()))?;
     let limited = trial.limit_memory(1 << 30);
     limited.map_err(|e| format!("memory cannot be bounded in {}: {e}", parent.path.display()))?;
     Ok(parent)
+}
+
+/// Removes what Hydras left that ended before their jails did. To be called before there is one of this process.
+fn remove_left(parent: &Path) {
+    let owner = |name: &str| name.strip_prefix(PREFIX)?.split_once('-')?.0.parse::<u32>().ok();
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let Some(owner) = entry.file_name().to_str().and_then(owner) else { continue };
+        if owner == std::process::id() || !Path::new("/proc").join(owner.to_string()).exists() {
+            // One that still holds processes stays.
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
 }
 
 /// Hands the controllers `names` on to the cgroups below `path`.
@@ -169,5 +185,19 @@ mod tests {
         assert_eq!(own("0::/../other\n", MOUNTS), None);
         assert_eq!(own("4:memory:/x\n", MOUNTS), None);
         assert_eq!(own("0::/\n", "22 27 0:21 / /proc rw - proc proc rw\n"), None);
+    }
+
+    #[test]
+    fn cgroups_of_hydras_that_have_ended_go() {
+        let parent = tempfile::tempdir().unwrap();
+        // More than the kernel numbers processes up to; there is always a first.
+        let gone = ["jail-4194305-0".to_owned(), format!("jail-{}-17", std::process::id())];
+        let kept = ["jail-1-0", "jail-4194305", "hydra"].map(str::to_owned);
+        for name in gone.iter().chain(&kept) {
+            fs::create_dir(parent.path().join(name)).unwrap();
+        }
+        remove_left(parent.path());
+        assert!(gone.iter().all(|name| !parent.path().join(name).exists()));
+        assert!(kept.iter().all(|name| parent.path().join(name).exists()));
     }
 }

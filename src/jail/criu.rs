@@ -50,7 +50,7 @@ pub(super) const RESTORE_LOG: &str = "restore.log";
 /// The folder of a dump in which the files below `/tmp` are.
 const TMP_COPY: &str = "tmp";
 /// How long CRIU may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What CRIU has to do with a jail.
 #[derive(Clone, Debug)]
@@ -102,7 +102,7 @@ pub async fn probe(scratch: &Path) -> Result<(), String> {
     FOUND.get_or_init(|| try_out(scratch)).await.clone()
 }
 
-/// What `criu --version` says; asked once.
+/// What `criu --version` says; asked once, which takes a while.
 pub fn version() -> Option<&'static str> {
     static VERSION: OnceLock<Option<String>> = OnceLock::new();
     let ask = || {
@@ -117,7 +117,7 @@ async fn try_out(scratch: &Path) -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("Hydra is not root".into());
     }
-    if version().is_none() {
+    if !tokio::task::spawn_blocking(|| version().is_some()).await.unwrap_or_default() {
         return Err("CRIU is not installed (package criu)".into());
     }
     for layer in [Layer::Mount, Layer::Pid, Layer::Proc] {
@@ -126,7 +126,9 @@ async fn try_out(scratch: &Path) -> Result<(), String> {
         }
     }
     // Leaves what it found out of the kernel for all that follow, whatever it thinks of it.
-    let _ = criu().arg("check").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let mut check = tokio::process::Command::from(criu());
+    check.arg("check").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let _ = tokio::time::timeout(PATIENCE, check.status()).await;
     let trial = async {
         let store = tempfile::tempdir_in(scratch)?;
         let [code, folder] = ["code", "dump"].map(|name| store.path().join(name));

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use caps::{CapSet, Capability};
+
 /// The user and group ID of an agent inside a user namespace. Not 0, so that executing a program gives no
 /// capabilities.
 pub const INSIDE: u32 = 1000;
@@ -22,9 +24,22 @@ pub fn unprivileged() -> Option<u32> {
     within(FIRST, COUNT, || NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// The same for the jails of one function, of those that are checkpointed: it is in the checkpoint.
+/// A host ID for what belongs to sandboxes and is made outside of jails; `None` if Hydra cannot give it away.
+pub fn sandbox_user() -> Option<u32> {
+    let may_give = caps::has_cap(None, CapSet::Effective, Capability::CAP_CHOWN).unwrap_or(false);
+    unprivileged().filter(|_| may_give)
+}
+
+/// As [`unprivileged`], for the jails of one function, of those that are checkpointed: it is in the checkpoint.
 pub fn kept(function: u64) -> Option<u32> {
     within(KEPT, KEPT_COUNT, || (function % u64::from(KEPT_COUNT)) as u32)
+}
+
+/// Whether a host ID is one that sandboxes have, and nobody else.
+pub fn is_sandbox_user(id: u32) -> bool {
+    (FIRST..FIRST + COUNT).contains(&id)
+        || (KEPT..KEPT + KEPT_COUNT).contains(&id)
+        || (id == NOBODY && unprivileged() == Some(NOBODY))
 }
 
 fn within(first: u32, count: u32, choose: impl FnOnce() -> u32) -> Option<u32> {
@@ -67,5 +82,13 @@ mod tests {
         assert!(!covers(rootless, FIRST, FIRST));
         assert!(!covers(rootless, 0, 1));
         assert!(!covers("", 0, 0));
+    }
+
+    #[test]
+    fn sandboxes_users_are_told_from_others() {
+        assert!([unprivileged(), kept(7)].into_iter().flatten().all(is_sandbox_user));
+        for other in [0, 1000, nix::unistd::geteuid().as_raw(), FIRST - 1, FIRST + COUNT, u32::MAX] {
+            assert!(!is_sandbox_user(other), "{other}");
+        }
     }
 }

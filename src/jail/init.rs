@@ -229,11 +229,12 @@ fn assign(plan: &Plan, root: Option<root::Root>, code: &Path, agent: Pid, data_l
     // As the agent's user: another's limits may be set with CAP_SYS_RESOURCE only.
     become_agents_user(plan)?;
     let limit = libc::rlimit { rlim_cur: data_limit, rlim_max: data_limit };
-    // SAFETY: `limit` lives across the call, and the old limit is not asked for.
-    if unsafe { libc::prlimit(agent.as_raw(), libc::RLIMIT_DATA, &raw const limit, std::ptr::null_mut()) }
-        != 0
-    {
-        return Err(io::Error::last_os_error());
+    // A file in memory is no private memory.
+    for resource in [libc::RLIMIT_DATA, libc::RLIMIT_FSIZE] {
+        // SAFETY: `limit` lives across the call, and the old limit is not asked for.
+        if unsafe { libc::prlimit(agent.as_raw(), resource, &raw const limit, std::ptr::null_mut()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
     }
     give_up()
 }

@@ -8,8 +8,9 @@ use super::planning::{plan, relative};
 use super::reaper::{self, Remains};
 use super::{Jail, JailError, Limits, init_program, process_tree, seccomp, view};
 use crate::messages::{self, set_nonblocking, watch};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::fstatfs;
+use nix::unistd::Pid;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -17,14 +18,20 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
+use tokio::sync::Semaphore;
+
+/// Most jails that are made at a time, whether anybody waits for them still or not.
+static PLACES: Semaphore = Semaphore::const_new(256);
 
 /// An agent in its jail. Dropping it kills the agent and everything in the jail.
 #[derive(Debug)]
 pub struct Jailed {
     control: AsyncFd<OwnedFd>,
+    patience: Duration,
     init: AsyncFd<OwnedFd>,
     pid: u32,
     channel: Option<OwnedFd>,
@@ -55,6 +62,18 @@ pub(super) async fn spawn(
     scratch: &Path,
     assigned: Option<(&Path, &Limits)>,
 ) -> Result<Jailed, JailError> {
+    let place = PLACES.acquire().await.map_err(io::Error::other)?;
+    let (jail, scratch) = (jail.clone(), scratch.to_owned());
+    let assigned = assigned.map(|(code, limits)| (code.to_owned(), *limits));
+    // Whoever wants the jail may give up at any time, also when there is an init that nobody knows of yet: a task of its own goes on.
+    let made = tokio::spawn(async move {
+        let _place = place;
+        make(&jail, &scratch, assigned.as_ref().map(|(code, limits)| (code.as_path(), limits))).await
+    });
+    made.await.map_err(io::Error::other)?
+}
+
+async fn make(jail: &Jail, scratch: &Path, assigned: Option<(&Path, &Limits)>) -> Result<Jailed, JailError> {
     let (mut plan, cgroup, host_tmp) = plan(jail, scratch)?;
     let mut folders = Vec::new();
     let mut work = None;
@@ -70,6 +89,7 @@ pub(super) async fn spawn(
     }
     let (ours, theirs) = messages::pair()?;
     set_nonblocking(&ours)?;
+    let control = watch(ours)?;
     let (channel, agents_channel) = if jail.has_messages {
         messages::pair()?
     } else {
@@ -78,6 +98,12 @@ pub(super) async fn spawn(
     };
     let (out, out_writer) = io::pipe()?;
     let (err, err_writer) = io::pipe()?;
+    let own = [agents_channel.as_raw_fd(), seccomp::filters()?.as_raw_fd()];
+    let descriptors: Vec<_> = folders.iter().map(AsRawFd::as_raw_fd).chain(own).collect();
+    let layers = plan.layers.clone();
+    let host_id = plan.host_id;
+    let code_store = plan.code_store.clone();
+    let channel_is_made_there = matches!(plan.criu, Some(CriuPlan::Dumpable));
     let start = |cause| JailError::Start { program: init_program().to_owned(), cause };
     let mut maker = Command::new(init_program());
     maker.arg("jail-init").env_clear().kill_on_drop(true);
@@ -85,28 +111,38 @@ pub(super) async fn spawn(
     let mut maker_process = maker.spawn().map_err(start)?;
     // Closes Hydra's copies of the init's descriptors.
     drop(maker);
-    let filters = seccomp::filters()?.as_raw_fd();
-    let own = [agents_channel.as_raw_fd(), filters];
-    let descriptors: Vec<_> = folders.iter().map(AsRawFd::as_raw_fd).chain(own).collect();
-    let layers = plan.layers.clone();
-    let host_id = plan.host_id;
-    let code_store = plan.code_store.clone();
-    messages::send(ours.as_fd(), &Request::Start(Box::new(plan)), &descriptors)?;
-    drop((agents_channel, folders));
-    let control = watch(ours)?;
-
-    let (pid, init) = match hear(&control).await? {
-        (Reply::Made { pid }, mut descriptors) => (pid, descriptors.pop().ok_or(JailError::Ended)?),
-        (Reply::Failed(reason), _) => {
-            // It must have left its cgroup before that can be removed.
-            maker_process.wait().await?;
-            return Err(JailError::Setup(reason));
+    let begun = async {
+        messages::send(control.get_ref().as_fd(), &Request::Start(Box::new(plan)), &descriptors)?;
+        drop((agents_channel, folders));
+        match hear(&control, jail.patience).await? {
+            (Reply::Made { pid }, descriptors) => Ok((pid, descriptors)),
+            (Reply::Failed(reason), _) => Err(JailError::Setup(reason)),
+            _ => Err(JailError::Ended),
         }
-        _ => return Err(JailError::Ended),
+    };
+    let (pid, descriptors) = match begun.await {
+        Ok(made) => made,
+        Err(error) => {
+            // It must have left its cgroup before that can be removed.
+            let _ = maker_process.kill().await;
+            reaper::bury(Remains { init: None, cgroup, tmp: host_tmp });
+            return Err(error);
+        }
+    };
+    let init = match descriptors.into_iter().next().ok_or_else(no_room).and_then(watch) {
+        Ok(init) => init,
+        Err(error) => {
+            // Nobody has waited for it, so its number is its own.
+            process_tree::kill_below(pid);
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+            reaper::bury(Remains { init: Some(pid), cgroup, tmp: host_tmp });
+            return Err(error.into());
+        }
     };
     let mut jailed = Jailed {
         control,
-        init: watch(init)?,
+        patience: jail.patience,
+        init,
         pid,
         channel: Some(channel),
         output: Some((out.into(), err.into())),
@@ -120,12 +156,15 @@ pub(super) async fn spawn(
         ended: None,
     };
     // The maker ends as soon as it has made the init.
-    maker_process.wait().await?;
-    match hear(&jailed.control).await? {
-        (Reply::Ready, mut descriptors) => {
-            jailed.tmp = descriptors.pop();
-            if let Some(channel) = descriptors.pop() {
-                jailed.channel = Some(channel);
+    in_time(jail.patience, async { Ok(maker_process.wait().await?) }).await?;
+    match hear(&jailed.control, jail.patience).await? {
+        (Reply::Ready, descriptors) => {
+            let mut descriptors = descriptors.into_iter();
+            if channel_is_made_there {
+                jailed.channel = Some(descriptors.next().ok_or_else(no_room)?);
+            }
+            if jailed.has_root {
+                jailed.tmp = Some(descriptors.next().ok_or_else(no_room)?);
             }
         }
         (Reply::Failed(reason), _) => {
@@ -165,7 +204,7 @@ impl Jailed {
         }
         let request = Request::Assign { code, data_limit: 2 * bytes + (1 << 30) };
         messages::send(self.control.get_ref().as_fd(), &request, &[])?;
-        match hear(&self.control).await? {
+        match hear(&self.control, self.patience).await? {
             (Reply::Assigned, _) if self.has_root => {
                 Ok(Assigned { code: view::CODE.into(), tmp: self.tmp().to_owned() })
             }
@@ -229,7 +268,7 @@ impl Jailed {
         }
         // A process's descriptor is readable once it has ended.
         let _ended = self.init.readable().await?;
-        let of_init = reaper::reap(self.init.get_ref())?;
+        let of_init = reaper::reap(self.pid)?;
         let mut status = of_init;
         while let Ok(Some((reply, _))) = messages::receive::<Reply>(self.control.get_ref().as_fd()) {
             if let Reply::Exited(of_agent) = reply {
@@ -251,6 +290,12 @@ impl Killer {
     /// Kills everything in the jail. Does not wait for its end.
     pub fn kill(&self) {
         kill_init(&self.init, self.tree);
+    }
+
+    /// One of no jail, for tests.
+    #[cfg(test)]
+    pub fn of_nothing() -> Killer {
+        Killer { init: File::open("/dev/null").expect("/dev/null").into(), tree: None }
     }
 }
 
@@ -278,22 +323,87 @@ fn kill_init(init: &OwnedFd, tree: Option<u32>) {
 impl Drop for Jailed {
     fn drop(&mut self) {
         self.kill();
-        // Without a copy of the descriptor (none to be had) the init stays a zombie until Hydra ends.
-        if let Ok(init) = self.init.get_ref().try_clone() {
-            reaper::bury(Remains { init, cgroup: self.cgroup.take(), tmp: self.host_tmp.take() });
-        }
+        let init = self.ended.is_none().then_some(self.pid);
+        reaper::bury(Remains { init, cgroup: self.cgroup.take(), tmp: self.host_tmp.take() });
     }
 }
 
+/// What it means that a message comes without its descriptors: the kernel leaves out what this process has no room for.
+fn no_room() -> io::Error {
+    io::Error::from_raw_os_error(libc::EMFILE)
+}
+
 /// The init's next message.
-async fn hear(control: &AsyncFd<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), JailError> {
-    loop {
-        let mut ready = control.readable().await?;
-        match ready.try_io(|socket| messages::receive(socket.get_ref().as_fd())) {
-            Ok(Ok(Some(message))) => return Ok(message),
-            Ok(Ok(None)) => return Err(JailError::Ended),
-            Ok(Err(error)) => return Err(error.into()),
-            Err(_not_yet) => {}
+async fn hear(control: &AsyncFd<OwnedFd>, patience: Duration) -> Result<(Reply, Vec<OwnedFd>), JailError> {
+    in_time(patience, async {
+        loop {
+            let mut ready = control.readable().await?;
+            match ready.try_io(|socket| messages::receive(socket.get_ref().as_fd())) {
+                Ok(Ok(Some(message))) => return Ok(message),
+                Ok(Ok(None)) => return Err(JailError::Ended),
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_not_yet) => {}
+            }
+        }
+    })
+    .await
+}
+
+async fn in_time<T>(
+    patience: Duration,
+    answer: impl Future<Output = Result<T, JailError>>,
+) -> Result<T, JailError> {
+    tokio::time::timeout(patience, answer).await.unwrap_or(Err(JailError::Late))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Network, use_init_program};
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// Makes an init's sibling, as the maker does, and says its number without a descriptor of it.
+    const ALONE: &str = r#"#!/usr/bin/python3
+import ctypes, json, os, signal, socket
+number = ctypes.CDLL(None).syscall(56, 0x8000 | signal.SIGCHLD, 0, 0, 0, 0)
+while number == 0:
+    signal.pause()
+with open(os.path.join(os.path.dirname(__file__), "number"), "w") as file:
+    file.write(str(number))
+socket.socket(fileno=0).send(json.dumps({"Made": {"pid": number}}).encode())
+"#;
+
+    #[tokio::test]
+    async fn starts_that_fail_leave_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let [store, scratch] = ["store", "scratch"].map(|name| dir.path().canonicalize().unwrap().join(name));
+        for folder in [&store, &scratch] {
+            std::fs::create_dir(folder).unwrap();
+        }
+        let program = dir.path().join("init");
+        let become_init = |script: &str| {
+            std::fs::write(&program, script).unwrap();
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        // It does not say either which layers there are, so that there are none.
+        become_init("#!/bin/sh\n[ \"$2\" = --probe ] && exit 1\nexec sleep 1000\n");
+        use_init_program(&program);
+        let mut jail = Jail::new("/bin/true", store);
+        jail.network = Network::Host;
+        let usual = std::mem::replace(&mut jail.patience, Duration::from_millis(50));
+        assert!(matches!(jail.spawn(&scratch).await, Err(JailError::Late)));
+
+        // The kernel leaves out descriptors for which Hydra has no room.
+        jail.patience = usual;
+        become_init(ALONE);
+        let error = jail.spawn(&scratch).await.unwrap_err();
+        let JailError::Io(cause) = error else { panic!("{error}") };
+        assert_eq!(cause.raw_os_error(), Some(libc::EMFILE));
+        let number = std::fs::read_to_string(dir.path().join("number")).unwrap();
+        let left =
+            || Path::new("/proc").join(&number).exists() || std::fs::read_dir(&scratch).unwrap().count() > 0;
+        while left() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }

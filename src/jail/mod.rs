@@ -25,7 +25,7 @@ mod seccomp;
 pub mod view;
 
 pub use criu::Criu;
-pub use identity::{INSIDE, unprivileged};
+pub use identity::{INSIDE, is_sandbox_user, sandbox_user, unprivileged};
 pub use init::init_main;
 pub use jailed::{Assigned, Jailed, Killer};
 pub use layers::{Finding, Layer, Layers, probe, report};
@@ -34,6 +34,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// A jail and the agent to start in it.
 #[derive(Clone, Debug)]
@@ -57,6 +58,8 @@ pub struct Jail {
     pub processes: u32,
     /// Most open descriptors of one process.
     pub open_files: u32,
+    /// How long its init may take each time until it answers; CRIU's work is in that.
+    pub patience: Duration,
     /// Whether its channel keeps [messages](crate::messages) apart, rather than being a stream.
     pub has_messages: bool,
     /// Whether it is to be checkpointed, or comes from a checkpoint.
@@ -116,6 +119,9 @@ pub enum JailError {
     /// The jail ended while Hydra spoke with its init.
     #[error("the jail ended before it answered")]
     Ended,
+    /// The init is there, and says nothing.
+    #[error("the jail's init did not answer in time")]
+    Late,
     /// Talking to the init failed.
     #[error("cannot talk to the jail's init: {0}")]
     Io(#[from] io::Error),
@@ -134,7 +140,7 @@ fn init_program() -> &'static Path {
 }
 
 impl Jail {
-    /// A jail for `program` with no network, 64 MiB of `/tmp`, 512 processes and threads, 4096 open files.
+    /// A jail for `program` with no network, 64 MiB of `/tmp`, 512 processes and threads, 4096 open files; a minute of patience.
     pub fn new(program: impl Into<PathBuf>, code_store: impl Into<PathBuf>) -> Jail {
         Jail {
             program: program.into(),
@@ -146,6 +152,7 @@ impl Jail {
             tmp_mib: 64,
             processes: 512,
             open_files: 4096,
+            patience: criu::PATIENCE,
             has_messages: false,
             criu: None,
             without: Vec::new(),

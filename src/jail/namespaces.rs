@@ -58,10 +58,10 @@ pub fn make(
         pid => {
             // SAFETY: CLONE_PIDFD made this descriptor (close-on-exec) for this call.
             let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+            announce(pid as u32, descriptor.as_fd())?;
             if flags.contains(CloneFlags::CLONE_NEWUSER) {
                 map(pid, host_id)?;
             }
-            announce(pid as u32, descriptor.as_fd())?;
             opener.write_all(&[1])?;
             Ok(Side::Parent { pid: pid as u32 })
         }

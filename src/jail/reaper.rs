@@ -2,7 +2,6 @@
 
 use super::cgroup::Cgroup;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
@@ -10,8 +9,8 @@ use tempfile::TempDir;
 
 /// What is left of a jail whose init was killed or has ended.
 pub struct Remains {
-    /// The init, a child of this process.
-    pub init: OwnedFd,
+    /// The number of the init, a child of this process; none where there is nobody to wait for.
+    pub init: Option<u32>,
     /// Its cgroup.
     pub cgroup: Option<Cgroup>,
     /// Its temporary directory on the host.
@@ -34,7 +33,7 @@ pub fn bury(remains: Remains) {
 }
 
 fn lay_down(remains: Remains) {
-    if let Err(error) = reap(&remains.init)
+    if let Some(Err(error)) = remains.init.map(reap)
         && error.raw_os_error() != Some(libc::ECHILD)
     {
         tracing::warn!(%error, "cannot wait for the init of a jail");
@@ -52,28 +51,22 @@ fn lay_down(remains: Remains) {
             tracing::warn!(cgroup = %cgroup.path().display(), "cannot remove the cgroup of a jail");
         }
     }
-    if let Some(Err(error)) = remains.tmp.map(TempDir::close) {
+    if let Some(Err(error)) = remains.tmp.map(|tmp| crate::folder::remove_tree(&tmp.keep())) {
         tracing::warn!(%error, "cannot remove the temporary directory of a jail");
     }
 }
 
 /// Waits for the process `init`, a child of this process, and returns its wait status. The process is gone then.
-pub fn reap(init: &OwnedFd) -> io::Result<i32> {
+pub fn reap(init: u32) -> io::Result<i32> {
+    let mut status = 0;
     loop {
-        // SAFETY: `siginfo_t` is plain data, for which all zeroes is a value.
-        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        let id = init.as_raw_fd() as libc::id_t;
-        // SAFETY: `info` lives across the call.
-        if unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, libc::WEXITED) } != 0 {
-            let error = io::Error::last_os_error();
-            if error.kind() == io::ErrorKind::Interrupted {
-                continue;
-            }
+        // SAFETY: `status` lives across the call.
+        if unsafe { libc::waitpid(init.cast_signed(), &raw mut status, 0) } >= 0 {
+            return Ok(status);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
         }
-        // SAFETY: waitid filled in the fields of a child.
-        let status = unsafe { info.si_status() };
-        // As in wait(2): an exit code in the second byte, a signal in the first.
-        return Ok(if info.si_code == libc::CLD_EXITED { status << 8 } else { status });
     }
 }

@@ -6,6 +6,7 @@ use super::context::{Args, Ctx};
 use super::errno::{Errno, SysResult};
 use super::file::{File, Kind};
 use super::kernel::Kernel;
+use super::lock::PROCESS;
 
 /// Most descriptors that a program can ask for.
 pub const MOST: usize = 131_072;
@@ -129,6 +130,7 @@ impl Kernel {
     pub fn release(&self, closed: impl IntoIterator<Item = Descriptor>) {
         let mut sockets = false;
         for descriptor in closed {
+            self.release_locks(&descriptor.file, PROCESS);
             sockets |= matches!(descriptor.file.kind, Kind::Unix(_));
         }
         // Once: it looks at all sockets.
@@ -248,7 +250,7 @@ pub fn fcntl(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         | libc::F_SETLKW
         | libc::F_OFD_GETLK
         | libc::F_OFD_SETLK
-        | libc::F_OFD_SETLKW) => super::lock::record_lock(ctx, &file, command, value),
+        | libc::F_OFD_SETLKW) => super::lock::record_lock(ctx, fd, &file, command, value),
         libc::F_GETPIPE_SZ => match &file.kind {
             Kind::Pipe(pipe) => Ok(pipe.capacity() as u64),
             _ => Err(Errno::EBADF),

@@ -65,6 +65,11 @@ impl Direct {
         Ok(Direct { kernel, thread, state: Record(state) })
     }
 
+    #[cfg(test)]
+    pub(super) fn kernel(&self) -> &Arc<Kernel> {
+        &self.kernel
+    }
+
     /// Makes a system call. One that would wait is interrupted. What it returns is what the program would find in `rax`; `None`
     /// if the program has ended.
     pub fn call(&mut self, number: u64, args: [u64; 6]) -> Option<u64> {

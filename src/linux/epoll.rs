@@ -1,6 +1,8 @@
 //! `epoll`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use serde::{Deserialize, Serialize};
@@ -27,10 +29,22 @@ const MOST_ITEMS: usize = super::descriptor::MOST;
 /// Host memory that is held for one, in bytes: the item, and the file's record, which stays for it when the file is closed.
 const ITEM: usize = 112 + size_of::<File>();
 
+/// Descriptor and file of an item.
+type Key = (i32, FileId);
+/// Before every item.
+const START: Key = (-1, 0);
+
 /// A set of files with the events that are wanted of each.
-#[derive(Default)]
 pub struct Epoll {
-    items: Mutex<BTreeMap<(i32, FileId), Item>>,
+    items: Mutex<BTreeMap<Key, Item>>,
+    /// The item that was reported last where not all could be: the next report begins after it.
+    last: Mutex<Key>,
+}
+
+impl Default for Epoll {
+    fn default() -> Epoll {
+        Epoll { items: Mutex::default(), last: Mutex::new(START) }
+    }
 }
 
 #[derive(Clone)]
@@ -38,32 +52,63 @@ struct Item {
     file: Weak<File>,
     events: u32,
     data: u64,
-    /// [`File::changes`] when the item was reported last; edge-triggered ones wait for the next.
+    /// [`Look::edge`] when the item was reported last; edge-triggered ones wait for another.
     reported: Option<u64>,
     /// A one-shot item that was reported.
     disarmed: bool,
 }
 
+/// One look at sets, which may be in each other: what was found out of those below is kept.
+#[derive(Default)]
+struct Look {
+    due: HashMap<FileId, bool>,
+    edges: HashMap<FileId, u64>,
+}
+
+impl Look {
+    /// A number that is another after every change of the file's readiness, looking at most `depth` sets down.
+    fn edge(&mut self, kernel: &Kernel, file: &File, depth: u32) -> u64 {
+        match &file.kind {
+            Kind::Timer(timer) => file.changes().wrapping_add(timer.expirations(kernel)),
+            Kind::Epoll(inner) if depth > 0 => {
+                if let Some(edge) = self.edges.get(&file.id) {
+                    return *edge;
+                }
+                // The same in every run: a checkpoint keeps it.
+                let mut hasher = DefaultHasher::new();
+                file.changes().hash(&mut hasher);
+                for below in inner.files() {
+                    (below.id, self.edge(kernel, &below, depth - 1)).hash(&mut hasher);
+                }
+                *self.edges.entry(file.id).or_insert(hasher.finish())
+            }
+            _ => file.changes(),
+        }
+    }
+}
+
 impl Item {
-    /// The events to report now.
-    fn due(&self, kernel: &Kernel, file: &File, depth: u32, known: &mut HashMap<FileId, bool>) -> u32 {
-        if self.disarmed || (self.events & EDGE != 0 && self.reported == Some(file.changes())) {
-            return 0;
+    /// The events to report now, and the edge to report them with.
+    fn due(&self, kernel: &Kernel, file: &File, depth: u32, look: &mut Look) -> (u32, Option<u64>) {
+        // Before the readiness is looked at: a change in between is seen once more.
+        let edge = (self.events & EDGE != 0).then(|| look.edge(kernel, file, depth));
+        if self.disarmed || (edge.is_some() && self.reported == edge) {
+            return (0, edge);
         }
         let wanted = Ready::from_bits_truncate(self.events) | Ready::ERR | Ready::HUP;
         let ready = match &file.kind {
             Kind::Epoll(_) if depth == 0 => Ready::empty(),
             Kind::Epoll(inner) => {
-                let due = match known.get(&file.id) {
+                let due = match look.due.get(&file.id) {
                     Some(due) => *due,
-                    None => inner.is_due(kernel, depth - 1, known),
+                    None => inner.is_due(kernel, depth - 1, look),
                 };
-                known.insert(file.id, due);
+                look.due.insert(file.id, due);
                 if due { Ready::IN | Ready::RDNORM } else { Ready::empty() }
             }
             _ => file.object().ready(kernel),
         };
-        (ready & wanted).bits()
+        ((ready & wanted).bits(), edge)
     }
 }
 
@@ -116,34 +161,43 @@ impl Epoll {
         self.lock().values().filter_map(|item| item.file.upgrade()).collect()
     }
 
-    /// Takes up to `most` events that are due.
+    /// Takes up to `most` events that are due. Where there are more, the next call goes on after those.
     fn collect(&self, kernel: &Kernel, most: usize) -> Vec<(u32, u64)> {
         let mut items = self.lock();
+        let mut last = lock(&self.last);
         let mut events = Vec::new();
         let mut gone = Vec::new();
-        let mut reported = Vec::new();
-        let mut known = HashMap::new();
-        for (key, item) in items.iter_mut() {
-            let Some(file) = item.file.upgrade() else {
-                gone.push(*key);
-                continue;
-            };
-            let changes = file.changes();
-            let due = item.due(kernel, &file, DEEPEST, &mut known);
-            if due != 0 && events.len() < most {
-                events.push((due, item.data));
-                item.reported = Some(changes);
-                item.disarmed = item.events & ONESHOT != 0;
-                reported.push(file);
+        let mut seen = Vec::new();
+        let mut look = Look::default();
+        let from = std::mem::replace(&mut *last, START);
+        'full: for part in
+            [(Bound::Excluded(from), Bound::Unbounded), (Bound::Unbounded, Bound::Included(from))]
+        {
+            for (key, item) in items.range_mut(part) {
+                let Some(file) = item.file.upgrade() else {
+                    gone.push(*key);
+                    continue;
+                };
+                let (due, edge) = item.due(kernel, &file, DEEPEST, &mut look);
+                if due != 0 {
+                    events.push((due, item.data));
+                    item.reported = edge;
+                    item.disarmed = item.events & ONESHOT != 0;
+                }
+                seen.push(file);
+                if events.len() == most {
+                    *last = *key;
+                    break 'full;
+                }
             }
         }
         for key in &gone {
             items.remove(key);
         }
-        drop(items);
+        drop((items, last));
         kernel.budget.give(gone.len() * ITEM);
-        // Files are released without the lock: the last of a pipe end tells its peer.
-        drop(reported);
+        // Files are released without the locks: the last of a pipe end tells its peer.
+        drop(seen);
         events
     }
 
@@ -195,11 +249,11 @@ impl Epoll {
     }
 
     /// Whether an event is due, looking at most `depth` levels down and at each set once.
-    fn is_due(&self, kernel: &Kernel, depth: u32, known: &mut HashMap<FileId, bool>) -> bool {
+    fn is_due(&self, kernel: &Kernel, depth: u32, look: &mut Look) -> bool {
         // The files outlive the lock: the last of a pipe end tells its peer when it goes.
         let items: Vec<_> =
             self.lock().values().filter_map(|item| Some((item.file.upgrade()?, item.clone()))).collect();
-        items.iter().any(|(file, item)| item.due(kernel, file, depth, known) != 0)
+        items.iter().any(|(file, item)| item.due(kernel, file, depth, look).0 != 0)
     }
 }
 
@@ -208,7 +262,7 @@ static NESTING: Mutex<()> = Mutex::new(());
 
 impl Object for Epoll {
     fn ready(&self, kernel: &Kernel) -> Ready {
-        let due = self.is_due(kernel, DEEPEST, &mut HashMap::new());
+        let due = self.is_due(kernel, DEEPEST, &mut Look::default());
         if due { Ready::IN | Ready::RDNORM } else { Ready::empty() }
     }
 
@@ -272,7 +326,7 @@ pub fn ctl(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let mut nesting = None;
     match &file.kind {
         Kind::Host(host) if !host.is_stream() => return Err(Errno::EPERM),
-        Kind::Directory(_) | Kind::Text(_) => return Err(Errno::EPERM),
+        Kind::Tmpfs(_) | Kind::Directory(_) | Kind::Text(_) => return Err(Errno::EPERM),
         Kind::Epoll(inner) if operation == libc::EPOLL_CTL_ADD => {
             nesting = Some(lock(&NESTING));
             let (depth, circle) = inner.survey(set.id);

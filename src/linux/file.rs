@@ -280,6 +280,7 @@ impl Drop for File {
         if let Some(kernel) = self.kernel.upgrade() {
             kernel.budget.give(path_cost(&self.path));
             kernel.reactor.forget(self.id);
+            kernel.release_locks(self, self.id);
             if let Kind::Timer(timer) = &self.kind {
                 timer.disarm(&kernel, self);
             }

@@ -10,30 +10,83 @@ use super::directory::Directory;
 use super::errno::{Errno, SysResult};
 use super::file::{File, Kind};
 use super::kernel::Kernel;
+use super::net::Direction;
 use super::user::MAX_TRANSFER;
 use crate::vmm::Access;
 
-/// Makes attempts until one does not say `EAGAIN`, unless the file is non-blocking.
+/// Makes attempts until one does not say `EAGAIN`, unless the file is non-blocking, or a socket that has waited for as long as it is to.
 pub fn until_ready(
     ctx: &mut Ctx<'_>,
     file: &Arc<File>,
+    direction: Direction,
     attempt: impl FnOnce(&mut Ctx<'_>) -> SysResult,
 ) -> SysResult {
     match attempt(ctx) {
-        Err(Errno::EAGAIN) if !file.is_nonblocking() => {
-            Err(ctx.wait_for(std::slice::from_ref(file), None, OnSignal::Restart))
-        }
+        Err(Errno::EAGAIN) if !file.is_nonblocking() => Err(wait_until_ready(ctx, file, direction)),
         outcome => outcome,
+    }
+}
+
+/// Waits for a file; `EAGAIN` when the time is over that a socket waits.
+#[must_use]
+pub fn wait_until_ready(ctx: &mut Ctx<'_>, file: &Arc<File>, direction: Direction) -> Errno {
+    let deadline = file.timeout(ctx.kernel, direction).map(|timeout| ctx.deadline(timeout));
+    if ctx.is_past(deadline) {
+        return Errno::EAGAIN;
+    }
+    // With a timeout Linux does not begin the call again.
+    let on_signal = if deadline.is_some() { OnSignal::Interrupt } else { OnSignal::Restart };
+    ctx.wait_for(std::slice::from_ref(file), deadline, on_signal)
+}
+
+/// Bytes of what is read to that are brought in at a time. No packet is larger.
+pub const WINDOW: usize = 1 << 20;
+
+/// The next window of the parts, after `done` bytes.
+pub fn window(parts: &[(u64, usize)], done: usize) -> Vec<(u64, usize)> {
+    let (mut before, mut room) = (done, WINDOW);
+    let cut = |(address, len): &(u64, usize)| {
+        let skipped = before.min(*len);
+        let taken = room.min(len - skipped);
+        (before, room) = (before - skipped, room - taken);
+        (address.wrapping_add(skipped as u64), taken)
+    };
+    parts.iter().map(cut).collect()
+}
+
+/// Fills the parts a window at a time, as long as `read` fills each: as on Linux, a program needs no memory for what it has room for and does not
+/// get. `read` is told how much came before.
+fn fill(
+    kernel: &Kernel,
+    parts: &[(u64, usize)],
+    mut read: impl FnMut(&[VolatileSlice<'_>], usize) -> Result<usize, Errno>,
+) -> SysResult {
+    let total: usize = parts.iter().map(|(_, len)| len).sum();
+    let mut done = 0;
+    loop {
+        let slices = kernel.user_vector(&window(parts, done), Access::WRITE);
+        match slices.and_then(|slices| read(&slices, done)) {
+            Ok(n) => {
+                done += n;
+                if n < WINDOW || done >= total {
+                    return Ok(done as u64);
+                }
+            }
+            Err(_) if done > 0 => return Ok(done as u64),
+            Err(error) => return Err(error),
+        }
     }
 }
 
 fn read_parts(ctx: &mut Ctx<'_>, fd: i32, parts: &[(u64, usize)]) -> SysResult {
     let file = ctx.kernel.file(fd)?;
     file.check_readable()?;
-    let kernel = ctx.kernel;
-    let slices = kernel.user_vector(parts, Access::WRITE)?;
-    before_read(kernel, &file, None, &slices);
-    until_ready(ctx, &file, |ctx| Ok(file.object().read(ctx.kernel, &file, &slices)? as u64))
+    until_ready(ctx, &file, Direction::Receive, |ctx| {
+        fill(ctx.kernel, parts, |slices, _| {
+            before_read(ctx.kernel, &file, None, slices);
+            file.object().read(ctx.kernel, &file, slices)
+        })
+    })
 }
 
 fn write_parts(ctx: &mut Ctx<'_>, fd: i32, parts: &[(u64, usize)]) -> SysResult {
@@ -59,10 +112,10 @@ fn write_parts(ctx: &mut Ctx<'_>, fd: i32, parts: &[(u64, usize)]) -> SysResult 
     if done as usize >= total || file.is_nonblocking() || !waits_for_room(&file) {
         return Ok(done);
     }
-    match ctx.wait_for(std::slice::from_ref(&file), None, OnSignal::Restart) {
+    match wait_until_ready(ctx, &file, Direction::Send) {
         Errno::BLOCKED => Err(Errno::BLOCKED),
         _ if done > 0 => Ok(done),
-        interrupted => Err(interrupted),
+        given_up => Err(given_up),
     }
 }
 
@@ -132,16 +185,22 @@ fn offset(args: Args, i: usize) -> Result<u64, Errno> {
 fn read_at(ctx: &Ctx<'_>, fd: i32, parts: &[(u64, usize)], offset: u64) -> SysResult {
     let file = ctx.kernel.file(fd)?;
     file.check_readable()?;
-    let slices = ctx.kernel.user_vector(parts, Access::WRITE)?;
-    before_read(ctx.kernel, &file, Some(offset), &slices);
-    Ok(file.object().read_at(&slices, offset)? as u64)
+    fill(ctx.kernel, parts, |slices, done| {
+        let offset = offset.checked_add(done as u64).ok_or(Errno::EOVERFLOW)?;
+        before_read(ctx.kernel, &file, Some(offset), slices);
+        file.object().read_at(slices, offset)
+    })
 }
 
 fn write_at(ctx: &Ctx<'_>, fd: i32, parts: &[(u64, usize)], offset: u64) -> SysResult {
     let file = ctx.kernel.file(fd)?;
     file.check_writable()?;
     let slices = ctx.kernel.user_vector(parts, Access::READ)?;
-    let wrote = file.object().write_at(&slices, offset);
+    let wrote = match &file.kind {
+        // As on Linux, for all that the program says.
+        Kind::Tmpfs(open) if file.flags() & libc::O_APPEND as u32 != 0 => open.append(&slices),
+        _ => file.object().write_at(&slices, offset),
+    };
     after_write(ctx.kernel, &file, Some(offset), &wrote);
     Ok(wrote? as u64)
 }
@@ -219,7 +278,7 @@ pub fn sendfile(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
             }
             Err(_) if done > 0 => break,
             Err(Errno::EAGAIN) if !to.is_nonblocking() => {
-                return Err(ctx.wait_for(std::slice::from_ref(&to), None, OnSignal::Restart));
+                return Err(wait_until_ready(ctx, &to, Direction::Send));
             }
             Err(error) => return Err(error),
         }
@@ -331,5 +390,21 @@ pub fn fadvise(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         (Kind::Pipe(_) | Kind::Socket(_) | Kind::Unix(_) | Kind::Stream(_), _) => Err(Errno::ESPIPE),
         (_, 0..=5) => Ok(0),
         _ => Err(Errno::EINVAL),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_follow_each_other_to_the_end() {
+        let parts = [(10, 5), (100, 0), (1000, 2 * WINDOW)];
+        assert_eq!(window(&parts, 0), [(10, 5), (100, 0), (1000, WINDOW - 5)]);
+        assert_eq!(window(&parts, 3), [(13, 2), (100, 0), (1000, WINDOW - 2)]);
+        let second = 1000 + WINDOW as u64 - 5;
+        assert_eq!(window(&parts, WINDOW), [(15, 0), (100, 0), (second, WINDOW)]);
+        assert_eq!(window(&parts, 2 * WINDOW)[2], (second + WINDOW as u64, 5));
+        assert_eq!(window(&parts, 3 * WINDOW)[2].1, 0);
     }
 }

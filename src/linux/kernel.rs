@@ -16,6 +16,7 @@ use super::errno::Errno;
 use super::host_fd::HostFds;
 use super::identity::Identity;
 use super::limits::Limits;
+use super::lock::Locks;
 use super::mm::AddressSpace;
 use super::namespace::Namespace;
 use super::net::{Network, Policy};
@@ -61,6 +62,8 @@ pub struct Kernel {
     pub reactor: Reactor,
     /// Clocks.
     pub clock: Clock,
+    /// At which count of the time stamp counter the vDSO's are to be put right.
+    pub(super) clocks_due: AtomicU64,
     /// The composed root.
     pub namespace: Namespace,
     /// Whom the program believes to run as.
@@ -75,6 +78,8 @@ pub struct Kernel {
     pub host_fds: Arc<HostFds>,
     /// With whose rights it uses the host.
     pub rights: Rights,
+    /// Its locks on files.
+    pub(super) locks: Locks,
     /// Processors that it sees.
     pub cpus: usize,
     /// Prints system calls.
@@ -140,6 +145,7 @@ impl Kernel {
             sched: parts.sched,
             reactor,
             clock: parts.clock,
+            clocks_due: AtomicU64::new(0),
             namespace: parts.namespace,
             identity: parts.identity,
             program: parts.program,
@@ -147,6 +153,7 @@ impl Kernel {
             budget,
             host_fds,
             rights: parts.rights,
+            locks: Locks::default(),
             cpus: parts.cpus,
             trace: parts.trace.then_some(Trace),
             counters: parts.counters,

@@ -13,7 +13,7 @@
 //! | threads | `thread.rs` the record, `sched/` who runs where, `worker.rs` the loop around a vCPU, `exitless/` calls that do not leave it, `call_sites.rs` calls that need no `syscall`, `reactor.rs` events from outside, `futex.rs`, `thread_calls.rs`, `membarrier.rs` |
 //! | memory | `mm/`, `user.rs` guest addresses to host slices |
 //! | signals | `signal/`, `timer.rs` |
-//! | files | `file.rs` the trait, `descriptor.rs`, `io.rs`, `host_file.rs`, `host_fd.rs` how many there may be, `shared_files.rs`, `directory.rs`, `listing.rs`, `text.rs`, `memfd.rs`, `lock.rs`, `ioctl.rs`, `tmpfs/` the file system in guest RAM |
+//! | files | `file.rs` the trait, `descriptor.rs`, `io.rs`, `host_file.rs`, `host_fd.rs` how many there may be, `shared_files.rs`, `directory.rs`, `listing.rs`, `text.rs`, `memfd.rs`, `lock/`, `ioctl.rs`, `tmpfs/` the file system in guest RAM |
 //! | paths | `namespace/` the composed root and the walk, `open.rs`, `path_calls.rs`, `stat.rs`, `attributes.rs`, `proc.rs` |
 //! | objects | `pipe.rs`, `eventfd.rs`, `timerfd.rs`, `epoll.rs`, `poll.rs` |
 //! | network | `net/` |
@@ -42,7 +42,7 @@
 //!
 //! # Locks
 //! Taken in this order, never the other way: descriptor table; a file's own, and that of all Unix sockets; timers; scheduler (which covers futexes, signals and alarms); address
-//! space; and the places of calls, with which none is taken. No lock is held over a host call that may wait. A file is never dropped under a lock: the end of a pipe tells its peer.
+//! space; and the places of calls and the locks on files, with which none is taken. No lock is held over a host call that may wait. A file is never dropped under a lock: the end of a pipe tells its peer.
 //!
 //! # What a hostile program can do
 //! Everything that it passes is checked here; it can fail its own calls, exhaust its own memory, descriptors and threads, and end itself.

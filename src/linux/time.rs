@@ -201,10 +201,109 @@ impl Parameters {
         Parameters { sequence, usable: 1, counter, scale, monotonic, realtime }
     }
 
+    /// Those in the place of these, which have drifted from the host's clocks since, or were left behind when those were set. The monotonic time goes on from
+    /// what these show now if that is ahead of the host's; the counter then counts for less, so that it is not for long.
+    pub fn renewed(self, clock: &Clock, sequence: u32) -> Parameters {
+        self.followed_by(Parameters::measure(clock, sequence))
+    }
+
+    fn followed_by(self, measured: Parameters) -> Parameters {
+        /// Most that is caught up with in a second: 500 millionths, as much as Linux slews.
+        const MOST: u64 = SECOND / 2000;
+        if self.usable == 0 || measured.usable == 0 {
+            return measured;
+        }
+        let counted = measured.counter.saturating_sub(self.counter);
+        let passed = ((u128::from(counted) * u128::from(self.scale)) >> 32) as u64;
+        let shown = self.monotonic.wrapping_add(passed);
+        let ahead = shown.saturating_sub(measured.monotonic);
+        let less = u128::from(measured.scale) * u128::from(ahead.min(MOST)) / u128::from(SECOND);
+        Parameters {
+            monotonic: measured.monotonic.max(shown),
+            scale: measured.scale - less as u64,
+            ..measured
+        }
+    }
+
+    /// Those that [`Parameters::to_bytes`] gave.
+    pub fn from_bytes(bytes: &[u8; size_of::<Parameters>()]) -> Parameters {
+        let word = |at: usize| bytes[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
+        let head = word(0);
+        Parameters {
+            sequence: head as u32,
+            usable: (head >> 32) as u32,
+            counter: word(8),
+            scale: word(16),
+            monotonic: word(24),
+            realtime: word(32),
+        }
+    }
+
+    /// Odd while the rest is being changed.
+    pub fn sequence(self) -> u32 {
+        self.sequence
+    }
+
     /// As they lie in memory.
     pub fn to_bytes(self) -> Vec<u8> {
         let words = [self.counter, self.scale, self.monotonic, self.realtime];
         let head = [self.sequence.to_le_bytes(), self.usable.to_le_bytes()];
         head.into_iter().flatten().chain(words.into_iter().flat_map(u64::to_le_bytes)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCALE: u64 = 1 << 31;
+
+    /// What the clocks show at the counter, as the code of the vDSO computes it.
+    fn shown(parameters: Parameters, counter: u64) -> u64 {
+        let counted = u128::from(counter.saturating_sub(parameters.counter));
+        parameters.monotonic + ((counted * u128::from(parameters.scale)) >> 32) as u64
+    }
+
+    /// The parameters of a counter that counts half nanoseconds, for a host whose clock shows `monotonic`.
+    fn measured(counter: u64, monotonic: u64) -> Parameters {
+        Parameters {
+            sequence: 2,
+            usable: 1,
+            counter,
+            scale: SCALE,
+            monotonic,
+            realtime: monotonic.wrapping_add(7),
+        }
+    }
+
+    #[test]
+    fn a_clock_that_lags_is_put_right_at_once_and_one_that_is_ahead_soon() {
+        let second = 2 * SECOND;
+        for millionths in [-300i64, -50, 0, 50, 300] {
+            let host = |counter: u64| {
+                (counter / 2).saturating_add_signed(counter as i64 / 2 * millionths / 1_000_000)
+            };
+            let mut now = measured(0, 0);
+            for counter in (1..100).map(|i| i * second) {
+                let before = shown(now, counter);
+                now = now.followed_by(measured(counter, host(counter)));
+                let (after, real) = (shown(now, counter), host(counter));
+                assert!(after >= before && after >= real, "{millionths}: {before} {after} {real}");
+                // No more than it gained within a second.
+                assert!(after - real <= 300_000 + 10, "{millionths}: {after} {real}");
+                assert_eq!(now.realtime, real + 7);
+            }
+        }
+    }
+
+    #[test]
+    fn parameters_that_make_no_sense_do_no_harm() {
+        let all = Parameters::from_bytes(&[0xff; 40]);
+        assert_eq!(Parameters::from_bytes(&all.to_bytes().try_into().expect("40 bytes")), all);
+        all.followed_by(measured(1, 1));
+        measured(u64::MAX, 0).followed_by(measured(0, u64::MAX));
+        let unusable = Parameters::default();
+        assert_eq!(measured(5, 5).followed_by(unusable), unusable);
+        assert_eq!(unusable.followed_by(measured(5, 5)), measured(5, 5));
     }
 }

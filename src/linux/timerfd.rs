@@ -22,12 +22,15 @@ pub struct Timer {
     next: Option<u64>,
     /// Between later expirations; 0 for a single one.
     interval: u64,
+    /// How often it was found to have expired.
+    expired: u64,
 }
 
 impl Timer {
     /// Counts the expirations up to `now` and moves on.
     fn advance(&mut self, now: u64) -> u64 {
         let Some(next) = self.next.filter(|next| *next <= now) else { return 0 };
+        self.expired = self.expired.wrapping_add(1);
         if self.interval == 0 {
             self.next = None;
             return 1;
@@ -35,6 +38,10 @@ impl Timer {
         let count = 1 + (now - next) / self.interval;
         self.next = Some(next.saturating_add(count.saturating_mul(self.interval)));
         count
+    }
+
+    fn is_due(&self, now: u64) -> bool {
+        self.next.is_some_and(|next| next <= now)
     }
 }
 
@@ -62,6 +69,12 @@ impl TimerFd {
         TimerFd { timer: Mutex::new(saved.timer), realtime: saved.realtime }
     }
 
+    /// How often it has become ready: once for all that expire until it is read.
+    pub fn expirations(&self, kernel: &Kernel) -> u64 {
+        let timer = self.lock();
+        timer.expired.wrapping_add(u64::from(timer.is_due(kernel.clock.monotonic())))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Timer> {
         lock(&self.timer)
     }
@@ -85,7 +98,7 @@ impl Object for TimerFd {
     }
 
     fn ready(&self, kernel: &Kernel) -> Ready {
-        let due = self.lock().next.is_some_and(|next| next <= kernel.clock.monotonic());
+        let due = self.lock().is_due(kernel.clock.monotonic());
         if due { Ready::IN | Ready::RDNORM } else { Ready::empty() }
     }
 
@@ -160,7 +173,7 @@ pub fn settime(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let before = held.next;
     held.advance(now);
     let old = show(*held, now);
-    *held = Timer { next, interval };
+    (held.next, held.interval) = (next, interval);
     ctx.kernel.move_file_alarm(&file, before, next);
     drop(held);
     ctx.kernel.write_optional(args.u64(3), &old)?;
@@ -180,11 +193,11 @@ mod tests {
 
     #[test]
     fn expirations_are_counted_and_kept_in_phase() {
-        let mut timer = Timer { next: Some(100), interval: 10 };
+        let mut timer = Timer { next: Some(100), interval: 10, expired: 0 };
         assert_eq!(timer.advance(99), 0);
         assert_eq!(timer.advance(125), 3);
         assert_eq!(timer.next, Some(130));
-        let mut single = Timer { next: Some(5), interval: 0 };
+        let mut single = Timer { next: Some(5), interval: 0, expired: 0 };
         assert_eq!((single.advance(9), single.advance(10)), (1, 0));
     }
 }

@@ -4,11 +4,13 @@
 //! bucket, and version definitions, without which Go does not look at it. Before it lies the page of its data ([`Parameters`]).
 
 use std::arch::global_asm;
+use std::sync::atomic::{Ordering, fence};
 
 use super::errno::Errno;
+use super::kernel::Kernel;
 use super::mm::{AddressSpace, Placement, Region};
 use super::time::{Clock, Parameters};
-use crate::vmm::{Access, FRAME_SIZE};
+use crate::vmm::{Access, FRAME_SIZE, Hypervisor, host_counter};
 
 global_asm!(
     ".pushsection .rodata.hydra_vdso,\"a\",@progbits",
@@ -195,17 +197,58 @@ pub fn map(space: &mut AddressSpace) -> Result<u64, Errno> {
     Ok(code)
 }
 
+/// Where the data is; `None` if the program has unmapped it.
+fn data(space: &AddressSpace) -> Option<u64> {
+    space.regions().find(|(_, region)| region.label == DATA).map(|(start, _)| start)
+}
+
+fn read(space: &mut AddressSpace, data: u64) -> Result<Parameters, Errno> {
+    let mut bytes = [0; size_of::<Parameters>()];
+    space.peek(data, &mut bytes)?;
+    Ok(Parameters::from_bytes(&bytes))
+}
+
 /// Puts the data of a restored program right: counter and clocks have moved on. A thread that was stopped in the middle of reading
 /// them sees by the sequence number that it must read again.
 pub fn refresh(space: &mut AddressSpace, clock: &Clock) -> Result<(), Errno> {
-    let Some(data) = space.regions().find(|(_, region)| region.label == DATA).map(|(start, _)| start) else {
-        // The program has unmapped it.
-        return Ok(());
-    };
-    let mut sequence = [0; 4];
-    space.peek(data, &mut sequence)?;
-    let next = (u32::from_le_bytes(sequence) | 1).wrapping_add(1);
+    let Some(data) = data(space) else { return Ok(()) };
+    let next = (read(space, data)?.sequence() | 1).wrapping_add(1);
     space.poke(data, &Parameters::measure(clock, next).to_bytes())
+}
+
+/// Puts the data of a running program right: the host's clocks do not go at the counter's rate to the millionth, and are set.
+fn renew(space: &mut AddressSpace, clock: &Clock) -> Result<(), Errno> {
+    let Some(data) = data(space) else { return Ok(()) };
+    let old = read(space, data)?;
+    let odd = old.sequence() | 1;
+    space.poke(data, &odd.to_le_bytes())?;
+    // From here on to the end nobody reads: no thread has seen a later time than these parameters show at the counter that is read now.
+    fence(Ordering::SeqCst);
+    let new = old.renewed(clock, odd).to_bytes();
+    space.poke(data, &new)?;
+    fence(Ordering::SeqCst);
+    space.poke(data, &odd.wrapping_add(1).to_le_bytes())
+}
+
+impl Kernel {
+    /// Puts the data of the vDSO right if that was not done within the last second. Called where a thread is served anyway, so that a program
+    /// that sleeps is not woken for it.
+    pub fn keep_clocks(&self) {
+        let counter = host_counter();
+        if counter < self.clocks_due.load(Ordering::Relaxed) {
+            return;
+        }
+        let hypervisor = self.vm.as_ref().and_then(|_| Hypervisor::get().ok());
+        let kilohertz = hypervisor.and_then(Hypervisor::counter_kilohertz);
+        let due = kilohertz.map_or(u64::MAX, |kilohertz| counter.saturating_add(u64::from(kilohertz) * 1000));
+        self.clocks_due.store(due, Ordering::Relaxed);
+        if kilohertz.is_some()
+            && let Err(errno) = renew(&mut self.mm(), &self.clock)
+        {
+            // The program has made the page unreadable: it does not use it.
+            tracing::debug!(errno = errno.name(), "the data of the vDSO was not renewed");
+        }
+    }
 }
 
 const _: () = assert!(size_of::<Parameters>() == 40);
@@ -213,10 +256,52 @@ const _: () = assert!(size_of::<Parameters>() == 40);
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd;
+    use std::sync::Arc;
+
+    use super::super::time::SECOND;
+    use super::*;
+    use crate::vmm::GuestMemory;
+
+    #[test]
+    fn the_data_of_a_running_program_is_put_right() {
+        let (clock, memory) = (Clock::default(), Arc::new(GuestMemory::new(16 << 20).expect("memory")));
+        let mut space = AddressSpace::new(memory);
+        map(&mut space).expect("a vDSO");
+        let at = data(&space).expect("its data");
+        if Parameters::measure(&clock, 0) == Parameters::default() {
+            return eprintln!("skipped: the guest's counter cannot be used here");
+        }
+        const SEQUENCE: usize = 0;
+        const MONOTONIC: usize = 24;
+        const REALTIME: usize = 32;
+        let word = |space: &mut AddressSpace, offset: usize| {
+            let mut bytes = [0; 8];
+            space.peek(at + offset as u64, &mut bytes).expect("the data");
+            u64::from_le_bytes(bytes)
+        };
+        for wrong in [-(SECOND as i64), SECOND as i64] {
+            let before = clock.monotonic();
+            let shown = word(&mut space, MONOTONIC).wrapping_add_signed(wrong);
+            for offset in [MONOTONIC, REALTIME] {
+                space.poke(at + offset as u64, &shown.to_le_bytes()).expect("written");
+            }
+            let sequence = word(&mut space, SEQUENCE) as u32;
+            renew(&mut space, &clock).expect("renewed");
+            assert_eq!(word(&mut space, SEQUENCE) as u32, sequence + 2);
+            let now = word(&mut space, MONOTONIC);
+            assert!(now >= shown && now >= before, "{now} after {shown}, at {before}");
+            assert!(wrong > 0 || now <= clock.monotonic());
+            let real = word(&mut space, REALTIME);
+            assert!(clock.realtime().abs_diff(real) < 3600 * SECOND, "{real}");
+        }
+        let end = at + FRAME_SIZE;
+        space.unmap(at, end).expect("unmapped");
+        assert_eq!(renew(&mut space, &clock), Ok(()));
+    }
 
     #[test]
     fn the_dynamic_linker_takes_the_image_and_finds_its_functions() {
-        let image = super::image();
+        let image = image();
         assert!(image.len() <= 4096);
         let file = rustix::fs::memfd_create("vdso", rustix::fs::MemfdFlags::empty()).expect("a file");
         rustix::io::write(&file, image).expect("the image is written");

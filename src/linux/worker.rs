@@ -277,6 +277,7 @@ fn asked(r: &UserRegs) -> AskedCall {
 
 /// Lets the handler of the call in the thread's registers make an attempt at it.
 pub(super) fn serve(kernel: &Kernel, vcpu: &mut dyn StateHolder, thread: &mut Thread) -> SysResult {
+    kernel.keep_clocks();
     let AskedCall { number, args } = asked(&thread.regs);
     let args = Args(args);
     match table::call(number).map(|call| (call, call.answer)) {

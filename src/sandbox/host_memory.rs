@@ -5,8 +5,9 @@
 //! larger than at its start by more than all its isolates may use. The invocations that saw it grow by more than their own function's memory are told so.
 //! Languages that can bound an isolate's heap themselves (V8) do, and end that isolate alone.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Instant;
 
 use super::Health;
 use super::host::LanguageHost;
@@ -28,7 +29,8 @@ pub struct HostMemory {
 /// One isolate's account.
 pub struct Usage {
     limit: u64,
-    busy: AtomicBool,
+    /// When the invocation began that is under way.
+    busy_since: Mutex<Option<Instant>>,
     at_begin: AtomicU64,
     host: Arc<HostMemory>,
     health: Arc<Health>,
@@ -51,13 +53,22 @@ impl HostMemory {
     pub fn open(self: &Arc<Self>, memory: u32, health: Arc<Health>) -> Arc<Usage> {
         let usage = Arc::new(Usage {
             limit: u64::from(memory) << 20,
-            busy: AtomicBool::new(false),
+            busy_since: Mutex::default(),
             at_begin: AtomicU64::new(0),
             host: self.clone(),
             health,
         });
         lock(&self.isolates).push(Arc::downgrade(&usage));
         usage
+    }
+
+    /// Whether an invocation has been under way since `time`, or longer.
+    pub fn is_busy_since(&self, time: Instant) -> bool {
+        let isolates = lock(&self.isolates);
+        isolates
+            .iter()
+            .filter_map(Weak::upgrade)
+            .any(|usage| usage.since().is_some_and(|begun| begun <= time))
     }
 }
 
@@ -67,7 +78,16 @@ impl Usage {
         if busy {
             self.at_begin.store(self.host.now.load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        self.busy.store(busy, Ordering::Release);
+        *lock(&self.busy_since) = busy.then(Instant::now);
+    }
+
+    /// Whether an invocation is under way.
+    pub fn is_busy(&self) -> bool {
+        self.since().is_some()
+    }
+
+    fn since(&self) -> Option<Instant> {
+        *lock(&self.busy_since)
     }
 
     fn grew(&self, now: u64) -> u64 {
@@ -84,7 +104,7 @@ impl Watched for HostMemory {
             isolates.retain(|usage| usage.strong_count() > 0);
             isolates.iter().filter_map(Weak::upgrade).collect()
         };
-        let running: Vec<_> = all.iter().filter(|usage| usage.busy.load(Ordering::Acquire)).collect();
+        let running: Vec<_> = all.iter().filter(|usage| usage.is_busy()).collect();
         let may_run = running.iter().fold(0, |sum: u64, usage| sum.saturating_add(usage.limit));
         let may_hold = all.iter().fold(SLACK, |sum: u64, usage| sum.saturating_add(usage.limit));
         let grew = running.iter().map(|usage| usage.grew(now)).max().unwrap_or(0);

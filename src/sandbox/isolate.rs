@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tempfile::TempDir;
 
 use super::host::{IsolateHandle, LanguageHosts, Opened};
 use super::host_memory::Usage;
 use super::{DIED, Error, Health, Sandbox, Starter, VERDICT_TIME, load};
 use crate::agent::Channel;
+use crate::folder::Staged;
 use crate::function::Function;
 
 /// Starts isolates.
@@ -26,7 +26,7 @@ struct Isolate {
     health: Arc<Health>,
     usage: Arc<Usage>,
     handle: IsolateHandle,
-    tmp: Option<TempDir>,
+    tmp: Option<Staged>,
 }
 
 impl IsolateStarter {
@@ -60,10 +60,7 @@ async fn start(
 ) -> Result<Isolate, Error> {
     let memory = function.spec.memory;
     let Opened { channel, health, usage, handle } = hosts.open(function.agent(), memory).await?;
-    let tmp = tempfile::Builder::new()
-        .prefix("isolate-")
-        .tempdir_in(scratch)
-        .map_err(|error| Error::Start(format!("its temporary folder: {error}")))?;
+    let tmp = Staged::new(scratch).map_err(|error| Error::Start(format!("its temporary folder: {error}")))?;
     let path = tmp.path().to_owned();
     let mut isolate = Isolate { channel, health, usage, handle, tmp: Some(tmp) };
     isolate.usage.busy(true);
@@ -109,12 +106,16 @@ impl Sandbox for Isolate {
 
 impl Drop for Isolate {
     fn drop(&mut self) {
+        // Whoever wanted it went away while its code was loaded, or ran.
+        if self.usage.is_busy() {
+            self.handle.kill();
+        }
         remove(self.tmp.take());
     }
 }
 
 /// Removes a temporary folder, which may hold much, without holding up the caller.
-pub(super) fn remove(folder: Option<TempDir>) {
+fn remove(folder: Option<Staged>) {
     match tokio::runtime::Handle::try_current() {
         Ok(runtime) => drop(runtime.spawn_blocking(move || drop(folder))),
         Err(_) => drop(folder),

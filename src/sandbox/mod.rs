@@ -13,14 +13,14 @@ mod rendezvous;
 mod snapshot;
 mod spares;
 #[cfg(test)]
-mod test_agent;
+pub(crate) mod test_agent;
 
 pub use blank::BlankAgents;
 pub use criu::CriuProcesses;
 pub use host::LanguageHosts;
 pub use isolate::IsolateStarter;
-pub use memory::{MemoryWatch, resident};
-pub use pool::{Invocation, Pool, PoolSettings, PoolStatus, Start};
+pub use memory::{MemoryWatch, is_scarce, resident};
+pub use pool::{Ended, Invocation, Pool, PoolSettings, PoolStatus, Start};
 pub use process::ProcessStarter;
 pub use snapshot::{MicroVms, svmid, vmm_process_main};
 
@@ -113,8 +113,8 @@ pub trait Starter: Send + Sync {
         self.start(function)
     }
 
-    /// Lets go what it keeps ready and nobody used for `idle_time`. Called now and then.
-    fn sweep(&self, _idle_time: Duration) {}
+    /// Lets go what it keeps ready and nobody used for `idle_time` or, where memory is `scarce`, all of it. Called now and then.
+    fn sweep(&self, _idle_time: Duration, _scarce: bool) {}
 
     /// Lets go what it keeps ready for `function`, which starts no more.
     fn close(&self, _function: &Function) {}

@@ -9,7 +9,7 @@ use super::{Registered, Service, ServiceError};
 use crate::config::SnapshotProcess;
 use crate::function::spec::Query;
 use crate::function::{Function, SandboxKind, Spec};
-use crate::sandbox::{Pool, Starter, svmid};
+use crate::sandbox::{Ended, Pool, Starter, svmid};
 use crate::sync::{read, write};
 
 impl Service {
@@ -48,7 +48,9 @@ impl Service {
             SandboxKind::Snapshot | SandboxKind::SnapshotProcess if in_microvm => {
                 self.vms.starter(function.clone()).await?
             }
-            SandboxKind::Snapshot | SandboxKind::SnapshotProcess => self.criu.starter(function.clone())?,
+            SandboxKind::Snapshot | SandboxKind::SnapshotProcess => {
+                self.criu.starter(function.clone()).await?
+            }
         };
         let name = function.spec.name.clone();
         let mut functions = write(&self.functions);
@@ -64,11 +66,16 @@ impl Service {
             return Err(ServiceError::TooMany(self.max_functions));
         }
         tracing::info!(function = name, sandbox = %function.spec.sandbox, %agent, digest = function.code.digest, "registered");
+        let metrics = Arc::new(self.metrics.function(&function.spec, crate::http::KINDS));
+        let counting = metrics.clone();
+        let ended: Ended = Box::new(move |result| match result {
+            Ok(invocation) => counting.succeeded(invocation),
+            Err(error) => counting.failed(crate::http::kind_of(error)),
+        });
         let registered = Registered {
-            metrics: self.metrics.function(&function.spec),
-            pool: Pool::new(function, starter, self.settings),
+            metrics,
+            pool: Pool::new(function, starter, self.settings, ended),
             registered: SystemTime::now(),
-            failures: AtomicU64::new(0),
             invocations: AtomicU64::new(0),
         };
         functions.insert(name.clone(), Arc::new(registered));

@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use super::checksum::Checksum;
 use super::error::{Part, Reason, Refusal};
 use super::manifest::{MOST_BYTES, Manifest};
-use crate::folder::{self, FolderError, Staged};
+use crate::folder::{self, Staged};
 
 /// The snapshots in one folder.
 #[derive(Debug)]
@@ -194,19 +194,6 @@ impl Shelf {
         self.sync()?;
         grave.remove()?;
         Ok(true)
-    }
-
-    /// Makes the folder, and empties it of what a Hydra that was killed left half-written or half-removed.
-    pub(super) fn prepare(&self) -> Result<(), FolderError> {
-        let partial = self.partial();
-        folder::own(&partial, 0o700)?;
-        let empty = || {
-            for entry in std::fs::read_dir(&partial)? {
-                folder::remove_tree(&entry?.path())?;
-            }
-            Ok(())
-        };
-        empty().map_err(FolderError::io("empty", &partial))
     }
 
     /// Gives a complete snapshot its place, in one step where the file system can. The one that had it lies in `staged` then.

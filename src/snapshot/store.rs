@@ -60,7 +60,7 @@ impl Store {
         folder::own(folder, 0o700)?;
         let lock = folder::lock(folder)?;
         let shelf = Shelf::new(folder);
-        shelf.prepare()?;
+        folder::emptied(&shelf.partial())?;
         let observer = Box::new(observer);
         Ok(Store(Arc::new(Inner { shelf, cpu, observer, slots: Mutex::default(), _lock: lock })))
     }

@@ -168,10 +168,12 @@ pub(super) fn install(memory: &GuestMemory) {
     for vector in 0..VECTORS {
         // Only the breakpoint and overflow gates can be called by an instruction of ring 3.
         let level: u64 = if matches!(vector, 3 | 4) { 3 } else { 0 };
-        let entry = gate(window(RING0_CODE) + ENTRY_SIZE * vector, level, 0);
-        // A stack of its own, so that also a fault in ring 0 is where it is looked for.
-        let exitless =
-            if vector == PAGE_FAULT { gate(in_window(&raw const hydra_ring0_fault), 0, 1) } else { entry };
+        let target = window(RING0_CODE) + ENTRY_SIZE * vector;
+        // A stack of its own, so that also a fault in ring 0 is where it is looked for, and not where the program's stack pointer was.
+        let (entry, exitless) = match vector {
+            PAGE_FAULT => (gate(target, 0, 1), gate(in_window(&raw const hydra_ring0_fault), 0, 1)),
+            _ => (gate(target, level, 0), gate(target, level, 0)),
+        };
         for (table, [low, high]) in [(IDT, entry), (layout::EXITLESS_IDT, exitless)] {
             memory.store(table + 16 * vector, low);
             memory.store(table + 16 * vector + 8, high);
@@ -218,13 +220,14 @@ pub(super) fn install_task(memory: &GuestMemory, index: usize, sort: Sort) {
     let bitmap = if sort == Sort::Emulated { IO_BITMAP as u16 } else { 0xffff };
     task[0x66..0x68].copy_from_slice(&bitmap.to_le_bytes());
     task[IO_BITMAP..].copy_from_slice(&IO_BITMAP_BYTES);
+    let mut fault_stack = stack_end(index);
     if has_fault_entry(index, sort) {
-        let stack = window(exitless::area(index) + layout::EXITLESS_SIZE);
-        task[INTERRUPT_STACK..INTERRUPT_STACK + 8].copy_from_slice(&stack.to_le_bytes());
+        fault_stack = exitless::area(index) + layout::EXITLESS_SIZE;
         let at = layout::EXITLESS_FRAMES + layout::EXITLESS_SIZE * index as u64;
         let (rip, rsp) = exitless::fault_entry(index);
         store_return_frame(memory, at, rip, FLAGS, rsp);
     }
+    task[INTERRUPT_STACK..INTERRUPT_STACK + 8].copy_from_slice(&window(fault_stack).to_le_bytes());
     memory.write(page, &task);
 }
 

@@ -63,8 +63,12 @@ impl Vm {
         self.slot.get_or_try(add).copied()
     }
 
-    /// Writes anew what the RAM holds of the vCPUs that there are, after its content was replaced.
-    pub(super) fn install_tasks(&self) -> Result<(), VmmError> {
+    /// Writes anew what ring 0 has in the RAM of the vCPUs that there are, which no image holds: after its content was replaced, and before another
+    /// program runs in it, whatever the one before did.
+    ///
+    /// # Errors
+    /// There is no KVM.
+    pub fn install_tasks(&self) -> Result<(), VmmError> {
         let sort = Hypervisor::get()?.sort;
         for index in 0..self.vcpus.load(Ordering::Relaxed).min(layout::MAX_VCPUS) {
             ring0::install_task(&self.memory, index, sort);

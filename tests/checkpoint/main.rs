@@ -82,6 +82,7 @@ guests! {
     call_sites: "call_sites.c" 1;
     mappings: "mappings.c" 1;
     files: "files.c" 1;
+    locks: "locks.c" 2;
     events: "events.c" 2;
     unix_sockets: "unix.c" 1;
 }
@@ -390,7 +391,7 @@ fn what_does_not_fit_is_refused_with_the_reason() {
     let with = |mounts: Vec<Mount>, descriptors| Surroundings {
         mounts,
         descriptors,
-        network: Policy::Open,
+        network: Policy::Open { sockets_of: None },
         rights: Rights::Own,
         trace: false,
         counters: Default::default(),

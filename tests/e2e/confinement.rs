@@ -6,6 +6,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 
 use hydra::jail::{Layer, probe, use_init_program};
+use hydra_harness::Registration;
 use serde_json::json;
 
 use crate::world::{Cell, World, expect, json, skip, until};
@@ -140,6 +141,28 @@ async fn a_function_writes_to_its_own_folder_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_function_does_not_get_out_by_asking_hydra() {
+    if hydra::jail::sandbox_user().is_none() {
+        skip("that functions cannot use Hydra", "they have no users of their own here, as Hydra is not root");
+        return;
+    }
+    let world = World::start(&[]).await;
+    for cell in confined(&world).await {
+        let name = world.register(&cell, "asks", |_| {}).await;
+        let code = world.code.url("kit.py");
+        let register = format!("{}/register?name=escaped&url={code}&language=python", world.server.base());
+        for (url, status) in [(code.as_str(), "200"), (&register, "403")] {
+            let ask = json!({"do": "ask", "url": url});
+            assert_eq!(world.result(&name, &ask).await, status, "{cell:?} {url}");
+            assert_eq!(crate::world::result(&world.call_fresh(&name, &ask).await), status, "{cell:?} {url}");
+        }
+        let functions = world.client.get("/functions").await.expect("a list").body;
+        assert!(!functions.contains("escaped"), "{cell:?}: {functions}");
+        world.deregister(&name).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_sandbox_has_a_folder_that_goes_with_it() {
     let world = World::start(&[]).await;
     for cell in world.cells().await {
@@ -172,6 +195,23 @@ async fn each_sandbox_has_a_folder_that_goes_with_it() {
         !files_below(&run).iter().any(|path| path.ends_with("note"))
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_can_be_kept_in_the_folder() {
+    let world = World::start(&[]).await;
+    for cell in world.cells().await.into_iter().filter(|cell| cell.language.name == "python") {
+        let notes = |registration: &mut Registration| {
+            registration.url = world.code.url("notes.py");
+            registration.entry_point = Some("notes.main".into());
+        };
+        let name = world.register(&cell, "notes", notes).await;
+        assert_eq!(world.result(&name, &json!({"text": "one"})).await, "[1,1]", "{cell:?}");
+        // One that is being checkpointed would be stood in for by a copy.
+        world.checkpointed(&name).await;
+        assert_eq!(world.result(&name, &json!({"text": "one"})).await, "[2,2]", "{cell:?}");
+        world.deregister(&name).await;
+    }
 }
 
 async fn folder(world: &World, name: &str) -> String {

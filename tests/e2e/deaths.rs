@@ -123,6 +123,27 @@ async fn a_request_that_its_sandbox_never_read_is_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_makes_no_isolates_any_more_is_replaced() {
+    let world = World::start(&[]).await;
+    let cells: Vec<_> = cells(&world).await.into_iter().filter(|cell| cell.kind == "isolate").collect();
+    for cell in &cells {
+        let name = world.register(cell, "first", |_| {}).await;
+        world.result(&name, &json!({})).await;
+    }
+    let hosts = agents(world.pid(), "--host");
+    for host in &hosts {
+        host.stop().await;
+    }
+    let invoked = cells.iter().map(async |cell| {
+        // Of another size than those that were made ahead.
+        let name = world.register(cell, "second", |registration| registration.memory = Some(192)).await;
+        assert_eq!(world.result(&name, &json!({"do": "count"})).await, "1", "{cell:?}");
+    });
+    futures_util::future::join_all(invoked).await;
+    assert!(!hosts.iter().any(Process::is_alive));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_function_that_exits_costs_its_own_requests_only() {
     let world = World::start(&[]).await;
     for cell in world.cells().await {

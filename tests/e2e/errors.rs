@@ -181,20 +181,50 @@ async fn more_requests_than_there_is_room_for_are_refused_at_once() {
                 tokio::spawn(async move { client.invoke(&name, &sleep(60_000).to_string()).await })
             })
             .collect();
-        // The log tells when they have begun; a request that asks would take their room.
+        // The log tells when they have begun.
         let begun =
             || world.server.log().lines().filter(|l| l.contains(&name) && l.contains("sleeps")).count();
         crate::world::until("both to begin", async || begun() == 2).await;
-        let refused = world.client.functions().await.unwrap();
-        expect_error(&refused, 503, "no_capacity", "try again later");
         expect_error(&world.call(&name, &json!({})).await, 503, "no_capacity", "try again later");
         expect(&world.client.get("/healthz").await.unwrap(), 200);
+        // Whoever looks after it is not kept out.
+        expect(&world.client.functions().await.unwrap(), 200);
         // A client that goes away leaves room for another.
         running.iter().for_each(tokio::task::JoinHandle::abort);
-        crate::world::until("room again", async || world.client.functions().await.unwrap().status == 200)
+        crate::world::until("room again", async || world.call("nobody", &json!({})).await.status == 404)
             .await;
         world.deregister(&name).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_function_leaves_room_for_others() {
+    let world = World::start(&["--max-requests", "200"]).await;
+    let Some(cell) = world.cells().await.into_iter().find(|cell| cell.kind == "isolate") else { return };
+    let slow = world.register(&cell, "slow", |registration| registration.concurrency = Some(1)).await;
+    let other = world.register(&cell, "other", |_| {}).await;
+    let waiting: Vec<_> = (0..65)
+        .map(|_| {
+            let (client, name) = (world.client.clone(), slow.clone());
+            tokio::spawn(async move { client.invoke(&name, &sleep(60_000).to_string()).await })
+        })
+        .collect();
+    crate::world::until("one to run and the others to wait", async || {
+        let sandboxes = &world.describe(&slow).await["sandboxes"];
+        (&sandboxes["busy"], &sandboxes["waiting"]) == (&json!(1), &json!(64))
+    })
+    .await;
+    expect_error(&world.call(&slow, &json!({})).await, 503, "no_capacity", "try again later");
+    assert_eq!(world.result(&other, &json!({"do": "count"})).await, "1");
+    // Those that wait are told, which does not bring the function's metrics back.
+    world.deregister(&slow).await;
+    crate::world::until("those that wait to be answered", async || {
+        waiting.iter().filter(|client| client.is_finished()).count() == 64
+    })
+    .await;
+    let metrics = world.client.get("/metrics").await.unwrap().body;
+    assert!(metrics.contains(&other) && !metrics.contains(&slow), "{metrics}");
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -62,10 +62,13 @@ fn build_plain(folder: &Path) {
         "kit.js",
         "snapshots.py",
         "snapshots.js",
+        "notes.py",
         "broken/syntax.py",
         "broken/syntax.js",
         "broken/raises.py",
         "broken/raises.js",
+        "broken/endless.py",
+        "broken/endless.js",
         "shapes/module.mjs",
         "shapes/script.js",
         "isolates/number.py",
@@ -98,8 +101,14 @@ fn build_plain(folder: &Path) {
 }
 
 fn build_java(folder: &Path) -> Result<(), String> {
-    let names =
-        ["Kit.java", "Snapshots.java", "broken/Raises.java", "shapes/Mapped.java", "shapes/Texted.java"];
+    let names = [
+        "Kit.java",
+        "Snapshots.java",
+        "broken/Raises.java",
+        "broken/Endless.java",
+        "shapes/Mapped.java",
+        "shapes/Texted.java",
+    ];
     let sources = names.map(source);
     let stamp = folder.join("java.stamp");
     if modified(&stamp)

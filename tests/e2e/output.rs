@@ -39,6 +39,9 @@ async fn a_flood_of_prints_is_bounded() {
         let name = world.register(&cell, "floods", |_| {}).await;
         world.result(&name, &json!({})).await;
         let started = Instant::now();
+        // What the log adds to each line counts too.
+        let lines = json!({"do": "print", "text": "\n".repeat(10 * LINES)});
+        assert_eq!(world.result(&name, &lines).await, "printed", "{cell:?}");
         let flood = json!({"do": "flood", "lines": LINES});
         assert_eq!(world.result(&name, &flood).await, "flooded", "{cell:?}");
         // The log says so with what is printed next, a second later.

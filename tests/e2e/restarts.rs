@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::processes::descendants;
-use crate::world::{World, expect, options_in, sleep, until};
+use crate::world::{Cell, PYTHON, World, expect, options_in, sleep, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn registering_again_after_a_restart_downloads_nothing() {
@@ -36,6 +36,23 @@ async fn registering_again_after_a_restart_downloads_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn functions_have_the_time_zone_that_hydra_was_started_with() {
+    let folder = tempfile::tempdir().unwrap();
+    for zone in ["ABC", "DEF"] {
+        let env = vec![("TZ".into(), format!("{zone}-5").into())];
+        let world = World::with(hydra_harness::ServerOptions { env, ..options_in(folder.path()) }).await;
+        for cell in world.cells().await.into_iter().filter(|cell| cell.language.name == "python") {
+            let name = world.register(&cell, "zone", |_| {}).await;
+            for _ in 0..2 {
+                assert_eq!(world.result(&name, &json!({"do": "zone"})).await, zone, "{cell:?}");
+                world.checkpointed(&name).await;
+            }
+        }
+        world.server.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_lets_running_invocations_end_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::with(options_in(folder.path())).await;
@@ -61,6 +78,32 @@ async fn a_stop_lets_running_invocations_end_and_leaves_nothing() {
     assert!(left.is_empty(), "{left:?}\n{log}");
     let run: Vec<_> = std::fs::read_dir(folder.path().join("run")).unwrap().collect();
     assert!(run.is_empty(), "{run:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_invocations_as_long_as_it_is_told() {
+    let busy = async |stop_time: &str| {
+        let world = World::start(&["--stop-time", stop_time]).await;
+        let language = world.languages(&[PYTHON]).await.pop()?;
+        let cell = Cell { kind: "process", language };
+        let name = world.register(&cell, "long", |r| r.timeout = Some(1_000_000)).await;
+        let client = world.client.clone();
+        let of = name.clone();
+        tokio::spawn(async move { client.invoke(&of, &sleep(1_000_000).to_string()).await });
+        world.wait_until_busy(&name, 1).await;
+        Some(world)
+    };
+    let Some(world) = busy("1").await else { return };
+    let log = world.server.stop().await.unwrap();
+    assert!(log.contains("did not end in time"), "{log}");
+
+    // Told a second time it waits no longer.
+    let Some(world) = busy("10000000").await else { return };
+    let pid = nix::unistd::Pid::from_raw(world.pid().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    until("it to stop", async || world.server.log().contains("stopping")).await;
+    let log = world.server.stop().await.unwrap();
+    assert!(log.contains("told to stop again: running invocations"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use hydra::jail::{Layer, probe, use_init_program};
+use hydra_harness::ServerOptions;
 use serde_json::json;
 
 use crate::processes::{Process, agents};
@@ -123,4 +124,24 @@ async fn a_process_that_ends_no_program_is_ended_itself() {
     until("the process to be ended", async || !process.is_alive()).await;
     assert_eq!(world.result(&name, &json!({"do": "count"})).await, "2");
     assert!(world.server.log().contains("it did not end a microVM"), "{}", world.server.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_is_started_when_hydras_executable_was_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let built = hydra_harness::paths::hydra_binary().unwrap();
+    let agents = built.ancestors().nth(2).unwrap().join("agents");
+    let [binary, another] = ["hydra", "another"].map(|name| folder.path().join(name));
+    fs::copy(&built, &binary).unwrap();
+    let options = ServerOptions {
+        binary: Some(binary.clone()),
+        args: ["--ahead", "false"].map(Into::into).into(),
+        env: vec![("HYDRA_AGENTS".into(), agents.into())],
+        ..ServerOptions::default()
+    };
+    let Some(world) = world(options, &JAILED).await else { return };
+    fs::write(&another, "").unwrap();
+    fs::rename(&another, &binary).unwrap();
+    register(&world, "f", &JAILED, |_| {}).await;
+    world.result("f", &json!({})).await;
 }

@@ -100,6 +100,32 @@ async fn old_and_eager_clients_are_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn web_pages_of_other_sites_are_refused() {
+    let world = World::start(&[]).await;
+    let port = world.server.base().rsplit(':').next().unwrap();
+    let code = world.code.url("kit.py");
+    let ask = |host: &str, more: &str| {
+        format!(
+            "GET /register?name=page&language=python&url={code} HTTP/1.1\r\nHost: {host}\r\n{more}Connection: close\r\n\r\n"
+        )
+    };
+    let local = format!("localhost:{port}");
+    for (host, more) in [
+        (local.as_str(), "Origin: http://evil.example\r\n"),
+        (&local, "Sec-Fetch-Site: cross-site\r\n"),
+        ("evil.example", ""),
+        ("evil.example", "Origin: http://evil.example\r\n"),
+    ] {
+        let answer = exchange(&world, ask(host, more).as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("--token-file"), "{answer}");
+    }
+    assert_eq!(world.client.functions().await.unwrap().body, "[]");
+    let own = ask(&local, &format!("Origin: http://{local}\r\n"));
+    let answer = exchange(&world, own.as_bytes()).await;
+    assert!(!answer.starts_with("HTTP/1.1 403 "), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_http_harms_nobody() {
     let world = World::start(&[]).await;
     let pid = world.pid();

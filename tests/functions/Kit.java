@@ -1,3 +1,5 @@
+import java.net.HttpURLConnection;
+import java.net.URL;
 import java.nio.ByteBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -75,6 +77,9 @@ public class Kit {
                 }
             case "where":
                 return Path.of(Kit.class.getProtectionDomain().getCodeSource().getLocation().toURI()).getParent().toString();
+            case "ask":
+                var asked = (HttpURLConnection) new URL((String) args.get("url")).openConnection();
+                return asked.getResponseCode();
             case "environment":
                 return new ArrayList<>(new TreeSet<>(System.getenv().keySet()));
             case "background":

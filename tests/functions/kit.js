@@ -1,6 +1,7 @@
 'use strict';
 // What the end-to-end tests ask of a function, in JavaScript; kit.py and Kit.java do the same.
 const fs = require('node:fs');
+const http = require('node:http');
 const path = require('node:path');
 
 console.log('loaded');
@@ -54,6 +55,10 @@ exports.main = (args) => {
       return fs.readdirSync(args.path).sort();
     case 'where':
       return path.dirname(__filename);
+    case 'ask':
+      return new Promise((resolve, reject) => {
+        http.get(args.url, (response) => resolve(response.resume().statusCode)).on('error', reject);
+      });
     case 'environment':
       return Object.keys(process.env).sort();
     case 'background':

@@ -9,6 +9,8 @@ import stat
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 
 print("loaded")
 calls = 0
@@ -45,6 +47,16 @@ def main(args):
         time.sleep(args.get("hold", 0) / 1000)
         block.close()
         return "held"
+    if action == "hog files":
+        file = os.memfd_create("hog")
+        for _ in range(args["mib"]):
+            os.write(file, bytes(1 << 20))
+            time.sleep(0.001)
+        time.sleep(args.get("hold", 0) / 1000)
+        os.close(file)
+        return "held"
+    if action == "zone":
+        return time.tzname[0]
     if action == "raise":
         raise ValueError("deliberate: " + args["text"])
     if action == "print":
@@ -79,6 +91,12 @@ def main(args):
         return sorted(os.listdir(args["path"]))
     if action == "where":
         return os.path.dirname(os.path.abspath(__file__))
+    if action == "ask":
+        try:
+            with urllib.request.urlopen(args["url"], timeout=30) as response:
+                return response.status
+        except urllib.error.HTTPError as error:
+            return error.code
     if action == "environment":
         return sorted(os.environ)
     if action == "background":

@@ -11,10 +11,16 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/select.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/timerfd.h>
+#include <sys/uio.h>
 #include <unistd.h>
+
+// What a call returned, and why.
+#define TOLD(call) ({ long told = (call); printf(" %ld %s", told, told < 0 ? strerrorname_np(errno) : "done"); })
 
 static void *feed(void *fd) {
     static char block[300000];
@@ -31,6 +37,116 @@ static void *serve(void *listener) {
     while ((n = read(fd, text, sizeof text)) > 0) write(fd, text, n);
     close(fd);
     return 0;
+}
+
+static void ring(int signal) {}
+
+// Read and write, as well as receive and send, give up when the socket's time is over.
+static void timeouts(void) {
+    int pair[2];
+    char text[8];
+    struct iovec part = {text, 8};
+    struct timeval brief = {0, 10000}, ample = {1000, 0};
+    socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
+    setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &brief, sizeof brief);
+    setsockopt(pair[0], SOL_SOCKET, SO_SNDTIMEO, &brief, sizeof brief);
+    printf("timeouts"), TOLD(read(pair[0], text, 8)), TOLD(readv(pair[0], &part, 1));
+    static char block[1 << 16];
+    while (send(pair[0], block, sizeof block, MSG_DONTWAIT) > 0);
+    TOLD(write(pair[0], text, 8)), TOLD(writev(pair[0], &part, 1)), puts("");
+    // Nor does the call begin again after a signal.
+    struct sigaction action = {.sa_handler = ring, .sa_flags = SA_RESTART};
+    sigaction(SIGALRM, &action, 0);
+    setsockopt(pair[1], SOL_SOCKET, SO_RCVTIMEO, &ample, sizeof ample);
+    while (recv(pair[1], block, sizeof block, MSG_DONTWAIT) > 0);
+    struct itimerval soon = {{0, 20000}, {0, 20000}}, never = {0};
+    setitimer(ITIMER_REAL, &soon, 0);
+    printf("interrupted"), TOLD(read(pair[1], text, 8)), puts("");
+    setitimer(ITIMER_REAL, &never, 0);
+    close(pair[0]), close(pair[1]);
+}
+
+static int due(int set, int timeout) {
+    struct epoll_event found[4];
+    return epoll_wait(set, found, 4, timeout);
+}
+
+// Edges that nobody makes with a call on the file, and sets in sets.
+static void edges(void) {
+    struct epoll_event wanted = {.events = EPOLLIN | EPOLLET};
+    int set = epoll_create1(0), timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
+    struct itimerspec spec = {.it_value = {.tv_nsec = 5000000}};
+    epoll_ctl(set, EPOLL_CTL_ADD, timer, &wanted);
+    uint64_t expired;
+    for (int i = 0; i < 4; i++) {
+        timerfd_settime(timer, 0, &spec, 0);
+        printf("timer %d", due(set, 60000));
+        printf(" then %d;", due(set, 0));
+        // Read or not, the next is another.
+        if (i % 2) printf(" read %ld", read(timer, &expired, 8));
+    }
+    int inner = epoll_create1(0), counter = eventfd(0, EFD_NONBLOCK);
+    epoll_ctl(set, EPOLL_CTL_ADD, inner, &wanted);
+    wanted.events = EPOLLIN;
+    epoll_ctl(inner, EPOLL_CTL_ADD, counter, &wanted);
+    printf("\nnested %d", due(set, 0));
+    eventfd_t value;
+    for (int i = 0; i < 3; i++) {
+        eventfd_write(counter, 1);
+        printf(" %d", due(set, 60000));
+        printf(" then %d", due(set, 0));
+    }
+    eventfd_read(counter, &value);
+    printf(" then %d\n", due(set, 0));
+    close(set), close(inner), close(counter), close(timer);
+}
+
+// Of more than fit into one report, all are reported in time.
+static void turns(void) {
+    struct epoll_event found[2];
+    int set = epoll_create1(0), seen = 0;
+    for (int i = 0; i < 6; i++) {
+        struct epoll_event wanted = {.events = EPOLLIN, .data.u32 = 1 << i};
+        epoll_ctl(set, EPOLL_CTL_ADD, eventfd(1, 0), &wanted);
+    }
+    for (int i = 0; i < 3; i++)
+        for (int n = epoll_wait(set, found, 2, 0); n-- > 0;) seen |= found[n].data.u32;
+    printf("seen %x\n", seen);
+    struct epoll_event wanted = {.events = EPOLLIN};
+    int file = memfd_create("file", 0);
+    printf("file"), TOLD(epoll_ctl(set, EPOLL_CTL_ADD, file, &wanted)), puts("");
+    close(file);
+}
+
+static void *take_all(void *listener) {
+    struct pollfd polled = {(int)(long)listener, POLLIN};
+    usleep(100000);
+    while (poll(&polled, 1, 5000) > 0 && accept((int)(long)listener, 0, 0) >= 0);
+    return 0;
+}
+
+// A call that waits for a connection, and begins again after a signal.
+static void connection(void) {
+    int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof address;
+    bind(listener, (struct sockaddr *)&address, sizeof address);
+    listen(listener, 0);
+    getsockname(listener, (struct sockaddr *)&address, &len);
+    // More than are let wait.
+    for (int i = 0; i < 3; i++)
+        connect(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), (struct sockaddr *)&address, sizeof address);
+    struct itimerval soon = {{0}, {0, 20000}};
+    setitimer(ITIMER_REAL, &soon, 0);
+    pthread_t thread;
+    sigset_t alarms;
+    sigemptyset(&alarms), sigaddset(&alarms, SIGALRM);
+    pthread_sigmask(SIG_BLOCK, &alarms, 0);
+    pthread_create(&thread, 0, take_all, (void *)(long)listener);
+    pthread_sigmask(SIG_UNBLOCK, &alarms, 0);
+    printf("late connect"), TOLD(connect(client, (struct sockaddr *)&address, sizeof address)), puts("");
+    shutdown(listener, SHUT_RDWR);
+    pthread_join(thread, 0);
 }
 
 static void internet(void) {
@@ -57,6 +173,8 @@ static void internet(void) {
     address.sin_port = 0;
     bind(lonely, (struct sockaddr *)&address, sizeof address);
     printf("timeout %ld %s\n", recv(lonely, text, 1, 0), strerror(errno));
+    printf("timeout"), TOLD(read(lonely, text, 1)), puts("");
+    connection();
 }
 
 // With an argument: nothing with the internet's protocols.
@@ -115,6 +233,9 @@ int main(int argc, char **argv) {
     epoll_ctl(set, EPOLL_CTL_ADD, pair[0], &wanted);
     write(pair[1], "abc", 3);
     printf("pair %d %ld\n", epoll_wait(set, found, 4, 1000), read(pair[0], text, 8));
+    timeouts();
+    edges();
+    turns();
     // Connections to the outside of a checkpointed program are cut.
     if (argc == 1) internet();
     return 0;

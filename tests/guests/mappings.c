@@ -90,6 +90,20 @@ int main(void) {
     ftruncate(file, PAGES * PAGE);
     printf("emptied %d %d\n", first[0], whole[7 * PAGE]);
 
+    // What is stored goes to its place, also where writes go to the end.
+    char appended[] = "/tmp/hydra-mappings-XXXXXX";
+    close(mkstemp(appended));
+    int append = open(appended, O_RDWR | O_APPEND);
+    unlink(appended);
+    ftruncate(append, 2 * PAGE);
+    first = map(append, both, MAP_SHARED, 0);
+    strcpy(first, "in place");
+    msync(first, PAGE, MS_SYNC);
+    munmap(first, PAGE);
+    char place[9] = "";
+    pread(append, place, 8, 0);
+    printf("%s, %ld bytes\n", place, (long)lseek(append, 0, SEEK_END));
+
     // One descriptor serves many mappings.
     int made = 0;
     for (int i = 0; i < 5000; i++) made += map(reader, PROT_READ, MAP_SHARED, i % 2 * 3) != 0;

@@ -147,6 +147,9 @@ static void content(void) {
     SHOW(write(append, "tail", 4));
     printf("at %ld\n", lseek(append, 0, SEEK_CUR));
     SHOW(read(append, text, 1));
+    SHOW(pwrite(append, "more", 4, 0));
+    fstat(fd, &info);
+    printf("size %ld, at %ld\n", (long)info.st_size, lseek(append, 0, SEEK_CUR));
     // What is unlinked lives on.
     SHOW(unlink("data"));
     printf("read %ld %.4s\n", (long)pread(fd, text, 8, 5000), text);
@@ -201,6 +204,11 @@ static void mappings(void) {
     printf("seals %d\n", fcntl(memory, F_GET_SEALS));
     memset(text, 0, sizeof text);
     printf("read %ld %s\n", (long)pread(memory, text, 4, 0), text);
+    int ordinary = open("ordinary", O_CREAT | O_RDWR, 0600);
+    SHOW(fcntl(ordinary, F_ADD_SEALS, F_SEAL_GROW));
+    printf("seals %d\n", fcntl(ordinary, F_GET_SEALS));
+    SHOW(write(ordinary, "x", 1));
+    SHOW(unlink("ordinary"));
     int plain = memfd_create("plain", 0);
     SHOW(fcntl(plain, F_ADD_SEALS, F_SEAL_WRITE));
 }

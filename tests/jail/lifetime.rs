@@ -7,6 +7,8 @@ use hydra::jail::Layer;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Write;
+use std::path::Path;
+use std::time::Instant;
 
 #[tokio::test]
 async fn nothing_outlives_it() {
@@ -46,13 +48,7 @@ async fn many_jails_leave_no_descriptors() {
     drop(world.start(&world.jail()).await);
     // Other tests of this process open descriptors too: only those of this thread's jails may be compared, so they
     // are counted in a process of their own.
-    if std::env::var_os("ALONE").is_none() {
-        let own = std::env::current_exe().expect("a path");
-        let status = std::process::Command::new(own)
-            .args(["--exact", "lifetime::many_jails_leave_no_descriptors"])
-            .env("ALONE", "1")
-            .status();
-        assert!(status.expect("it runs").success());
+    if !alone("many_jails_leave_no_descriptors") {
         return;
     }
     let count = || std::fs::read_dir("/proc/self/fd").expect("descriptors").count();
@@ -62,9 +58,57 @@ async fn many_jails_leave_no_descriptors() {
         drop(jailed);
     }
     until("the end of all descriptors", || count() <= settled).await;
-    let mine = std::process::id();
-    let children = || std::fs::read_to_string(format!("/proc/self/task/{mine}/children")).unwrap_or_default();
-    until("the end of all children", || children().trim().is_empty()).await;
+    until("the end of all children", || children().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_start_that_nobody_waits_for_any_more_leaves_nothing() {
+    let world = World::new();
+    let settled = Instant::now();
+    drop(world.jail().spawn(world.dir.path()).await.expect("the jail starts"));
+    let whole = settled.elapsed();
+    if !alone("a_start_that_nobody_waits_for_any_more_leaves_nothing") {
+        return;
+    }
+    // At any time.
+    for part in 0..100 {
+        let _ = tokio::time::timeout(whole * part / 100, world.jail().spawn(world.dir.path())).await;
+    }
+    until("the end of all children", || children().is_empty()).await;
+    until("the end of all cgroups", || cgroups() == 0).await;
+}
+
+/// Whether this test is alone in its process; else runs it so.
+fn alone(test: &str) -> bool {
+    let is_alone = std::env::var_os("ALONE").is_some();
+    if !is_alone {
+        let own = std::env::current_exe().expect("a path");
+        let test = format!("lifetime::{test}");
+        let status = std::process::Command::new(own).args(["--exact", &test]).env("ALONE", "1").status();
+        assert!(status.expect("it runs").success());
+    }
+    is_alone
+}
+
+/// How many jails of this process have a cgroup, where the host gives jails one.
+fn cgroups() -> usize {
+    let own = std::fs::read_to_string("/proc/self/cgroup").expect("its cgroups");
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    // Hydra makes room for them by moving into one beside them.
+    let parent = Path::new("/sys/fs/cgroup").join(own.trim_end_matches("hydra"));
+    let prefix = format!("jail-{}-", std::process::id());
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)).count()
+}
+
+/// The children of this process, those that nobody has waited for among them.
+fn children() -> Vec<String> {
+    let threads = std::fs::read_dir("/proc/self/task").expect("threads").flatten();
+    let of_each = threads.map(|thread| std::fs::read_to_string(thread.path().join("children")));
+    of_each
+        .flatten()
+        .flat_map(|children| children.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .collect()
 }
 
 #[tokio::test]

@@ -61,13 +61,24 @@ class Host(unittest.TestCase):
             self.assertEqual(self.agent.close_isolate(number)["isolate"], number)
         self.assertEqual(self.isolate("count")[1].invoke()[1], "1")
 
+    def test_threads_that_a_function_left_end_before_its_isolate(self):
+        _, other = self.isolate("spins")
+        for method in ("leaveSpinning", "leaveIdle"):
+            number, channel = self.isolate(method)
+            self.assertEqual(channel.invoke()[1], "left")
+            self.assertEqual(self.agent.close_isolate(number), {"isolate": number, "reason": "closed", "outOfMemory": False})
+            last = other.invoke()[1]
+            for _ in range(20):
+                time.sleep(0.005)
+                self.assertEqual(other.invoke()[1], last, method)
+
     def test_classes_of_a_closed_isolate_are_collected(self):
         number, channel = self.isolate("keepWeakly")
         self.assertEqual(channel.invoke()[1], "kept")
         _, other = self.isolate("isCollected")
         self.assertEqual(other.invoke()[1], "false")
         self.agent.close_isolate(number)
-        # CLOSED is sent by the isolate's own thread, which then ends: collections before that see it still alive.
+        # A thread of the isolate may still be alive when a collection comes.
         deadline = time.monotonic() + TIMEOUT
         while other.invoke()[1] != "true":
             self.assertLess(time.monotonic(), deadline, "the classes are still there")

@@ -112,7 +112,7 @@ class Isolate:
         return interpreters.run(interpreter, script)
 
     def hang_up(self):
-        """Ends the isolate once it is idle. A function that runs goes on until it returns."""
+        """Ends the isolate once it is idle. A function that runs goes on until it returns, or Hydra kills the host."""
         self._hung_up = True
         if self._channel:
             self._channel.hang_up()

@@ -5,6 +5,8 @@ import sys
 from . import function
 from .channel import Channel
 
+JOIN_TIME = 1  # seconds; Hydra waits five for an isolate that it let go
+
 
 class NeedsLegacyInterpreter(Exception):
     """An extension module of the function's does not work in an interpreter with its own GIL."""
@@ -38,22 +40,36 @@ def _cannot_be_isolated(error):
 def _end_threads():
     """Ends the threads that the function left: CPython aborts the process if an interpreter is destroyed under them.
 
-    Threads that are not daemons are joined, as at the exit of a program. A daemon gets SystemExit, which it sees
-    when it next runs Python code. Until it does, the isolate is not closed, and Hydra may kill the host.
+    Threads that are not daemons may end by themselves, as at the exit of a program, for `JOIN_TIME`. Then they get SystemExit, which they
+    see when they next run Python code; so do daemons, at once. Until all have ended the isolate is not closed, and Hydra may kill the host.
     """
-    from _thread import _count
+    from _thread import _count, allocate_lock, get_ident, start_new_thread
 
     if not _count():
         return
     import threading
     import time
 
-    threading._shutdown()
-    daemons = [thread.ident for thread in threading.enumerate() if thread is not threading.current_thread()]
-    if daemons:
-        from ctypes import c_ulong, py_object, pythonapi
-
-        for daemon in daemons:
-            pythonapi.PyThreadState_SetAsyncExc(c_ulong(daemon), py_object(SystemExit))
+    joined = allocate_lock()
+    with joined:
+        start_new_thread(_end_late, (joined, get_ident()))
+        threading._shutdown()
+    _raise_exit(thread for thread in threading.enumerate() if thread is not threading.current_thread())
     while _count():
         time.sleep(0.01)
+
+
+def _end_late(joined, joiner):
+    """Ends the threads that `joiner` waits for, if it still does after `JOIN_TIME`."""
+    import threading
+
+    if not joined.acquire(timeout=JOIN_TIME):
+        _raise_exit(thread for thread in threading.enumerate() if not thread.daemon and thread.ident != joiner)
+
+
+def _raise_exit(threads):
+    if idents := [thread.ident for thread in threads]:
+        from ctypes import c_ulong, py_object, pythonapi
+
+        for ident in idents:
+            pythonapi.PyThreadState_SetAsyncExc(c_ulong(ident), py_object(SystemExit))

@@ -133,6 +133,19 @@ class Host(unittest.TestCase):
         self.ends(self.number(isolate))
         self.assertEqual(self.isolate("def main(args): return 'here'").invoke("{}"), (RESULT, "here"))
 
+    @unittest.skipIf(sys.version_info[:2] == (3, 12), "3.12 cannot load ctypes where it would be needed: Hydra kills the host")
+    def test_leaving_a_thread_that_never_ends(self):
+        isolate = self.isolate("""
+            import threading, time
+            def forever():
+                while True: time.sleep(0.001)
+            def main(args): threading.Thread(target=forever).start()
+        """)
+        self.assertEqual(isolate.invoke({}), (RESULT, "null"))
+        self.agent.shut(self.number(isolate))
+        self.ends(self.number(isolate))
+        self.assertEqual(self.isolate("def main(args): return 'here'").invoke("{}"), (RESULT, "here"))
+
     def test_later_isolates_do_not_depend_on_earlier_ones(self):
         source = """
             import asyncio, datetime, decimal, hashlib, json, random, re, sqlite3, ssl, threading, urllib.request

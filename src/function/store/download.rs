@@ -189,7 +189,7 @@ impl Downloader {
 }
 
 /// The URL for messages and logs: without user and password.
-pub(super) fn shown(url: &Url) -> String {
+pub(in crate::function) fn shown(url: &Url) -> String {
     let mut url = url.clone();
     // Only URLs without a host refuse this, and those hold neither.
     let _ = url.set_username("");

@@ -18,7 +18,8 @@ pub use error::CodeError;
 pub use form::Form;
 pub use limits::Limits;
 
-use download::{Download, Downloader, Validators, shown};
+pub(super) use download::shown;
+use download::{Download, Downloader, Validators};
 use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared, WeakShared},

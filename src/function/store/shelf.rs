@@ -75,9 +75,7 @@ impl Shelf {
         folder::own(&folder, 0o755)?;
         // Agents take it for the real path: runtimes tell modules apart by it.
         let folder = folder.canonicalize().map_err(StoreError::io("find", &folder))?;
-        let partial = folder.join("partial");
-        remove_tree(&partial).map_err(StoreError::io("empty", &partial))?;
-        folder::own(&partial, 0o700)?;
+        folder::emptied(&folder.join("partial"))?;
         let held = scan(&folder).map_err(StoreError::io("read", &folder))?;
         let mut index = Index::load(&folder);
         index.retain(|source| {

@@ -16,6 +16,7 @@ use super::super::file::{File, Inherited, Kind, Known, path_cost};
 use super::super::host_file::HostFile;
 use super::super::kernel::Kernel;
 use super::super::listing::Listing;
+use super::super::lock::{Key, Lock};
 use super::super::net::SavedSocket;
 use super::super::net::unix::{SavedUnix, SavedUnixSocket, UnixSocket};
 use super::super::pipe::{PipeEnd, SavedPipe, SavedPipes};
@@ -33,6 +34,8 @@ pub struct SavedFiles {
     /// Descriptor, its file, and whether it is closed on exec.
     descriptors: Vec<(i32, FileId, bool)>,
     unix: SavedUnix,
+    /// On files in guest RAM.
+    locks: Vec<(Key, Lock)>,
     next: u64,
 }
 
@@ -109,7 +112,13 @@ impl SavedFiles {
             Ok(SavedFile { known: file.known(), kind: save_kind(kernel, file, &open, keeper)? })
         };
         let files = open.values().map(save).collect::<Result<_, _>>()?;
-        Ok(SavedFiles { files, descriptors, unix: kernel.save_unix(), next: kernel.files_made() })
+        Ok(SavedFiles {
+            files,
+            descriptors,
+            unix: kernel.save_unix(),
+            locks: kernel.locks.save(),
+            next: kernel.files_made(),
+        })
     }
 
     /// Opens all files of a restored program anew and fills its descriptor table.
@@ -213,6 +222,7 @@ impl SavedFiles {
         }
         let shown = sockets.iter().filter_map(|(socket, id)| Some((*socket, files.get(id)?)));
         kernel.restore_unix(self.unix, shown, |id| files.get(&id));
+        kernel.locks.restore(self.locks);
         kernel.set_files_made(self.next);
         for (fd, id, close_on_exec) in self.descriptors {
             let file = files.get(&id).cloned();

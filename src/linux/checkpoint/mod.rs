@@ -10,12 +10,12 @@
 //! Every area keeps the saved form of its own records beside them.
 //!
 //! # What a restored program finds
-//! Its memory, threads, signals, timers, pipes, events and sets are what they were. Monotonic time goes on from the checkpoint; wall time is
-//! right. Files of the host are opened anew by path, at the same position; a *mapped* file must not have changed since, or the
-//! restore is refused. Files that have no path any more come along with their content. The streams that the program was started with are
-//! replaced by those that the restored one is given; what Hydra had not read of its own waits in the new one. File systems in guest RAM
-//! are what they were. Connections to the outside read as reset; listeners listen again if their name is free. Locks on files of the host
-//! are gone.
+//! Its memory, threads, signals, timers, pipes, events and sets are what they were. Monotonic time goes on from the checkpoint; wall time
+//! is right. Files of the host are opened anew by path, at the same position; a *mapped* file must not have changed since, or the restore
+//! is refused. Files that have no path any more come along with their content. The streams that the program was started with are replaced
+//! by those that the restored one is given; what Hydra had not read of its own waits in the new one. File systems in guest RAM are what
+//! they were, with the locks on their files. Connections to the outside read as reset; listeners listen again if their name is free. Locks
+//! on files of the host are gone.
 
 mod files;
 mod outside;

@@ -134,6 +134,7 @@ impl Guest {
         vm.wait_until_idle();
         let before = kernel.mm().frames().clone();
         let (frames, figures) = reset(vm.memory(), original, state.frames(), &before)?;
+        vm.install_tasks()?;
         Ok((Guest::resume_in(vm, state, frames, surroundings)?, figures))
     }
 
@@ -225,5 +226,86 @@ impl Kernel {
         drop(files);
         self.sched.launch(|need| self.serve(need));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+    use std::time::Duration;
+
+    use super::super::super::Config;
+    use super::super::super::identity::Identity;
+    use super::*;
+    use crate::vmm::layout::VCPU_PAGES;
+
+    const MEMORY: u64 = 64 << 20;
+    /// Bytes of a task state segment without its bitmap of ports.
+    const TASK: u64 = 0x68;
+
+    fn mounts() -> Vec<Mount> {
+        vec![Mount { source: "/".into(), target: "/".into(), read_only: true }]
+    }
+
+    /// A program that sleeps: its state in its serial form, and its RAM.
+    fn sleeping() -> (Vec<u8>, Image) {
+        let guest = Guest::start(Config {
+            memory: MEMORY,
+            mounts: mounts(),
+            program: "/bin/sleep".into(),
+            arguments: vec![b"sleep".to_vec(), b"1000".to_vec()],
+            environment: Vec::new(),
+            working_directory: "/".into(),
+            descriptors: Vec::new(),
+            umask: 0o022,
+            identity: Identity::of_this_process(),
+            network: Policy::Closed,
+            rights: Rights::Own,
+            trace: false,
+            counters: Default::default(),
+        });
+        let guest = guest.expect("the program starts");
+        guest.settle(Duration::from_secs(10));
+        let checkpoint = guest.checkpoint().expect("a checkpoint");
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(MEMORY).expect("room for it");
+        for run in checkpoint.runs() {
+            let mut bytes = vec![0; (run.end - run.start) as usize];
+            checkpoint.memory().slice(run.start, bytes.len()).expect("RAM").copy_to(&mut bytes[..]);
+            file.write_all_at(&bytes, run.start).expect("room for it");
+        }
+        let state = postcard::to_stdvec(checkpoint.state()).expect("the state");
+        (state, Image::new(file, MEMORY).expect("an image"))
+    }
+
+    #[test]
+    fn a_reset_puts_back_what_ring_0_has_of_each_vcpu() {
+        if let Err(error) = Hypervisor::get() {
+            assert!(std::env::var_os("HYDRA_REQUIRE_KVM").is_none(), "{error}");
+            return eprintln!("skipped: {error}");
+        }
+        let (state, image) = sleeping();
+        let state = || postcard::from_bytes::<State>(&state).expect("the state");
+        let surroundings = || Surroundings {
+            mounts: mounts(),
+            descriptors: Vec::new(),
+            network: Policy::Closed,
+            rights: Rights::Own,
+            trace: false,
+            counters: Default::default(),
+        };
+        let memory = |guest: &Guest| guest.kernel().vm.as_ref().expect("a microVM").memory().clone();
+        // The task state segment of the first.
+        let task = |guest: &Guest| {
+            let memory = memory(guest);
+            (VCPU_PAGES..VCPU_PAGES + TASK).step_by(8).map(|at| memory.load(at)).collect::<Vec<_>>()
+        };
+        let guest = Guest::restore(state(), &image, None, surroundings()).expect("it goes on");
+        guest.settle(Duration::from_secs(10));
+        let before = task(&guest);
+        memory(&guest).write(VCPU_PAGES, &[0xee; TASK as usize]);
+        let reference = image.reference().expect("a mapping");
+        let (guest, _) = guest.reset(state(), reference, surroundings()).expect("a reset");
+        assert_eq!(task(&guest), before);
     }
 }

@@ -99,6 +99,10 @@ impl Seat {
         }
         // A thread takes a while to start.
         Poller::get()?;
+        Some(Seat::at(kernel, slot))
+    }
+
+    fn at(kernel: &Kernel, slot: Arc<CallSlot>) -> Seat {
         let place = Place {
             kernel: kernel.weak(),
             slot,
@@ -107,7 +111,7 @@ impl Seat {
             answers: AtomicU32::new(0),
         };
         let now = Instant::now();
-        Some(Seat {
+        Seat {
             place: Arc::new(place),
             eager: 0,
             needed: EAGER,
@@ -115,7 +119,7 @@ impl Seat {
             last: now,
             missed: 0,
             rest_until: now,
-        })
+        }
     }
 
     /// This thread runs on the vCPU, until the answer is dropped.
@@ -216,9 +220,13 @@ impl Place {
 
     /// Fills more of what is around the page at `address` while the program does something else; whether there is perhaps yet more.
     fn fill_ahead(&self, address: u64) -> bool {
-        let Some(kernel) = self.kernel.upgrade() else { return false };
-        let fill = || catch_unwind(AssertUnwindSafe(|| kernel.mm().fill_ahead(address)));
-        self.slot.meanwhile(fill).is_some_and(|filled| filled.unwrap_or(false))
+        let fill = || {
+            // Held meanwhile: another program may be in the guest, and the RAM its own, once the seat is given up.
+            let caller = lock(&self.caller);
+            let Some((_, kernel)) = caller.as_ref().zip(self.kernel.upgrade()) else { return false };
+            catch_unwind(AssertUnwindSafe(|| kernel.mm().fill_ahead(address))).unwrap_or(false)
+        };
+        self.slot.meanwhile(fill).unwrap_or(false)
     }
 
     /// Fills the page of a fault, if that is all there is to do.
@@ -259,6 +267,7 @@ impl Place {
         }
         let counters = &kernel.counters;
         let begun = Instant::now();
+        kernel.keep_clocks();
         let mut thread = Thread::bare(caller.tid);
         let mut context = Ctx { kernel: &kernel, thread: &mut thread, vcpu: &mut NoVcpu };
         // A defect in a handler ends this program, and none but this.
@@ -326,3 +335,52 @@ impl StateHolder for NoVcpu {
 }
 
 const NO_VCPU: VmmError = VmmError::Lacks("the vCPU of the caller");
+
+#[cfg(test)]
+mod tests {
+    use super::super::direct::Direct;
+    use super::super::namespace::{Mount, Source};
+    use super::*;
+    use crate::vmm::GuestMemory;
+
+    const PAGE: u64 = 4096;
+    const PAGES: u64 = 256;
+
+    /// A program that has mapped a file, and an address in the middle of it.
+    fn program_with_a_file() -> (Direct, u64) {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("f"), vec![7; (PAGES * PAGE) as usize]).expect("a file");
+        let source = Source::Host(folder.path().into());
+        let mounts = [Mount { source, target: "/".into(), read_only: true }];
+        let mut program = Direct::new(16 << 20, &mounts).expect("a program");
+        let mut call = |number: libc::c_long, args| program.call(number as u64, args).expect("it goes on");
+        let both = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let anonymous = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        let name = call(libc::SYS_mmap, [0, PAGE, both, anonymous, u64::MAX, 0]);
+        program.kernel().write_bytes(name, b"/f\0").expect("it is mapped");
+        let mut call = |number: libc::c_long, args| program.call(number as u64, args).expect("it goes on");
+        let file = call(libc::SYS_open, [name, 0, 0, 0, 0, 0]);
+        let map = [0, PAGES * PAGE, libc::PROT_READ as u64, libc::MAP_PRIVATE as u64, file, 0];
+        let address = call(libc::SYS_mmap, map);
+        (program, address + PAGES / 2 * PAGE)
+    }
+
+    #[test]
+    fn whoever_gave_up_the_vcpu_has_nothing_more_filled() {
+        let (program, address) = program_with_a_file();
+        let kernel = program.kernel();
+        let free = || kernel.mm().frames().free();
+        let area = Arc::new(GuestMemory::new(4 << 20).expect("memory"));
+        let mut seat = Seat::at(kernel, CallSlot::opened(&area));
+        let running = seat.seat(1, &Arc::default());
+        let before = free();
+        assert!(seat.place.fill_ahead(address), "there is nothing to fill");
+        let filled = free();
+        assert!(filled < before, "nothing was filled");
+        // The poller still looks at the place, and another program is in the guest.
+        let place = Arc::clone(&seat.place);
+        drop((running, seat));
+        assert!(!place.fill_ahead(address));
+        assert_eq!(free(), filled);
+    }
+}

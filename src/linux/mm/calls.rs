@@ -1,7 +1,5 @@
 //! Memory system calls: mmap, munmap, mprotect, mremap, brk, madvise, mincore, msync, mlock.
 
-use std::sync::Arc;
-
 use super::super::context::{Args, Ctx};
 use super::super::errno::{Errno, SysResult};
 use super::super::file::{File, Kind};
@@ -61,10 +59,11 @@ pub fn mmap(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     if flags & MAP_HUGETLB != 0 {
         return Err(Errno::ENOMEM);
     }
-    let (content, may_write) = if flags & MAP_ANONYMOUS != 0 {
-        (Content::Ram(Backing::Zero), true)
-    } else {
-        content(ctx.kernel.file(args.i32(4))?, access, shared, offset)?
+    // Held until the region is there: with the file might go what it shows.
+    let file = if flags & MAP_ANONYMOUS == 0 { Some(ctx.kernel.file(args.i32(4))?) } else { None };
+    let (content, may_write) = match &file {
+        Some(file) => content(file, access, shared, offset)?,
+        None => (Content::Ram(Backing::Zero), true),
     };
     let placement = if flags & MAP_FIXED_NOREPLACE != 0 {
         Placement::FixedFree(hint)
@@ -93,15 +92,15 @@ pub fn mmap(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 }
 
 /// What a mapping shows.
-enum Content {
+enum Content<'a> {
     /// Something in guest RAM.
     Ram(Backing),
     /// A file of the host's.
-    Host(Arc<File>),
+    Host(&'a File),
 }
 
 /// What a mapping of a file shows from `offset` on, and whether it may ever be written to.
-fn content(file: Arc<File>, access: Access, shared: bool, offset: u64) -> Result<(Content, bool), Errno> {
+fn content(file: &File, access: Access, shared: bool, offset: u64) -> Result<(Content<'_>, bool), Errno> {
     let (readable, writable) = file.access_mode();
     if !readable || (shared && access.contains(Access::WRITE) && !writable) {
         return Err(Errno::EACCES);

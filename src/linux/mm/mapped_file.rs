@@ -9,8 +9,11 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
+use rustix::fs::OFlags;
+
 use super::super::errno::Errno;
 use super::super::host_fd::Room;
+use super::super::namespace::reopen;
 use super::super::shared_files::{Identity, identity};
 use super::space::{AddressSpace, Backing, Region};
 use crate::sync::lock;
@@ -68,10 +71,15 @@ impl MappedFile {
         self.writer.get().map(AsFd::as_fd)
     }
 
-    /// Keeps a copy of a descriptor that can be written to.
+    /// Keeps a descriptor that can be written to, of the file that `fd` can write to. Of its own: the program may have its writes appended.
     fn allow_writes(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
         if self.writer.get().is_none() {
-            let _ = self.writer.set(rustix::io::fcntl_dupfd_cloexec(fd, 3)?);
+            let own = reopen(fd, OFlags::RDWR).or_else(|refused| {
+                // One that is lent, or whose mode has changed.
+                let appends = rustix::fs::fcntl_getfl(fd)?.contains(OFlags::APPEND);
+                if appends { Err(refused) } else { Ok(rustix::io::fcntl_dupfd_cloexec(fd, 3)?) }
+            })?;
+            let _ = self.writer.set(own);
         }
         Ok(())
     }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::super::context::{Args, Ctx, OnSignal};
+use super::super::context::{Args, Ctx};
 use super::super::errno::{Errno, SysResult};
 use super::super::file::{File, Kind};
-use super::super::io::until_ready;
+use super::super::io::{until_ready, wait_until_ready};
 use super::unix::{self, UnixSocket};
-use super::{Direction, Endpoint, Socket, address};
+use super::{Direction, Socket, address};
 
 const KIND: i32 = 0xf;
 
@@ -95,13 +95,13 @@ pub fn connect(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let address = address::read(ctx, args.u64(1), args.u32(2))?;
     let again = ctx.thread.progress > 0;
     match socket.connect(ctx.kernel, &address, again) {
-        Err(error @ (Errno::EINPROGRESS | Errno::EAGAIN)) if !file.is_nonblocking() => {
-            ctx.thread.progress = u64::from(error == Errno::EINPROGRESS);
-            let deadline = socket.timeout(ctx.kernel, Direction::Send).map(|t| ctx.deadline(t));
-            if ctx.is_past(deadline) {
-                return Err(error);
+        // The host says `EALREADY` where the call begins again after a signal.
+        Err(error @ (Errno::EINPROGRESS | Errno::EALREADY | Errno::EAGAIN)) if !file.is_nonblocking() => {
+            ctx.thread.progress = u64::from(error != Errno::EAGAIN);
+            match wait_until_ready(ctx, &file, Direction::Send) {
+                Errno::EAGAIN => Err(error),
+                waits => Err(waits),
             }
-            Err(ctx.wait_for(std::slice::from_ref(&file), deadline, OnSignal::Restart))
         }
         outcome => outcome.map(|()| 0),
     }
@@ -133,7 +133,7 @@ pub fn accept4(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
 fn accept_connection(ctx: &mut Ctx<'_>, args: Args, flags: u32) -> SysResult {
     let file = ctx.kernel.file(args.i32(0))?;
     let socket = file.endpoint()?;
-    socket_ready(ctx, &file, socket, Direction::Receive, |ctx| {
+    until_ready(ctx, &file, Direction::Receive, |ctx| {
         // Before a connection is taken that no descriptor would hold.
         ctx.kernel.check_free_descriptor()?;
         let (connection, peer) = socket.accept(ctx.kernel)?;
@@ -147,31 +147,6 @@ fn accept_connection(ctx: &mut Ctx<'_>, args: Args, flags: u32) -> SysResult {
             }
         }
     })
-}
-
-/// [`until_ready`], with the timeout that the socket has for this direction.
-pub(super) fn socket_ready(
-    ctx: &mut Ctx<'_>,
-    file: &Arc<File>,
-    socket: &dyn Endpoint,
-    direction: Direction,
-    attempt: impl FnOnce(&mut Ctx<'_>) -> SysResult,
-) -> SysResult {
-    if file.is_nonblocking() {
-        return until_ready(ctx, file, attempt);
-    }
-    match attempt(ctx) {
-        Err(Errno::EAGAIN) => {
-            let deadline = socket.timeout(ctx.kernel, direction).map(|t| ctx.deadline(t));
-            if ctx.is_past(deadline) {
-                return Err(Errno::EAGAIN);
-            }
-            // With a timeout Linux does not begin the call again.
-            let on_signal = if deadline.is_some() { OnSignal::Interrupt } else { OnSignal::Restart };
-            Err(ctx.wait_for(std::slice::from_ref(file), deadline, on_signal))
-        }
-        outcome => outcome,
-    }
 }
 
 pub fn getsockname(ctx: &mut Ctx<'_>, args: Args) -> SysResult {

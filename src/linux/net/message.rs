@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::super::context::{Args, Ctx};
 use super::super::errno::{Errno, SysResult};
 use super::super::file::File;
+use super::super::io::{WINDOW, until_ready, window};
 use super::super::time::Timespec;
 use super::super::user::MAX_TRANSFER;
-use super::calls::socket_ready;
 use super::control::{self, Control};
 use super::{Direction, Received, address};
 use crate::vmm::Access;
@@ -48,7 +48,7 @@ fn wait_unless(
     if flags & libc::MSG_DONTWAIT != 0 {
         return attempt(ctx);
     }
-    socket_ready(ctx, file, file.endpoint()?, direction, attempt)
+    until_ready(ctx, file, direction, attempt)
 }
 
 fn waits(file: &File, flags: i32) -> bool {
@@ -115,14 +115,22 @@ fn receive(ctx: &mut Ctx<'_>, file: &Arc<File>, header: &Header, flags: i32) -> 
         && socket.is_stream();
     let control_room = control::host_room(header.control, header.control_len);
     let mut received = None;
+    // A stream may have more than a window.
+    let goes_on = socket.is_stream() && flags & (libc::MSG_PEEK | libc::MSG_OOB | libc::MSG_ERRQUEUE) == 0;
     let outcome = wait_unless(ctx, file, flags, Direction::Receive, |ctx| {
         loop {
             let done = ctx.thread.progress as usize;
-            let slices = ctx.kernel.user_vector(&after(&header.parts, done), Access::WRITE)?;
-            let mut got = socket.receive(ctx.kernel, &slices, flags, control_room)?;
+            let slices = ctx.kernel.user_vector(&window(&header.parts, done), Access::WRITE);
+            let received_now =
+                slices.and_then(|slices| socket.receive(ctx.kernel, &slices, flags, control_room));
+            let mut got = match received_now {
+                Err(_) if done > 0 && !all => Received::default(),
+                got => got?,
+            };
             let ends = got.bytes == 0 || !got.files.is_empty() || !got.control.is_empty();
+            let continues = all || goes_on && got.bytes == WINDOW;
             got.bytes += done;
-            if !all || ends || got.bytes >= total {
+            if !continues || ends || got.bytes >= total {
                 received = Some(got);
                 return Ok(0);
             }

@@ -136,6 +136,11 @@ trait Endpoint {
 }
 
 impl File {
+    /// Nanoseconds for which a call waits for it, if it is a socket for which that was set.
+    pub fn timeout(&self, kernel: &Kernel, direction: Direction) -> Option<u64> {
+        self.endpoint().ok()?.timeout(kernel, direction)
+    }
+
     /// The socket; `ENOTSOCK` if it is none.
     fn endpoint(&self) -> Result<&dyn Endpoint, Errno> {
         match &self.kind {

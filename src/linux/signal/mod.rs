@@ -135,6 +135,7 @@ fn ignored_by_default(signal: i32) -> bool {
             | libc::SIGURG
             | libc::SIGWINCH
             | libc::SIGCONT
+            | libc::SIGSTOP
             | libc::SIGTSTP
             | libc::SIGTTIN
             | libc::SIGTTOU

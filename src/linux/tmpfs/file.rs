@@ -150,6 +150,11 @@ impl OpenFile {
         Ok((done, end))
     }
 
+    /// Writes at the end, wherever the position is.
+    pub fn append(&self, from: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
+        Ok(self.write_to(from, None)?.0)
+    }
+
     /// After its content changed.
     fn changed(&self) -> Result<(), Errno> {
         self.fs.with(|tree| {

@@ -81,7 +81,7 @@ pub struct Inode {
     pub birth: Time,
     /// Extended attributes.
     pub extended: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// What may not be done to a memory file any more: `F_SEAL_…`.
+    /// What may not be done to a memory file any more: `F_SEAL_…`. Other files can be given none.
     pub seals: u32,
 }
 

@@ -179,6 +179,8 @@ fn seals_hold() {
     let fs = file_system(1 << 20, USER);
     let open = OpenFile::unnamed(&fs, 0o600, false).expect("a file");
     open.resize(100).expect("a size");
+    assert_eq!(open.add_seals(libc::F_SEAL_GROW as u32), Err(Errno::EPERM));
+    open.allow_seals(true).expect("a memory file");
     open.add_seals(libc::F_SEAL_GROW as u32).expect("sealed");
     let mut text = *b"text";
     assert_eq!(open.write_at(&[VolatileSlice::from(&mut text[..])], 96), Ok(4));

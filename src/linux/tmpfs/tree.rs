@@ -59,7 +59,7 @@ fn inode(content: Content, mode: u32, owner: Caller, links: u32, now: Time) -> I
         times: [now; 3],
         birth: now,
         extended: BTreeMap::new(),
-        seals: 0,
+        seals: libc::F_SEAL_SEAL as u32,
     }
 }
 

@@ -43,6 +43,8 @@ pub struct Expected {
     pub tmp_mib: u32,
     /// Most bytes of a result.
     pub max_result: usize,
+    /// Its time zone, where Hydra was given one.
+    pub time_zone: Option<String>,
     /// The version of CRIU.
     pub criu: String,
     /// The kernel's release.
@@ -127,6 +129,8 @@ impl Dumps {
         let place = self.place(of.svmid);
         let manifest = Manifest { of, agent, created, pause_us: pause.as_micros() as u64 };
         fs::write(staged.path().join(MANIFEST), serde_json::to_vec_pretty(&manifest)?)?;
+        // CRIU and cp have written the most of it. None of it is looked at again before a restore.
+        folder::sync_file_system(staged.path())?;
         let before = self.stage()?;
         match fs::rename(&place, before.path().join("before")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -146,9 +150,7 @@ impl Dumps {
             folder::shared(above)?;
         }
         folder::own(&self.folder, 0o700)?;
-        let partial = self.partial();
-        folder::remove_tree(&partial).map_err(FolderError::io("clear", &partial))?;
-        folder::own(&partial, 0o700)?;
+        folder::emptied(&self.partial())?;
         *cleared = true;
         Ok(())
     }
@@ -185,4 +187,48 @@ fn sizes(folder: &Path) -> io::Result<(u64, u64)> {
         }
     }
     Ok((memory, other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(function: &str) -> Expected {
+        Expected {
+            svmid: 7,
+            function: function.into(),
+            entry_point: None,
+            code: "c".into(),
+            runtime: "r".into(),
+            memory: 64,
+            tmp_mib: 8,
+            max_result: 1 << 20,
+            criu: "3.17".into(),
+            kernel: "6.1".into(),
+            hydra: "h".into(),
+        }
+    }
+
+    #[test]
+    fn a_dump_is_found_until_another_takes_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let dumps = Dumps::new(folder.path().join("dumps"));
+        assert!(dumps.find(&of("one")).unwrap().is_none());
+        let agent = DumpedAgent { inodes: [1, 2, 3], user: 4 };
+        for function in ["one", "other"] {
+            let staged = dumps.stage().unwrap();
+            fs::write(staged.path().join("pages-1.img"), function).unwrap();
+            fs::create_dir(staged.path().join("tmp")).unwrap();
+            dumps.keep(staged, of(function), agent.clone(), Duration::from_millis(1)).unwrap();
+            let found = dumps.find(&of(function)).unwrap().unwrap();
+            assert_eq!((found.manifest.agent, found.memory_bytes), (agent.clone(), function.len() as u64));
+        }
+        assert!(dumps.find(&of("one")).unwrap().is_none());
+        // Nothing stays of what was replaced, or was half-written when Hydra was killed.
+        let half = dumps.stage().unwrap();
+        std::mem::forget(half);
+        let again = Dumps::new(folder.path().join("dumps"));
+        assert!(again.find(&of("other")).unwrap().is_some());
+        assert_eq!(fs::read_dir(again.partial()).unwrap().count(), 0);
+    }
 }

@@ -24,6 +24,7 @@ use super::snapshot::{MicroVms, Obstacle, Slot, make_ready, svmid};
 use super::{Error, Health, Sandbox, SnapshotFigures, SnapshotStatus, Snapshots, Start, Starter};
 use crate::agent::Channel;
 use crate::agent::runtime::Mode;
+use crate::agent::spawn::time_zone;
 use crate::config::Config;
 use crate::function::Function;
 use crate::jail::criu::{self, Criu, Dump, Dumper};
@@ -75,7 +76,17 @@ impl CriuProcesses {
     ///
     /// # Errors
     /// [`Error::Unavailable`] when there is no such language here, or dumps cannot be kept.
-    pub fn starter(self: &Arc<Self>, function: Arc<Function>) -> Result<Arc<CriuStarter>, Error> {
+    pub async fn starter(self: &Arc<Self>, function: Arc<Function>) -> Result<Arc<CriuStarter>, Error> {
+        let (all, of) = (self.clone(), function.clone());
+        let (expected, found) =
+            tokio::task::spawn_blocking(move || all.find(&of)).await.map_err(start_error)??;
+        let slot = Slot::new(found.map(Arc::new));
+        let (all, made_us) = (self.clone(), AtomicU64::new(0));
+        Ok(Arc::new(CriuStarter(Arc::new(Inner { all, function, expected, slot, made_us }))))
+    }
+
+    /// What a dump of the function must be of, for which all of its runtime is read once, and the one that there is.
+    fn find(&self, function: &Function) -> Result<(Expected, Option<KeptDump>), Error> {
         let (spec, agent) = (&function.spec, function.agent());
         let expected = Expected {
             svmid: svmid(spec),
@@ -86,6 +97,7 @@ impl CriuProcesses {
             memory: spec.memory,
             tmp_mib: self.tmp_mib,
             max_result: self.max_result,
+            time_zone: time_zone().map(|(_, zone)| zone.to_string_lossy().into_owned()),
             criu: criu::version().unwrap_or_default().to_owned(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             hydra: crate::snapshot::BUILD.into(),
@@ -94,9 +106,7 @@ impl CriuProcesses {
             .dumps
             .find(&expected)
             .map_err(|error| Error::Unavailable(format!("dumps of processes cannot be kept: {error}")))?;
-        let slot = Slot::new(found.map(Arc::new));
-        let (all, made_us) = (self.clone(), AtomicU64::new(0));
-        Ok(Arc::new(CriuStarter(Arc::new(Inner { all, function, expected, slot, made_us }))))
+        Ok((expected, found))
     }
 }
 

@@ -1,32 +1,35 @@
 //! A function's pool of sandboxes: reused, added while requests wait, retired when idle, replaced when they end.
 
+mod queue;
 mod stock;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
+pub(super) use self::queue::Place;
+use self::queue::{Grant, Waiter};
 use super::lease::Lease;
-use super::{Error, Sandbox, Snapshots, Starter, VERDICT_TIME};
-use crate::agent::{ChannelError, Outcome};
+use super::{Error, Sandbox, Snapshots, Starter};
+use crate::agent::ChannelError;
 use crate::function::Function;
 use crate::sync::lock;
-
-/// How long a request waits for a sandbox to become free before another sandbox is added.
-const GROW_AFTER: Duration = Duration::from_millis(5);
 
 /// What all pools have in common.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolSettings {
-    /// Most requests that may wait for one function's sandboxes.
+    /// Most requests that may wait for one function's sandboxes, beside those for which there are sandboxes, or may be.
     pub max_waiting: usize,
     /// How long a sandbox may be idle before it is let go.
     pub idle_time: Duration,
+    /// The most that the start of a sandbox may take, with all that it waits for.
+    pub start_time: Duration,
     /// Most sandboxes of one function that are being started at a time.
     pub parallel_starts: u32,
 }
@@ -36,15 +39,24 @@ pub struct Pool {
     function: Arc<Function>,
     starter: Arc<dyn Starter>,
     settings: PoolSettings,
+    ended: Ended,
     state: Mutex<State>,
 }
 
+/// Is told how each invocation ended, also of one whose client had gone while it ran.
+pub type Ended = Box<dyn Fn(&Result<Invocation, Error>) + Send + Sync>;
+
 #[derive(Default)]
 struct State {
-    idle: Vec<Idle>,
-    waiting: VecDeque<oneshot::Sender<Result<Leased, Error>>>,
+    /// The one that was used last is at the back. There are none while requests wait.
+    idle: VecDeque<Idle>,
+    /// Idle ones that are being looked at.
+    inspected: u32,
+    waiting: VecDeque<Waiter>,
     busy: u32,
     starting: u32,
+    /// Whether a task looks after those that wait.
+    tended: bool,
     closed: bool,
 }
 
@@ -53,24 +65,12 @@ struct Idle {
     since: Instant,
 }
 
-/// A sandbox for a request, and how long its start took if it was started just now.
-struct Ready {
-    sandbox: Box<dyn Sandbox>,
-    started: Option<Duration>,
-}
-
-/// A sandbox on its way to a request that waited for it, and how long its start took. It is a lease, as the request may be given up
-/// between the sending and the receiving: then the sandbox goes back to the pool.
-type Leased = (Lease, Option<Duration>);
-
 /// What a request gets at once.
 enum Claim {
-    /// A sandbox.
-    Ready(Box<dyn Sandbox>),
-    /// A place among the busy ones, for a sandbox that it starts itself; maybe that of an idle one, to be dropped.
-    Place(Option<Box<dyn Sandbox>>),
+    /// What it wants; a sandbox was idle until now.
+    Granted(Grant),
     /// A place in the queue.
-    Wait(oneshot::Receiver<Result<Leased, Error>>),
+    Wait(oneshot::Receiver<Result<Grant, Error>>),
 }
 
 /// How the sandbox of an invocation was come by.
@@ -108,7 +108,7 @@ pub struct Invocation {
     pub result: String,
     /// How its sandbox was come by.
     pub start: Start,
-    /// Time in the queue, without the start.
+    /// Time until it began, without the start.
     pub queue_time: Duration,
     /// Time of the start; zero when warm.
     pub start_time: Duration,
@@ -131,14 +131,19 @@ pub struct PoolStatus {
 
 impl State {
     fn alive(&self) -> u32 {
-        self.idle.len() as u32 + self.busy + self.starting
+        self.idle.len() as u32 + self.inspected + self.busy + self.starting
     }
 }
 
 impl Pool {
-    /// An empty pool for `function`.
-    pub fn new(function: Arc<Function>, starter: Arc<dyn Starter>, settings: PoolSettings) -> Arc<Pool> {
-        Arc::new(Pool { function, starter, settings, state: Mutex::default() })
+    /// An empty pool for `function`, which tells `ended` how invocations end.
+    pub fn new(
+        function: Arc<Function>,
+        starter: Arc<dyn Starter>,
+        settings: PoolSettings,
+        ended: Ended,
+    ) -> Arc<Pool> {
+        Arc::new(Pool { function, starter, settings, ended, state: Mutex::default() })
     }
 
     /// The function whose pool this is.
@@ -154,81 +159,50 @@ impl Pool {
     /// # Errors
     /// [`Error`]: what the function raised, or why it has no result.
     pub async fn invoke(self: &Arc<Pool>, arguments: &[u8], fresh: bool) -> Result<Invocation, Error> {
-        match self.attempt(arguments, fresh).await {
+        let queued = Instant::now();
+        let result = match self.attempt(arguments, fresh, queued).await {
             Err(Error::Died(end)) if matches!(*end, ChannelError::Ended { unread: true }) => {
-                self.attempt(arguments, fresh).await
+                self.attempt(arguments, fresh, queued).await
             }
             result => result,
-        }
+        };
+        self.note(&result);
+        result
     }
 
-    async fn attempt(self: &Arc<Pool>, arguments: &[u8], fresh: bool) -> Result<Invocation, Error> {
-        let queued = Instant::now();
-        let (mut lease, started) = self.acquire(fresh).await?;
-        let (start, start_time) = match started {
-            Some(time) => (lease.start(), time),
-            None => (Start::Warm, Duration::ZERO),
-        };
-        let begun = Instant::now();
-        let timeout = self.function.spec.timeout;
-        match tokio::time::timeout(timeout, lease.run(arguments)).await {
-            // The runtime bounded the memory before Hydra did; what it left half done is not to be used again.
-            Ok(Ok(Outcome::Raised(failure))) if failure.is_out_of_memory() => {
-                lease.end();
-                Err(Error::OutOfMemory { limit_mib: self.function.spec.memory })
-            }
-            Ok(Ok(outcome)) => {
-                let run_time = begun.elapsed();
-                lease.give_back(matches!(outcome, Outcome::Returned(_)));
-                match outcome {
-                    Outcome::Returned(result) => Ok(Invocation {
-                        result,
-                        start,
-                        queue_time: (begun - queued).saturating_sub(start_time),
-                        start_time,
-                        run_time,
-                    }),
-                    Outcome::Raised(failure) => Err(Error::Raised(failure)),
-                }
-            }
-            Ok(Err(end)) => {
-                let health = lease.health();
-                lease.end();
-                let _ = tokio::time::timeout(VERDICT_TIME, health.verdict()).await;
-                if health.is_out_of_memory() {
-                    return Err(Error::OutOfMemory { limit_mib: self.function.spec.memory });
-                }
-                Err(Error::Died(Arc::new(end)))
-            }
-            Err(_) => {
-                lease.end();
-                Err(Error::Timeout(timeout))
-            }
-        }
+    async fn attempt(
+        self: &Arc<Pool>,
+        arguments: &[u8],
+        fresh: bool,
+        queued: Instant,
+    ) -> Result<Invocation, Error> {
+        let (lease, started) = self.acquire(fresh).await?;
+        lease.invoke(arguments, queued, started).await
+    }
+
+    /// Says how an invocation ended.
+    pub(super) fn note(&self, result: &Result<Invocation, Error>) {
+        (self.ended)(result);
     }
 
     async fn acquire(self: &Arc<Pool>, fresh: bool) -> Result<(Lease, Option<Duration>), Error> {
-        let mut waiter = match self.claim(fresh)? {
-            Claim::Ready(sandbox) => return Ok((Lease::new(self.clone(), sandbox), None)),
-            Claim::Place(replaced) => {
-                drop(replaced);
-                return self.start_fresh().await;
+        loop {
+            let (grant, was_idle) = match self.claim(fresh)? {
+                Claim::Granted(grant) => (grant, true),
+                Claim::Wait(waiter) => (waiter.await.map_err(|_| closed())??, false),
+            };
+            let (mut lease, started) = match grant {
+                Grant::Place(place) => return self.start_fresh(place).await,
+                Grant::Sandbox(lease, started) => (lease, started),
+            };
+            match started {
+                Some(_) if fresh => return Ok((lease.for_one_request(), started)),
+                None if fresh => return self.start_fresh(lease.into_place()).await,
+                // It may have ended meanwhile.
+                _ if was_idle && !lease.is_idle() => drop(lease.into_place()),
+                _ => return Ok((lease, started)),
             }
-            Claim::Wait(waiter) => waiter,
-        };
-        let ready = loop {
-            match tokio::time::timeout(GROW_AFTER, &mut waiter).await {
-                Ok(ready) => break ready,
-                Err(_) => self.grow(),
-            }
-        };
-        // The sender is dropped only by `close`.
-        let (lease, started) = ready.map_err(|_| closed())??;
-        if fresh {
-            drop(lease.into_sandbox());
-            return self.start_fresh().await;
         }
-        Ok((lease, started))
     }
 
     /// What can be had without waiting: an idle sandbox, a place to start a fresh one, or a place in the queue.
@@ -237,34 +211,28 @@ impl Pool {
         if state.closed {
             return Err(closed());
         }
-        if fresh {
-            let room = state.alive() < self.function.spec.concurrency;
-            let replaced = if room { None } else { state.idle.pop() };
-            if room || replaced.is_some() {
+        // Nobody passes those that wait.
+        if state.head().is_none() {
+            if fresh && self.has_room(&state) {
                 state.busy += 1;
-                return Ok(Claim::Place(replaced.map(|idle| idle.sandbox)));
+                return Ok(Claim::Granted(Grant::Place(Place::new(self.clone()))));
             }
-        } else {
             // The one that was used last: its memory is warm, and the others may become old enough to go.
-            while let Some(mut idle) = state.idle.pop() {
-                if idle.sandbox.channel().is_idle() {
-                    state.busy += 1;
-                    return Ok(Claim::Ready(idle.sandbox));
-                }
+            if let Some(Idle { sandbox, .. }) = state.idle.pop_back() {
+                state.busy += 1;
+                return Ok(Claim::Granted(Grant::Sandbox(Lease::new(self.clone(), sandbox), None)));
             }
         }
-        if state.waiting.len() >= self.settings.max_waiting {
+        if self.is_full(&state) {
             // Those whose client has gone do not count.
-            state.waiting.retain(|waiter| !waiter.is_closed());
+            state.waiting.retain(|waiter| !waiter.has_left());
         }
-        if state.waiting.len() >= self.settings.max_waiting {
+        if self.is_full(&state) {
             return Err(Error::NoCapacity);
         }
-        let (sender, receiver) = oneshot::channel();
-        state.waiting.push_back(sender);
-        if state.alive() == 0 {
-            self.add(&mut state);
-        }
+        let (waiter, receiver) = Waiter::new(fresh);
+        state.waiting.push_back(waiter);
+        self.advance(&mut state);
         Ok(Claim::Wait(receiver))
     }
 
@@ -277,10 +245,10 @@ impl Pool {
     pub fn status(&self) -> PoolStatus {
         let state = self.state();
         PoolStatus {
-            idle: state.idle.len() as u32,
+            idle: state.idle.len() as u32 + state.inspected,
             busy: state.busy,
             starting: state.starting,
-            waiting: state.waiting.iter().filter(|waiter| !waiter.is_closed()).count() as u32,
+            waiting: state.waiting.iter().filter(|waiter| !waiter.has_left()).count() as u32,
         }
     }
 

@@ -1,101 +1,114 @@
 //! How a pool comes to its sandboxes, and lets them go.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, MutexGuard};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::super::lease::Lease;
 use super::super::{Error, Sandbox};
-use super::{Idle, Pool, Ready, State};
+use super::queue::{Grant, Place};
+use super::{Idle, Pool, State};
+
+impl Idle {
+    fn now(sandbox: Box<dyn Sandbox>) -> Idle {
+        Idle { sandbox, since: Instant::now() }
+    }
+}
 
 impl Pool {
-    /// Starts a sandbox for one request, in the place among the busy ones that the caller has taken.
-    pub(super) async fn start_fresh(self: &Arc<Pool>) -> Result<(Lease, Option<Duration>), Error> {
+    /// Starts a sandbox for one request. A request that is given up in the middle of this gives its place back too.
+    pub(super) async fn start_fresh(
+        self: &Arc<Pool>,
+        place: Place,
+    ) -> Result<(Lease, Option<Duration>), Error> {
         let begun = Instant::now();
-        // A request that is given up in the middle of this must give its place back too.
-        let place = Place(self);
-        let sandbox = self.starter.start_fresh(self.function.clone()).await?;
-        std::mem::forget(place);
+        let sandbox = self.in_time(self.starter.start_fresh(self.function.clone())).await?;
+        place.take();
         Ok((Lease::fresh(self.clone(), sandbox), Some(begun.elapsed())))
     }
 
-    /// Adds a sandbox if requests wait and there is room.
-    pub(super) fn grow(self: &Arc<Pool>) {
-        let mut state = self.state();
-        let wanted = state.waiting.iter().filter(|waiter| !waiter.is_closed()).count() as u32;
-        // More starts at a time than CPUs would only delay each other.
-        if state.starting < wanted.min(self.settings.parallel_starts)
-            && state.alive() < self.function.spec.concurrency
-        {
-            self.add(&mut state);
-        }
-    }
-
+    /// Adds a sandbox, for whoever waits when it is there.
     pub(super) fn add(self: &Arc<Pool>, state: &mut State) {
         state.starting += 1;
         let pool = self.clone();
         tokio::spawn(async move {
             let begun = Instant::now();
-            let started = pool.starter.start(pool.function.clone()).await;
+            let started = pool.in_time(pool.starter.start(pool.function.clone())).await;
             let mut state = pool.state();
             state.starting -= 1;
             match started {
                 Ok(sandbox) => {
                     state.busy += 1;
-                    drop(state);
-                    pool.hand_over(Ready { sandbox, started: Some(begun.elapsed()) });
+                    pool.hand_over(state, Idle::now(sandbox), Some(begun.elapsed()));
                 }
                 Err(error) => {
                     tracing::warn!(function = pool.function.spec.name, %error, "a sandbox was not started");
-                    if state.alive() == 0 {
-                        let waiting = std::mem::take(&mut state.waiting);
-                        drop(state);
-                        for waiter in waiting {
-                            let _ = waiter.send(Err(error.clone()));
-                        }
+                    if state.alive() > 0 {
+                        pool.advance(&mut state);
+                        return;
+                    }
+                    let waiting = std::mem::take(&mut state.waiting);
+                    drop(state);
+                    for waiter in waiting {
+                        waiter.refuse(error.clone());
                     }
                 }
             }
         });
     }
 
+    /// Waits for a start, but not for ever: who waits is to hear of it, and the place is to serve for another.
+    async fn in_time(
+        &self,
+        start: impl Future<Output = Result<Box<dyn Sandbox>, Error>>,
+    ) -> Result<Box<dyn Sandbox>, Error> {
+        let limit = self.settings.start_time;
+        match tokio::time::timeout(limit, start).await {
+            Ok(started) => started,
+            Err(_) => Err(Error::Start(format!("it was not ready within {limit:?}"))),
+        }
+    }
+
     /// Takes back a sandbox that is ready for another request.
     pub(in crate::sandbox) fn put_back(self: &Arc<Pool>, sandbox: Box<dyn Sandbox>) {
-        self.hand_over(Ready { sandbox, started: None });
+        self.hand_over(self.state(), Idle::now(sandbox), None);
     }
 
     /// Has a sandbox that is idle rest now, and waits until it has: see [`Sandbox::rest`].
     pub async fn rest_one(self: &Arc<Pool>) {
-        let idle = {
-            let mut state = self.state();
-            let idle = state.idle.pop();
-            state.busy += u32::from(idle.is_some());
-            idle
-        };
-        if let Some(Idle { sandbox, .. }) = idle {
-            Lease::new(self.clone(), sandbox).rest().await;
+        if self.status().idle > 0
+            && let Ok((mut lease, _)) = self.acquire(false).await
+        {
+            lease.rest().await;
         }
     }
 
-    /// Gives a sandbox that counts as busy to the first request that waits, else makes it idle.
-    fn hand_over(self: &Arc<Pool>, Ready { sandbox, started }: Ready) {
-        let mut leased = (Lease::new(self.clone(), sandbox), started);
-        let mut state = self.state();
-        while !state.closed
-            && let Some(waiter) = state.waiting.pop_front()
-        {
-            match waiter.send(Ok(leased)) {
-                Ok(()) | Err(Err(_)) => return,
-                Err(Ok(back)) => leased = back,
+    /// Gives a sandbox that counts as busy, and was `started` just now or has served others, to the first request that waits, else makes it idle.
+    fn hand_over(
+        self: &Arc<Pool>,
+        mut state: MutexGuard<'_, State>,
+        Idle { sandbox, since }: Idle,
+        started: Option<Duration>,
+    ) {
+        let mut grant = Grant::Sandbox(Lease::new(self.clone(), sandbox), started);
+        while let Some(waiter) = state.waiting.pop_front() {
+            match waiter.give(grant) {
+                Ok(()) => return self.advance(&mut state),
+                Err(back) => grant = back,
             }
         }
         state.busy -= 1;
         // Not by dropping the lease: that would give it back to this very pool.
-        let sandbox = leased.0.into_sandbox();
+        let sandbox = match grant {
+            Grant::Sandbox(lease, _) => lease.into_sandbox(),
+            Grant::Place(_) => None,
+        };
         if state.closed {
             drop(state);
             drop(sandbox);
         } else {
-            state.idle.extend(sandbox.map(|sandbox| Idle { sandbox, since: Instant::now() }));
+            state.idle.extend(sandbox.map(|sandbox| Idle { sandbox, since }));
         }
     }
 
@@ -103,24 +116,33 @@ impl Pool {
     pub(in crate::sandbox) fn lost(self: &Arc<Pool>) {
         let mut state = self.state();
         state.busy -= 1;
-        if !state.closed && !state.waiting.is_empty() && state.alive() == 0 {
-            self.add(&mut state);
-        }
+        self.advance(&mut state);
     }
 
-    /// Lets go sandboxes that were idle for too long, and those that ended meanwhile. To be called now and then.
-    pub fn sweep(&self) {
-        let mut state = self.state();
-        let gone: Vec<Idle> = state
-            .idle
-            .extract_if(.., |idle| {
-                idle.since.elapsed() >= self.settings.idle_time || !idle.sandbox.channel().is_idle()
-            })
-            .collect();
-        // Ending a sandbox may take a while: not under the lock.
-        drop(state);
-        drop(gone);
-        self.starter.sweep(self.settings.idle_time);
+    /// Lets go sandboxes that were idle for too long, those that ended meanwhile and, where memory is `scarce`, what is only kept ready. To be
+    /// called now and then.
+    pub fn sweep(self: &Arc<Pool>, scarce: bool) {
+        let count = self.state().idle.len();
+        for _ in 0..count {
+            let mut state = self.state();
+            let Some(mut idle) = state.idle.pop_front() else { break };
+            state.inspected += 1;
+            // Neither looking at a sandbox, which may have printed much, nor ending it is done under the lock.
+            drop(state);
+            let stays = idle.since.elapsed() < self.settings.idle_time && idle.sandbox.channel().is_idle();
+            let stays = stays.then_some(idle);
+            let mut state = self.state();
+            state.inspected -= 1;
+            state.busy += 1;
+            match stays {
+                Some(idle) => self.hand_over(state, idle, None),
+                None => {
+                    drop(state);
+                    self.lost();
+                }
+            }
+        }
+        self.starter.sweep(self.settings.idle_time, scarce);
     }
 
     /// Ends all sandboxes that are idle now, and the others when their invocation ends; requests that wait get an error.
@@ -131,14 +153,5 @@ impl Pool {
         drop(state);
         drop(gone);
         self.starter.close(&self.function);
-    }
-}
-
-/// A place among the busy sandboxes, given back when dropped.
-struct Place<'a>(&'a Arc<Pool>);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.lost();
     }
 }

@@ -47,10 +47,12 @@ impl Inner {
         let (vm, channel) = match copy {
             Ok(copy) => copy,
             // Its word does not count against what others have, too.
-            Err(NotRestored::Useless(_)) if process.is_some() => return Ok(None),
+            Err(NotRestored::Useless(_)) if process.is_some() => {
+                template.look_at(&self.vms, &snapshot).await;
+                return Ok(None);
+            }
             Err(NotRestored::Useless(error)) => {
-                tracing::warn!(language = %function.agent(), %error, "the template is not used: it is made anew");
-                template.discard(&snapshot);
+                template.discard(&snapshot, &error);
                 return Ok(None);
             }
             Err(NotRestored::Host(error)) => return Err(error),

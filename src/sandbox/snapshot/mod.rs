@@ -50,7 +50,8 @@ pub use self::svmid::svmid;
 use self::template::Template;
 pub use self::vmm_process::vmm_process_main;
 use super::Error;
-use super::memory::{MemoryWatch, is_scarce};
+use super::memory::MemoryWatch;
+use crate::agent::spawn::time_zone;
 use crate::agent::{Agent, Runtime, Runtimes};
 use crate::config::{Config, NetworkPolicy};
 use crate::function::{Function, SandboxKind};
@@ -91,7 +92,7 @@ impl MicroVms {
         watch: Arc<MemoryWatch>,
     ) -> Arc<MicroVms> {
         let network = match config.network {
-            NetworkPolicy::Host => Policy::Open,
+            NetworkPolicy::Host => Policy::Open { sockets_of: jail::sandbox_user() },
             NetworkPolicy::None => Policy::Loopback,
         };
         let tmp_bytes = u64::from(config.tmp_size) << 20;
@@ -134,10 +135,19 @@ impl MicroVms {
         }
     }
 
-    /// Lets go what is only kept ready, when nobody used it for long or memory is scarce. Called now and then.
-    pub fn sweep(&self) {
-        let scarce = is_scarce();
-        let templates: Vec<_> = lock(&self.templates).values().cloned().collect();
+    /// Lets go what is only kept ready, when nobody used it for long or memory is `scarce`. Called now and then.
+    pub fn sweep(&self, scarce: bool) {
+        let (unused, templates) = {
+            let mut templates = lock(&self.templates);
+            // Whoever else has one uses it. It stays on the disk.
+            let is_unused = |template: &Arc<Template>| {
+                Arc::strong_count(template) == 1 && template.was_unused_for(self.idle_time)
+            };
+            let unused: Vec<_> = templates.extract_if(|_, template| is_unused(template)).collect();
+            (unused, templates.values().cloned().collect::<Vec<_>>())
+        };
+        // Not under the lock: ending the copies takes a while.
+        drop(unused);
         templates.iter().for_each(|template| template.sweep(self.idle_time, scarce));
     }
 
@@ -153,11 +163,14 @@ impl MicroVms {
     pub async fn starter(self: &Arc<Self>, function: Arc<Function>) -> Result<Arc<SnapshotStarter>, Error> {
         let (vms, of) = (self.clone(), function.clone());
         let (expected, found) = blocking(move || vms.find(&of)).await??;
+        let mut template = None;
         if found.is_none() && self.ahead {
-            let template = self.template(function.agent(), function.spec.memory)?;
+            let template = template.insert(self.template(function.agent(), function.spec.memory)?);
             template.expect_function(self, function.spec.sandbox == SandboxKind::SnapshotProcess);
         }
-        SnapshotStarter::new(self.clone(), function, expected, found).map(Arc::new).map_err(start_error)
+        SnapshotStarter::new(self.clone(), function, expected, found, template)
+            .map(Arc::new)
+            .map_err(start_error)
     }
 
     /// What a snapshot of the function must be, and the one that there is.
@@ -186,7 +199,7 @@ impl MicroVms {
             settings: settings
                 .map(|(name, value)| (name.to_owned(), value))
                 .into_iter()
-                .chain([self.tmp_setting()])
+                .chain(self.common_settings())
                 .chain(jailed)
                 .collect(),
             code: function.code.digest.clone(),
@@ -195,9 +208,11 @@ impl MicroVms {
         })
     }
 
-    /// The setting that says how large `/tmp` is.
-    fn tmp_setting(&self) -> (String, String) {
-        ("bytes of /tmp".into(), self.programs.tmp_bytes().to_string())
+    /// The settings of all that is checkpointed: how large `/tmp` is, and the time zone, where there is one.
+    fn common_settings(&self) -> impl Iterator<Item = (String, String)> {
+        let tmp = ("bytes of /tmp".into(), self.programs.tmp_bytes().to_string());
+        let zone = time_zone().map(|(_, zone)| ("time zone".into(), zone.to_string_lossy().into_owned()));
+        [tmp].into_iter().chain(zone)
     }
 
     /// Digest of a language's runtime and agent.
@@ -251,6 +266,40 @@ mod tests {
 
     use super::*;
     use crate::cli::{Cli, Command};
+
+    #[tokio::test]
+    async fn a_template_that_nobody_uses_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let app_dir = folder.path().join("app");
+        let arguments = ["hydra", "serve", "--idle-time", "0", "--app-dir", app_dir.to_str().unwrap()];
+        let Command::Serve(config) = Cli::parse_from(arguments).command else { unreachable!() };
+        // That is no program: there will be no snapshot, but the template all the same.
+        let program = folder.path().join("agent");
+        std::fs::write(&program, "none").unwrap();
+        let runtime = Runtime {
+            agent: Agent::Native,
+            program,
+            folder: folder.path().to_owned(),
+            version: String::new(),
+        };
+        let runtimes = Arc::new(Runtimes::known(vec![runtime]));
+        let (scratch, code) = (folder.path().to_owned(), folder.path().to_owned());
+        let vms = MicroVms::new(runtimes, scratch, code, &config, Arc::default());
+        let used = vms.template(Agent::Native, 64).unwrap();
+        drop(vms.template(Agent::Native, 65).unwrap());
+        let swept = async |left: &[u32]| loop {
+            vms.sweep();
+            let known: Vec<_> = lock(&vms.templates).keys().map(|(_, memory)| *memory).collect();
+            assert!(left.iter().all(|memory| known.contains(memory)), "{known:?}");
+            if known.len() == left.len() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
+        swept(&[64]).await;
+        drop(used);
+        swept(&[]).await;
+    }
 
     #[tokio::test]
     async fn a_host_without_kvm_says_so() {

@@ -53,11 +53,11 @@ impl<S> Slot<S> {
         (snapshot, state)
     }
 
-    /// The snapshot. Waits for one that is being made.
+    /// The snapshot. Waits for the first one if that is being made.
     pub async fn get(&self) -> Option<Arc<S>> {
         let mut changes = self.state.subscribe();
         // The sender is this slot's own.
-        let state = changes.wait_for(|state| !state.making).await.ok()?;
+        let state = changes.wait_for(|state| state.snapshot.is_some() || !state.making).await.ok()?;
         state.snapshot.clone()
     }
 
@@ -150,6 +150,17 @@ mod tests {
         slot.discard(&slot.get().await.unwrap());
         assert!(slot.get().await.is_none());
         assert!(slot.claim().is_some());
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_the_next_one() {
+        let slot = Slot::new(Some(Arc::new(1)));
+        slot.begin_warm_up();
+        slot.end_warm_up(true);
+        let making = slot.claim().unwrap();
+        assert_eq!(slot.get().now_or_never().unwrap().as_deref(), Some(&1));
+        making.done(Arc::new(2));
+        assert_eq!(slot.get().await.as_deref(), Some(&2));
     }
 
     #[tokio::test]

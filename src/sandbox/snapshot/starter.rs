@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use super::super::memory::is_scarce;
 use super::super::spares::{Place, Spares};
 use super::super::{Error, Sandbox, SnapshotFigures, SnapshotStatus, Snapshots, Start, Starter};
 use super::costs::Costs;
@@ -16,6 +15,7 @@ use super::machine::Machine;
 use super::output::Output;
 use super::slot::Slot;
 use super::tally::Tally;
+use super::template::Template;
 use super::vm::FunctionVm;
 use super::vmm_process::{VmmProcess, VmmProcesses};
 use super::{MicroVms, blocking, start_error, svmid};
@@ -55,6 +55,8 @@ pub(super) struct Inner {
     pub(super) counters: Tally,
     /// Where they are, if they are not in Hydra.
     pub(super) processes: Option<VmmProcesses>,
+    /// What the first of them are copies of: kept for as long as the function is registered.
+    _template: Option<Arc<Template>>,
 }
 
 /// Why a microVM was not made from a snapshot.
@@ -92,12 +94,13 @@ impl From<RestoreError> for NotRestored {
 }
 
 impl SnapshotStarter {
-    /// A starter for `function`, whose snapshot is to be as `expected` says. Must be called in the async runtime.
+    /// A starter for `function`, whose snapshot is to be as `expected` says, and builds upon `template`. Must be called in the async runtime.
     pub(super) fn new(
         vms: Arc<MicroVms>,
         function: Arc<Function>,
         expected: Expected,
         found: Option<Arc<Snapshot>>,
+        template: Option<Arc<Template>>,
     ) -> std::io::Result<SnapshotStarter> {
         let output = Output::new(&function.spec.name)?;
         let is_jailed = function.spec.sandbox == SandboxKind::SnapshotProcess;
@@ -113,6 +116,7 @@ impl SnapshotStarter {
             costs: Costs::default(),
             counters: Tally::default(),
             processes: is_jailed.then(VmmProcesses::default),
+            _template: template,
         });
         if is_jailed {
             let starter = starter.clone();
@@ -145,8 +149,7 @@ impl Starter for SnapshotStarter {
         .boxed()
     }
 
-    fn sweep(&self, idle_time: Duration) {
-        let scarce = is_scarce();
+    fn sweep(&self, idle_time: Duration, scarce: bool) {
         self.0.spares.sweep(idle_time, scarce);
         if let Some(processes) = &self.0.processes {
             processes.sweep(idle_time, scarce);

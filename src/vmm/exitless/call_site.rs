@@ -1,7 +1,7 @@
 //! The code of a program around a `syscall`, and what it is rewritten to: a jump to a trampoline, and that.
 //!
 //! Two kinds of code can be rewritten, which between them are almost all of a C library's:
-//! - `mov REGISTER, NUMBER; syscall`. The jump replaces the `mov`. The `syscall` stays.
+//! - `mov eax, NUMBER; syscall`. The jump replaces the `mov`. The `syscall` stays.
 //! - `syscall; cmp rax, NUMBER`. The jump replaces the `syscall` and half of the `cmp`. Whoever jumps to the `cmp`, or comes back there from a call made
 //!   before, finds the second byte of the jump's displacement, which is chosen so that it is no instruction; [`CallSite::after_trap`] says where to go on.
 
@@ -18,7 +18,7 @@ pub struct CallSite {
 /// The instruction beside it that the jump takes the place of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Neighbour {
-    /// `mov REGISTER, NUMBER`, before it.
+    /// `mov eax, NUMBER`, before it.
     Move([u8; MOVE]),
     /// `cmp rax, NUMBER`, after it.
     Compare([u8; COMPARE]),
@@ -27,6 +27,7 @@ enum Neighbour {
 const MOVE: usize = 5;
 const COMPARE: usize = 6;
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
+const MOVE_EAX: u8 = 0xb8;
 const JUMP: u8 = 0xe9;
 /// A byte that is no instruction, nor begins one.
 const TRAP: u8 = 0x06;
@@ -45,7 +46,7 @@ const AFTER_CALL: usize = 15;
 
 impl CallSite {
     /// Bytes before the end of the `syscall` that are looked at, and after it.
-    pub const BEFORE: usize = 8;
+    pub const BEFORE: usize = 10;
     /// The same after it.
     pub const AFTER: usize = COMPARE;
     /// Bytes of the jump.
@@ -56,15 +57,15 @@ impl CallSite {
     pub const ALIGNMENT: usize = 16;
 
     /// The one that ends at `end`, after `before`; `after` that comes what is there. `None` where neither is of a kind that can be replaced,
-    /// or could be another: `mov r8d, …` ends as `mov eax, …` does.
+    /// or could be another.
     pub fn read(before: [u8; Self::BEFORE], after: Option<[u8; Self::AFTER]>, end: u64) -> Option<CallSite> {
-        let is_prefix = |byte| matches!(byte, 0x40..=0x4f | 0x66 | 0x67 | 0xf2 | 0xf3);
         let neighbour = match before {
-            [prefix, a @ 0xb8..=0xbf, b, c, d, e, 0x0f, 0x05] if !is_prefix(prefix) => {
-                Neighbour::Move([a, b, c, d, e])
+            // With a number of a call, rather than any.
+            [c, b, a, MOVE_EAX, low, high @ 0..4, 0, 0, 0x0f, 0x05] if begins_with_move([c, b, a]) => {
+                Neighbour::Move([MOVE_EAX, low, high, 0, 0])
             }
             // It was rewritten: the call comes back to the comparison.
-            [_, JUMP, _, _, _, _, 0x0f, 0x05] => return None,
+            [.., JUMP, _, _, _, _, 0x0f, 0x05] => return None,
             [.., 0x0f, 0x05] => Neighbour::Compare(after.filter(|after| after.starts_with(&[0x48, 0x3d]))?),
             _ => return None,
         };
@@ -168,6 +169,16 @@ impl CallSite {
     }
 }
 
+/// Whether [`MOVE_EAX`] after these bytes begins an instruction. In the middle of one it may follow a prefix, or name operands: those at a distance
+/// from `r8`, which a prefix says, as `rax` holds the number of the call, or from more than one register.
+fn begins_with_move(before: [u8; 3]) -> bool {
+    let [c, b, a] = before;
+    let is_prefix = matches!(a, 0x40..=0x4f | 0x66 | 0x67 | 0xf2 | 0xf3);
+    let is_of_r8 = |byte: u8| byte & 0xf1 == 0x41;
+    let is_operand = is_of_r8(b) || b == 0x0f && is_of_r8(c) || a & 0xc7 == 0x84;
+    !is_prefix && !is_operand
+}
+
 /// Machine code from `address` on.
 struct Code {
     bytes: Vec<u8>,
@@ -216,7 +227,7 @@ mod tests {
     use super::*;
 
     const COMPARE_BYTES: [u8; COMPARE] = [0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff];
-    const MOVE_BYTES: [u8; CallSite::BEFORE] = [0x90, 0xb8, 39, 0, 0, 0, 0x0f, 0x05];
+    const MOVE_BYTES: [u8; CallSite::BEFORE] = [0x0f, 0x1f, 0x00, 0xb8, 39, 0, 0, 0, 0x0f, 0x05];
     const END: u64 = 0x7ffe_ffde_ad0f;
 
     fn moved() -> CallSite {
@@ -224,33 +235,66 @@ mod tests {
     }
 
     fn compared() -> CallSite {
-        let before = [0, 0, 0, 0, 0x31, 0xc0, 0x0f, 0x05];
+        let before = [0, 0, 0, 0, 0, 0, 0x31, 0xc0, 0x0f, 0x05];
         CallSite::read(before, Some(COMPARE_BYTES), END).expect("a comparison")
     }
 
     #[test]
     fn what_only_looks_like_a_move_is_none() {
-        for prefix in [0x41, 0x48, 0x66] {
-            let mut bytes = MOVE_BYTES;
-            bytes[0] = prefix;
-            assert_eq!(CallSite::read(bytes, None, END), None);
+        for start in [
+            // mov r8d, 39; movabs ending so; mov ax, …
+            [0x90, 0x90, 0x41, 0xb8, 39, 0, 0, 0],
+            [0x90, 0x90, 0x48, 0xb8, 39, 0, 0, 0],
+            [0x90, 0x90, 0x66, 0xb8, 39, 0, 0, 0],
+            // mov edi, 39: a number, but not of the call.
+            [0x90, 0x90, 0x90, 0xbf, 39, 0, 0, 0],
+            // mov rdi, [rbp - 0x98]; mov edi, [rax - 0x98]
+            [0x90, 0x48, 0x8b, 0xbd, 0x68, 0xff, 0xff, 0xff],
+            [0x90, 0x90, 0x8b, 0xb8, 0x68, 0xff, 0xff, 0xff],
+            // mov rdi, [r8 + 0xa0]; lea rdi, [r8 + 0xa0]; movzx edi, word [r8 + 0xa0]; mov edi, [r8 + rdi * 4 + 0xa0]
+            [0x90, 0x49, 0x8b, 0xb8, 0xa0, 0, 0, 0],
+            [0x90, 0x49, 0x8d, 0xb8, 0xa0, 0, 0, 0],
+            [0x41, 0x0f, 0xb7, 0xb8, 0xa0, 0, 0, 0],
+            [0x41, 0x8b, 0xbc, 0xb8, 0xa0, 0, 0, 0],
+        ] {
+            let mut bytes = [0x0f, 0x05].repeat(5);
+            bytes[..8].copy_from_slice(&start);
+            let bytes = bytes.try_into().expect("so many bytes");
+            assert_eq!(CallSite::read(bytes, None, END), None, "{start:x?}");
             let compared = CallSite::read(bytes, Some(COMPARE_BYTES), END).expect("a comparison");
             assert_eq!(compared.address(), END - 2);
         }
-        assert_eq!(CallSite::read([0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x90], Some(COMPARE_BYTES), END), None);
-        assert_eq!(CallSite::read([0x90, 0xb8, 39, 0, 0, 0, 0x0f, 0x34], Some(COMPARE_BYTES), END), None);
+        let other = [0, 0, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x90];
+        assert_eq!(CallSite::read(other, Some(COMPARE_BYTES), END), None);
+        let other = [0, 0, 0x90, 0xb8, 39, 0, 0, 0, 0x0f, 0x34];
+        assert_eq!(CallSite::read(other, Some(COMPARE_BYTES), END), None);
+    }
+
+    #[test]
+    fn moves_of_libraries_are_found() {
+        for before in [
+            // mov r10, rcx; mov r9d, [rsp + 0x28]; ret; what fills up before a function
+            [0x49, 0x89, 0xca],
+            [0x4c, 0x24, 0x28],
+            [0x90, 0x90, 0xc3],
+            [0x00, 0x00, 0x00],
+        ] {
+            let mut bytes = MOVE_BYTES;
+            bytes[..3].copy_from_slice(&before);
+            assert_eq!(CallSite::read(bytes, Some(COMPARE_BYTES), END), Some(moved()), "{before:x?}");
+        }
         assert_eq!(moved().address(), END - 7);
     }
 
     #[test]
     fn what_was_rewritten_is_not_again() {
         let mut bytes = MOVE_BYTES;
-        bytes[1..6].copy_from_slice(&moved().jump(END - 0x1000));
+        bytes[3..8].copy_from_slice(&moved().jump(END - 0x1000));
         assert_eq!(CallSite::read(bytes, Some(COMPARE_BYTES), END), None);
         let jump = compared().jump(compared().places(END).next().expect("a place"));
-        let mut bytes = [0, 0, 0, 0, 0x31, 0xc0, jump[0], jump[1]];
+        let mut bytes = [0, 0, 0, 0, 0, 0, 0x31, 0xc0, jump[0], jump[1]];
         assert_eq!(CallSite::read(bytes, Some([jump[2], jump[3], jump[4], 0xf0, 0xff, 0xff]), END), None);
-        bytes[6..].copy_from_slice(&SYSCALL);
+        bytes[8..].copy_from_slice(&SYSCALL);
         assert_eq!(CallSite::read(bytes, Some(COMPARE_BYTES), END), Some(compared()));
     }
 

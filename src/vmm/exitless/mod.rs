@@ -168,6 +168,19 @@ impl CallSlot {
         })
     }
 
+    /// One whose vCPU is in the guest.
+    #[cfg(test)]
+    pub fn opened(memory: &Arc<GuestMemory>) -> Arc<CallSlot> {
+        let inner = Mutex::new(Inner { open: true, standing: None });
+        Arc::new(CallSlot {
+            memory: Arc::clone(memory),
+            area: area(0),
+            entry: 0,
+            spins: AtomicU32::new(0),
+            inner,
+        })
+    }
+
     /// Guest-virtual address of the area, which ring 3 finds as the base of `gs`.
     pub(super) fn base(&self) -> u64 {
         EXITLESS_AREAS_ALIAS + (self.area - EXITLESS_AREAS)

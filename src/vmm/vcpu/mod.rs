@@ -184,9 +184,9 @@ impl Vcpu {
             *user = from_kvm(&regs);
             return Ok(Exit::Syscall);
         }
-        if let Some(rsp) = self.compat_call(port, &regs) {
+        if port == layout::COMPAT_PORT && ring0::is_ring0(regs.rip) {
             self.ring = Ring::Kernel;
-            return Ok(invalid_call(&regs, rsp, user));
+            return Ok(invalid_call(&regs, regs.rsp, user));
         }
         let vector = port.wrapping_sub(layout::EXCEPTION_PORT);
         if vector >= 32 || !ring0::is_ring0(regs.rip) {
@@ -194,38 +194,20 @@ impl Vcpu {
         }
         let vector = vector as u8;
         let frame = ring0::read_frame(&self.memory, self.index, vector, regs.rax, regs.rsp);
-        let Some(frame) = frame.filter(|f| f.cs & 3 == 3) else {
-            return Err(VmmError::Stopped(format!("exception {vector} in ring 0 (stack {:#x})", regs.rsp)));
+        let stopped = || VmmError::Stopped(format!("exception {vector} in ring 0 (stack {:#x})", regs.rsp));
+        let frame = frame.ok_or_else(stopped)?;
+        regs.rax = frame.rax;
+        let exit = if frame.cs & 3 == 3 {
+            *user = from_kvm(&regs);
+            (user.rip, user.rflags, user.rsp) = (frame.rip, frame.rflags, frame.rsp);
+            Exit::Exception { vector, error: frame.error, address: frame.address }
+        } else if self.sort == Sort::Emulated && frame.address == cut_compat_entry() {
+            invalid_call(&regs, frame.rsp, user)
+        } else {
+            return Err(stopped());
         };
         self.ring = Ring::Kernel;
-        *user = from_kvm(&regs);
-        (user.rax, user.rip, user.rflags, user.rsp) = (frame.rax, frame.rip, frame.rflags, frame.rsp);
-        Ok(Exit::Exception { vector, error: frame.error, address: frame.address })
-    }
-
-    /// Whether the exit by `port` is a `syscall` of 32-bit code; the stack pointer that it was made with.
-    fn compat_call(&self, port: u16, regs: &kvm_regs) -> Option<u64> {
-        /// Page fault.
-        const FAULT: u16 = layout::EXCEPTION_PORT + 14;
-        /// What the fault's entry has on the stack: `rax`, the error code, and the CPU's five words.
-        const FRAME: u64 = 7 * 8;
-        if !ring0::is_ring0(regs.rip) {
-            return None;
-        }
-        match port {
-            layout::COMPAT_PORT => Some(regs.rsp),
-            // What follows a cut address is a fault in ring 0, and where it has no stack of its own on the program's:
-            // `rax` and the stack pointer's lowest bits are lost, to a program that asked for it. With a stack elsewhere it may have
-            // overwritten what is ring 0's.
-            FAULT
-                if self.sort == Sort::Emulated
-                    && regs.rax == cut_compat_entry()
-                    && regs.rsp < layout::USER_END - FRAME =>
-            {
-                Some(regs.rsp + FRAME)
-            }
-            _ => None,
-        }
+        Ok(exit)
     }
 
     /// What an interrupted `KVM_RUN` means; `None` to run on.

@@ -165,6 +165,41 @@ public class Functions {
         return "left";
     }
 
+    /** Leaves a thread that does not end when it is interrupted. */
+    public static Object leaveSpinning(Object ignored) {
+        new Thread(() -> {
+            while (true) {
+                System.setProperty("test.spins", Long.toString(System.nanoTime()));
+            }
+        }).start();
+        return "left";
+    }
+
+    /** Leaves threads that have nothing to do, one that will have, and one that waits for input. */
+    public static Object leaveIdle(Object ignored) throws Exception {
+        java.util.concurrent.Executors.newFixedThreadPool(1).submit(() -> 1).get();
+        java.util.concurrent.CompletableFuture.supplyAsync(() -> 1).orTimeout(1, java.util.concurrent.TimeUnit.MINUTES).get();
+        new java.util.Timer().schedule(new java.util.TimerTask() {
+            @Override
+            public void run() {
+                System.setProperty("test.spins", Long.toString(System.nanoTime()));
+            }
+        }, 0, 1);
+        java.net.ServerSocket listener = new java.net.ServerSocket(0);
+        new Thread(() -> {
+            try {
+                listener.accept();
+            } catch (java.io.IOException e) {
+                throw new java.io.UncheckedIOException(e);
+            }
+        }).start();
+        return "left";
+    }
+
+    public static Object spins(Object ignored) {
+        return System.getProperty("test.spins");
+    }
+
     public static Object exit(Object ignored) {
         System.exit(3);
         return "unreached";

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -20,6 +20,8 @@ use crate::sync::lock;
 
 /// Most bytes of what is said of the pages that programs touch.
 const MOST_TOUCHED: u64 = 256 << 10;
+/// Messages of a second that nobody waits for, after which there are no more of the process: it counts ten times a second what programs did.
+const MOST_UNASKED: u32 = 1000;
 
 /// What is known of a process.
 pub struct Hearing {
@@ -49,8 +51,8 @@ pub struct Known {
     pub number: u64,
     /// The snapshot.
     pub snapshot: Weak<Snapshot>,
-    /// What its programs touch first, written by the process.
-    pub touched: File,
+    /// What its programs touch first, written by the process; until it says that it has.
+    pub touched: Option<File>,
 }
 
 /// What a process answers to what it was asked of a microVM.
@@ -134,18 +136,17 @@ impl Hearing {
         }
     }
 
-    fn hear(&self, reply: Reply) {
+    /// Takes note of what the process said, and says whether that was waited for.
+    fn hear(&self, reply: Reply) -> bool {
         let (vm, answer) = match reply {
             Reply::Useless(reason) => {
                 *lock(&self.useless) = Some(reason);
-                return;
+                return false;
             }
             Reply::Assigned(outcome) => {
-                if let Some(waiting) = lock(&self.assigned).take() {
-                    // Who gave up waiting needs no answer.
-                    let _ = waiting.send(outcome);
-                }
-                return;
+                let waiting = lock(&self.assigned).take();
+                // Who gave up waiting needs no answer.
+                return waiting.map(|waiting| waiting.send(outcome)).is_some();
             }
             Reply::Made { vm, time } => (vm, Answer::Made(time)),
             Reply::NotMade { vm, reason, snapshot_is_useless } => {
@@ -154,51 +155,86 @@ impl Hearing {
             Reply::Copied { vm, copied, time } => (vm, Answer::Copied(copied, time)),
             Reply::NotCopied { vm, reason } => (vm, Answer::NotCopied(reason)),
             Reply::Ended { vm, out_of_memory } => {
-                if let Some(health) = lock(&self.vms).remove(&vm) {
-                    if out_of_memory {
-                        health.ran_out_of_memory();
-                    }
-                    health.judge();
+                let Some(health) = lock(&self.vms).remove(&vm) else { return false };
+                if out_of_memory {
+                    health.ran_out_of_memory();
                 }
-                return;
+                health.judge();
+                return true;
             }
             Reply::Touched { snapshot } => return self.learn(snapshot),
-            Reply::Counted(_) => return,
+            Reply::Counted(_) => return false,
         };
-        if let Some(waiting) = lock(&self.waiting).remove(&vm) {
-            // Who gave up waiting needs no answer.
-            let _ = waiting.send(answer);
-        }
+        let waiting = lock(&self.waiting).remove(&vm);
+        // Who gave up waiting needs no answer.
+        waiting.map(|waiting| waiting.send(answer)).is_some()
     }
 
-    /// Takes over what programs touch first of a snapshot. Of a template that is not believed: other functions begin with that, too.
-    fn learn(&self, number: u64) {
-        let known = lock(&self.known);
-        let Some(known) = known.iter().find(|known| known.number == number) else { return };
-        let Some(snapshot) = known.snapshot.upgrade() else { return };
-        if snapshot.has_working_set() || snapshot.manifest().function == template::NAME {
-            return;
-        }
-        if let Ok(text) = content(&known.touched, MOST_TOUCHED) {
+    /// Takes over what programs touch first of a snapshot, once; whether it was not known yet. Of a template that is not believed: other functions
+    /// begin with that, too.
+    fn learn(&self, number: u64) -> bool {
+        let mut known = lock(&self.known);
+        let Some(known) = known.iter_mut().find(|known| known.number == number) else { return false };
+        let Some(touched) = known.touched.take() else { return false };
+        let Some(snapshot) = known.snapshot.upgrade() else { return true };
+        if !snapshot.has_working_set()
+            && snapshot.manifest().function != template::NAME
+            && let Ok(text) = content(&touched, MOST_TOUCHED)
+        {
             snapshot.learn_working_set(&String::from_utf8_lossy(&text));
         }
+        true
     }
 }
 
-/// Hears what a process says until it ends.
+/// Hears what a process says until it ends, or says too much.
 pub async fn listen(process: Arc<Connection>, hearing: Arc<Hearing>) {
     let mut told = Counts::default();
+    let (mut since, mut unasked) = (Instant::now(), 0);
     loop {
-        match process.receive_alone::<Reply>().await {
+        let is_asked = match process.receive_alone::<Reply>().await {
             Ok(Some(Reply::Counted(counts))) => {
                 lock(&hearing.counters).add(&counts.since(&told));
                 told = counts;
+                false
             }
             Ok(Some(reply)) => hearing.hear(reply),
             Ok(None) => break,
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
             Err(error) => return hearing.give_up(&format!("it broke the protocol: {error}")),
+        };
+        if is_asked {
+            continue;
+        }
+        if since.elapsed() >= Duration::from_secs(1) {
+            (since, unasked) = (Instant::now(), 0);
+        }
+        unasked += 1;
+        if unasked > MOST_UNASKED {
+            return hearing.give_up("it says what nobody has asked");
         }
     }
     hearing.ended();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::messages::{pair, send};
+
+    #[tokio::test]
+    async fn a_process_that_never_stops_talking_is_given_up() {
+        let (ours, theirs) = pair().expect("a socket pair");
+        let talking = std::thread::spawn(move || {
+            let talk = || send(theirs.as_fd(), &Reply::Touched { snapshot: 7 }, &[]);
+            while talk().is_ok() {}
+        });
+        let hearing = Arc::new(Hearing::new(Killer::of_nothing()));
+        listen(Arc::new(Connection::new(ours).expect("watched")), hearing.clone()).await;
+        assert!(!hearing.is_alive());
+        assert!(hearing.gone().to_string().contains("nobody has asked"), "{}", hearing.gone());
+        talking.join().expect("it has no more to talk to");
+    }
 }

@@ -1,13 +1,18 @@
 //! A VMM process, as Hydra has it.
 
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tempfile::NamedTempFile;
 use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
 
 use super::super::super::memory::Watched;
 use super::super::super::{Error, Health};
@@ -18,6 +23,7 @@ use super::failed;
 use super::hearing::{Answer, Hearing, Known, listen};
 use super::jailed_vm::JailedVm;
 use super::protocol::{Origin, Request, Setting};
+use crate::agent::spawn::time_zone;
 use crate::agent::{Agent, Runtime};
 use crate::function::{Function, Spec};
 use crate::jail::{self, Jail, Jailed, Layer, Limits, Network};
@@ -37,6 +43,8 @@ const DESCRIPTORS: u32 = 64 << 10;
 const OVERHEAD: u32 = 64;
 /// So many microVMs there may be for each sandbox that the function may have: ready ones, and those that are about to end.
 const FOR_EACH: u32 = 2;
+/// So many microVMs it is asked to make at a time: the last of hundreds would take too long.
+const AT_A_TIME: usize = 64;
 /// How long the process may take to do what it is asked, before it is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// What is said of one that says what makes no sense.
@@ -56,6 +64,8 @@ pub struct VmmProcess {
     output: Mutex<Option<Unnamed>>,
     pub(super) hearing: Arc<Hearing>,
     next: AtomicU64,
+    /// One for each microVM that may be asked for now.
+    making: Semaphore,
 }
 
 impl VmmProcess {
@@ -90,6 +100,7 @@ impl VmmProcess {
             output: Mutex::new(Some(output)),
             hearing,
             next: AtomicU64::new(1),
+            making: Semaphore::new(AT_A_TIME),
         });
         let watched: Arc<dyn Watched> = process.clone();
         vms.watch.add(Arc::downgrade(&watched));
@@ -152,6 +163,7 @@ impl VmmProcess {
         self: &Arc<Self>,
         origin: Origin,
     ) -> Result<(JailedVm, UnixStream, Duration), NotRestored> {
+        let _making = self.making.acquire().await.map_err(start_error)?;
         let begun = Instant::now();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (ours, theirs) = net::UnixStream::pair().map_err(start_error)?;
@@ -191,7 +203,7 @@ impl VmmProcess {
         let touched = unnamed_file(&[])?;
         let files = snapshot.hand_over()?.into_iter().chain([touched.try_clone()?]).collect();
         self.tell(&Request::Know { snapshot: number, parent }, files);
-        known.push(Known { number, snapshot: Arc::downgrade(snapshot), touched: touched.into() });
+        known.push(Known { number, snapshot: Arc::downgrade(snapshot), touched: Some(touched.into()) });
         Ok(number)
     }
 
@@ -255,14 +267,34 @@ fn most_memory(spec: &Spec) -> u32 {
     spec.memory.saturating_add(OVERHEAD).saturating_mul(copies).saturating_add(OVERHEAD)
 }
 
+/// A path of this Hydra's executable. Where another took its place, that of a copy in `scratch`: the kernel mounts no file without a name.
+fn program(scratch: &Path) -> io::Result<PathBuf> {
+    let running = Path::new("/proc/self/exe");
+    let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    let path = std::env::current_exe()?;
+    if identity(&path).ok() == Some(identity(running)?) {
+        return Ok(path);
+    }
+    let copy = scratch.join("hydra");
+    if !copy.exists() {
+        let mut made = NamedTempFile::new_in(scratch)?;
+        io::copy(&mut File::open(running)?, &mut made)?;
+        made.as_file().set_permissions(Permissions::from_mode(0o755))?;
+        // That of another that was at it at the same time is the same.
+        made.persist(&copy)?;
+    }
+    Ok(copy)
+}
+
 /// The jail of a process whose microVMs run agents on `runtime`.
 fn jail(vms: &MicroVms, runtime: &Runtime) -> io::Result<Jail> {
-    let program = std::env::current_exe()?;
+    let program = program(&vms.scratch)?;
     let mut jail = Jail::new(&program, &vms.code_store);
     jail.arguments = vec!["jail-vmm".into()];
+    jail.environment.extend(time_zone());
     jail.readable = runtime.readable().into_iter().chain([program]).collect();
     jail.network = match vms.programs.network() {
-        Policy::Open => Network::Host,
+        Policy::Open { .. } => Network::Host,
         // Where a jail cannot have its own, programs are kept from it all the same.
         _ if !jail::probe().has(Layer::Network) => Network::Host,
         _ => Network::None,
@@ -276,9 +308,69 @@ fn jail(vms: &MicroVms, runtime: &Runtime) -> io::Result<Jail> {
 fn inner_network(jail: &Jail, wanted: Policy) -> Policy {
     match (jail.network, wanted) {
         // The jail's own is what they may have; it has no more.
-        (Network::None, Policy::Loopback) => Policy::Open,
+        (Network::None, Policy::Loopback) => Policy::Open { sockets_of: None },
         // No process in a jail may make one.
         (Network::Host, Policy::Loopback) => Policy::Closed,
+        // The process has a user of its own.
+        (_, Policy::Open { .. }) => Policy::Open { sockets_of: None },
         (_, wanted) => wanted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::super::protocol::Reply;
+    use super::*;
+    use crate::jail::Killer;
+    use crate::messages::pair;
+
+    #[tokio::test]
+    async fn a_process_is_asked_for_so_many_microvms_at_a_time() {
+        let (ours, theirs) = pair().expect("a socket pair");
+        let [connection, theirs] =
+            [ours, theirs].map(|socket| Arc::new(Connection::new(socket).expect("watched")));
+        let hearing = Arc::new(Hearing::new(Killer::of_nothing()));
+        tokio::spawn(listen(connection.clone(), hearing.clone()));
+        let process = Arc::new(VmmProcess {
+            connection,
+            jailed: Mutex::default(),
+            limit: AtomicU64::new(u64::MAX),
+            looks: AtomicU32::new(0),
+            output: Mutex::default(),
+            hearing,
+            next: AtomicU64::new(1),
+            making: Semaphore::new(AT_A_TIME),
+        });
+        let boot = |_| {
+            let process = process.clone();
+            tokio::spawn(async move { process.boot().await.map(drop) })
+        };
+        let booting: Vec<_> = (0..2 * AT_A_TIME).map(boot).collect();
+        let mut asked = Vec::new();
+        for at in 0..booting.len() {
+            let request = loop {
+                match theirs.receive::<Request>().await.expect("no error").expect("it is there") {
+                    (Request::Make { vm, .. }, _) => break vm,
+                    (Request::End { .. }, _) => {}
+                    (other, _) => panic!("asked {other:?}"),
+                }
+            };
+            asked.push(request);
+            if asked.len() == AT_A_TIME {
+                let more = theirs.receive::<Request>().now_or_never();
+                assert!(more.is_none(), "{more:?} after {at}");
+                let vm = asked.remove(0);
+                let reason = "there is no room".to_owned();
+                let reply = Reply::NotMade { vm, reason, snapshot_is_useless: false };
+                theirs.send(&reply, Vec::new()).expect("sent");
+            }
+        }
+        // Whoever still waits is told.
+        drop(theirs);
+        for booted in booting {
+            assert!(booted.await.expect("no panic").is_err());
+        }
     }
 }

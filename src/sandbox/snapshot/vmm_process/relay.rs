@@ -21,6 +21,8 @@ pub async fn relay(guest: &HostStream, hydra: UnixStream, active: &Notify) -> io
     let (mut from_guest, mut to_hydra, mut to_guest) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
     let (mut is_ready, mut has_ended) = (false, false);
     while !has_ended || !to_hydra.is_empty() {
+        // An agent that never stops sending would else keep the other microVMs waiting.
+        tokio::task::coop::consume_budget().await;
         tokio::select! {
             came = poll_fn(|cx| guest.poll_read(cx, &mut from_guest)),
                 if !has_ended && !is_ready && to_hydra.len() < ROOM => has_ended = came? == 0,

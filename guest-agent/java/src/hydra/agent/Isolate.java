@@ -1,6 +1,10 @@
 package hydra.agent;
 
 import java.io.IOException;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.ForkJoinPool;
+import java.util.concurrent.ForkJoinWorkerThread;
 
 /**
  * A function in a language host: a class loader, a channel, a thread, and a thread group. A thread that a function starts
@@ -13,10 +17,11 @@ final class Isolate extends ThreadGroup {
         void ended(Isolate isolate, String reason, boolean outOfMemory);
     }
 
-    /** How long a function has to end after an interrupt before its threads are stopped. */
-    private static final long GRACE_MILLIS = 200;
-    /** How often its threads are stopped: a function can catch the first few. */
+    /** How long the function's threads have to end after an interrupt, and after each stop. */
+    private static final long GRACE_MILLIS = 100;
+    /** How often they are stopped: a function can catch the first few. */
     private static final int STOPS = 5;
+    private static final long LOOK_MILLIS = 5;
 
     private final long id;
     private final String socket;
@@ -26,11 +31,16 @@ final class Isolate extends ThreadGroup {
 
     /** Guarded by {@code lock}. */
     private Channel channel;
-    /** Why the isolate was told to end; null if it was not. Guarded by {@code lock}. */
-    private String endReason;
+    /** It ends. Guarded by {@code lock}. */
+    private boolean ending;
+    /** Why it ends; null while it is not known. Guarded by {@code lock}. */
+    private String reason;
+    /** Guarded by {@code lock}. */
+    private boolean outOfMemory;
     /** Guarded by {@code lock}. */
     private boolean reported;
     private volatile Output output;
+    /** Serves the function. */
     private Thread thread;
 
     Isolate(long id, String socket, String token, Listener listener) {
@@ -83,17 +93,19 @@ final class Isolate extends ThreadGroup {
     /** Ends the isolate, even in the middle of an invocation. Returns at once; the listener is told when it has ended. */
     void end(String reason) {
         synchronized (lock) {
-            if (endReason != null) {
+            if (ending) {
                 return;
             }
-            endReason = reason;
+            ending = true;
+            this.reason = reason;
             if (channel != null) {
                 channel.shutdown();
             }
         }
-        Thread stopper = new Thread(getParent(), this::stopThreads, "end of " + getName());
-        stopper.setDaemon(true);
-        stopper.start();
+        // A thread that none of the function's is, so that it is not among those that are stopped.
+        Thread ender = new Thread(getParent(), this::endThreads, "end of " + getName());
+        ender.setDaemon(true);
+        ender.start();
     }
 
     /**
@@ -104,7 +116,7 @@ final class Isolate extends ThreadGroup {
             if (channel != null) {
                 channel.shutdown();
             }
-            endReason = reason;
+            ending = true;
         }
         report(reason, false);
     }
@@ -135,19 +147,17 @@ final class Isolate extends ThreadGroup {
             reason = "the agent failed: " + thrown;
         }
         synchronized (lock) {
-            if (endReason != null) {
-                reason = endReason;
-            }
+            this.outOfMemory = outOfMemory;
         }
-        finish();
-        report(reason, outOfMemory);
+        closeChannel();
+        end(reason);
     }
 
     private void serve() throws IOException {
         Channel connected = Channel.connect(socket);
         synchronized (lock) {
             channel = connected;
-            if (endReason != null) {
+            if (ending) {
                 return;
             }
         }
@@ -155,14 +165,13 @@ final class Isolate extends ThreadGroup {
         new FunctionChannel(connected, output, token).serve(false);
     }
 
-    private void finish() {
+    /** By the thread that receives, or when that has ended. */
+    private void closeChannel() {
         synchronized (lock) {
             if (channel != null) {
                 channel.close();
             }
         }
-        // Threads that the function left behind.
-        interrupt();
     }
 
     private void report(String reason, boolean outOfMemory) {
@@ -175,27 +184,83 @@ final class Isolate extends ThreadGroup {
         listener.ended(this, reason, outOfMemory);
     }
 
-    private void stopThreads() {
+    /** Ends the function's threads, then tells the listener. If there are some that do not end, Hydra sees that no CLOSED comes, and kills the host. */
+    private void endThreads() {
         try {
-            thread.join(GRACE_MILLIS);
-            if (!thread.isAlive()) {
-                return;
-            }
             interrupt();
-            for (int i = 0; i < STOPS; i++) {
-                thread.join(GRACE_MILLIS);
-                if (!thread.isAlive()) {
-                    // Its last steps may have been what was stopped.
-                    finish();
-                    report("closed", false);
-                    return;
+            int stops = 0;
+            for (List<Thread> left = left(false); !left.isEmpty(); left = left(stops > 0)) {
+                synchronized (lock) {
+                    if (reported) {
+                        return; // It is in System.exit, whose lock must not be given up.
+                    }
                 }
-                // Unsafe in general; here the thread holds nothing that outlives its isolate but the JDK's own state,
-                // and the other way to end it, which Hydra takes if this fails, is to kill every isolate.
-                thread.stop();
+                if (stops < STOPS && stop(left)) {
+                    stops++;
+                }
             }
-        } catch (InterruptedException | UnsupportedOperationException e) {
-            // Newer JVMs cannot stop a thread: Hydra sees that no CLOSED comes, and kills the host.
+        } catch (InterruptedException e) {
+            return; // Nobody does that.
         }
+        closeChannel();
+        String reason;
+        boolean outOfMemory;
+        synchronized (lock) {
+            reason = this.reason;
+            outOfMemory = this.outOfMemory;
+        }
+        report(reason, outOfMemory);
+    }
+
+    /** False where the JVM cannot do that: from Java 20 on. */
+    private static boolean stop(List<Thread> threads) {
+        try {
+            // Unsafe in general; here a thread holds nothing that outlives its isolate but the JDK's own state,
+            // and the other way to end it, which Hydra takes if this fails, is to kill every isolate.
+            threads.forEach(Thread::stop);
+            return true;
+        } catch (UnsupportedOperationException e) {
+            return false;
+        }
+    }
+
+    /** The function's threads that go on after they had a while to end; {@code stopped}: they were stopped. */
+    private List<Thread> left(boolean stopped) throws InterruptedException {
+        thread.join(GRACE_MILLIS);
+        for (long waited = 0; ; waited += LOOK_MILLIS) {
+            Thread[] all = new Thread[2 * activeCount() + 8];
+            int count = enumerate(all);
+            List<Thread> left = new ArrayList<>();
+            for (int i = 0; i < count; i++) {
+                if (all[i] == thread || goesOn(all[i], stopped)) {
+                    left.add(all[i]);
+                }
+            }
+            if (left.isEmpty() || waited >= GRACE_MILLIS) {
+                return left;
+            }
+            Thread.sleep(LOOK_MILLIS);
+        }
+    }
+
+    /** Whether a thread runs the function's code, or will by itself. One of an executor that has nothing to do does not. */
+    private static boolean goesOn(Thread thread, boolean stopped) {
+        if (thread instanceof ForkJoinWorkerThread worker && worker.getPool() == ForkJoinPool.commonPool()) {
+            return false; // It works for all isolates.
+        }
+        if (thread.getClass().getName().equals("java.util.TimerThread")) {
+            return thread.isAlive();
+        }
+        StackTraceElement[] frames = thread.getStackTrace();
+        if (stopped && frames.length > 0 && frames[0].isNativeMethod() && thread.getState() == Thread.State.RUNNABLE) {
+            return false; // It is in a system call, and stops when that returns.
+        }
+        for (StackTraceElement frame : frames) {
+            // Neither the JDK's, whose classes are all in modules, nor the agent's.
+            if (frame.getModuleName() == null && !"app".equals(frame.getClassLoaderName())) {
+                return true;
+            }
+        }
+        return false;
     }
 }

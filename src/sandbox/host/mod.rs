@@ -1,5 +1,9 @@
 //! Language hosts: one long-lived process per language, with many isolates in it.
 
+mod handle;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,12 +30,13 @@ use crate::agent::{Agent, Channel, Runtime, Runtimes, spawn};
 use crate::config::Config;
 use crate::sync::lock;
 
+pub use handle::IsolateHandle;
+use handle::QUIET_TIME;
+
 /// How long a language host may take until its `HELLO`.
 const START_TIME: Duration = Duration::from_secs(20);
 /// How long an isolate may take until it has connected.
 const OPEN_TIME: Duration = Duration::from_secs(20);
-/// How long an isolate may take to end in the middle of an invocation before its host is killed.
-const CLOSE_TIME: Duration = Duration::from_millis(250);
 
 /// The language hosts of a Hydra; each is started when it is first needed, and again when it ended.
 pub struct LanguageHosts {
@@ -72,23 +77,12 @@ pub struct Opened {
     pub handle: IsolateHandle,
 }
 
-/// Ends an isolate, by itself or with its host.
-pub struct IsolateHandle {
-    host: Arc<LanguageHost>,
-    id: u64,
-}
-
 #[derive(Serialize)]
 struct Open<'a> {
     isolate: u64,
     socket: &'a Path,
     token: &'a str,
     memory: u32,
-}
-
-#[derive(Serialize)]
-struct Close {
-    isolate: u64,
 }
 
 #[derive(Deserialize)]
@@ -150,7 +144,7 @@ impl LanguageHosts {
     pub async fn open(self: &Arc<Self>, agent: Agent, memory: u32) -> Result<Opened, Error> {
         if memory == self.usual_memory
             && let Some(mut kept) = self.spares[agent as usize].take_ready()
-            && kept.handle.host.is_to_stay().await
+            && kept.handle.host().is_to_stay().await
             && kept.channel.is_idle()
         {
             return Ok(kept);
@@ -168,7 +162,7 @@ impl LanguageHosts {
         let health = Arc::new(Health::default());
         let usage = host.memory.open(memory, health.clone());
         lock(&host.isolates).insert(id, health.clone());
-        let handle = IsolateHandle { host: host.clone(), id };
+        let handle = IsolateHandle::new(host.clone(), id);
         let open = Open { isolate: id, socket: self.rendezvous.path(), token: expectation.token(), memory };
         host.send(Kind::Open, &open)?;
         let connected = async {
@@ -180,13 +174,19 @@ impl LanguageHosts {
         match tokio::time::timeout(OPEN_TIME, connected).await {
             Ok(Some(channel)) => Ok(Opened { channel, health, usage, handle }),
             Ok(None) => Err(Error::Start(format!("the {agent} host could not make an isolate"))),
-            Err(_) => Err(Error::Start(format!("an isolate of the {agent} host did not connect in time"))),
+            Err(_) => {
+                drop(handle);
+                // A host that makes no isolates ends none either, and is killed for that: who tries again is to find another.
+                let _ = tokio::time::timeout(2 * QUIET_TIME, health.verdict()).await;
+                Err(Error::Start(format!("an isolate of the {agent} host did not connect in time")))
+            }
         }
     }
 
     /// Resident memory of the host of `agent` in bytes, if it runs.
-    pub async fn resident(&self, agent: Agent) -> Option<u64> {
-        let host = self.hosts[agent as usize].lock().await;
+    pub fn resident(&self, agent: Agent) -> Option<u64> {
+        // Whoever has it locked starts one, which may take long.
+        let host = self.hosts[agent as usize].try_lock().ok()?;
         host.as_ref().filter(|host| host.is_alive()).map(|host| super::memory::resident(host.pid))
     }
 
@@ -299,37 +299,6 @@ impl LanguageHost {
         for (_, health) in lock(&self.isolates).drain() {
             health.judge();
         }
-    }
-}
-
-impl IsolateHandle {
-    /// Whether the isolate's host was alive when last heard of.
-    pub fn host_is_alive(&self) -> bool {
-        self.host.is_alive()
-    }
-
-    /// Ends the isolate now; if it does not end by itself, its host is killed.
-    pub fn kill(&self) {
-        if self.host.send(Kind::Close, &Close { isolate: self.id }).is_err() {
-            return;
-        }
-        let health = lock(&self.host.isolates).get(&self.id).cloned();
-        let (Some(health), host) = (health, self.host.clone()) else { return };
-        host.ending.send_modify(|ending| *ending += 1);
-        tokio::spawn(async move {
-            if tokio::time::timeout(CLOSE_TIME, health.verdict()).await.is_err() {
-                tracing::warn!(language = %host.agent, "an isolate could not be ended alone: its host is killed");
-                host.kill();
-            }
-            host.ending.send_modify(|ending| *ending -= 1);
-        });
-    }
-}
-
-impl Drop for IsolateHandle {
-    fn drop(&mut self) {
-        // The function channel closes with it, which ends an idle isolate; one that is not idle was killed.
-        let _ = self.host.send(Kind::Close, &Close { isolate: self.id });
     }
 }
 

@@ -1,0 +1,3 @@
+print("loads")
+while True:
+    pass
