@@ -205,6 +205,7 @@ mod tests {
             max_result: 1 << 20,
             criu: "3.17".into(),
             kernel: "6.1".into(),
+            time_zone: None,
             hydra: "h".into(),
         }
     }

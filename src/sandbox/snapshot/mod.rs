@@ -288,7 +288,7 @@ mod tests {
         let used = vms.template(Agent::Native, 64).unwrap();
         drop(vms.template(Agent::Native, 65).unwrap());
         let swept = async |left: &[u32]| loop {
-            vms.sweep();
+            vms.sweep(false);
             let known: Vec<_> = lock(&vms.templates).keys().map(|(_, memory)| *memory).collect();
             assert!(left.iter().all(|memory| known.contains(memory)), "{known:?}");
             if known.len() == left.len() {

@@ -43,8 +43,8 @@ const DESCRIPTORS: u32 = 64 << 10;
 const OVERHEAD: u32 = 64;
 /// So many microVMs there may be for each sandbox that the function may have: ready ones, and those that are about to end.
 const FOR_EACH: u32 = 2;
-/// So many microVMs it is asked to make at a time: the last of hundreds would take too long.
-const AT_A_TIME: usize = 64;
+/// So many microVMs it is asked to make at a time: the more there are, the longer each takes, and the last of hundreds at once would be given up.
+const AT_A_TIME: usize = 8;
 /// How long the process may take to do what it is asked, before it is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// What is said of one that says what makes no sense.
