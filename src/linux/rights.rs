@@ -91,7 +91,9 @@ mod tests {
         std::fs::create_dir(&hidden).unwrap();
         std::fs::write(hidden.join("inner"), "x").unwrap();
         let listener = UnixListener::bind(&socket).unwrap();
-        (mode(&secret, 0o640), mode(&open, 0o644), mode(&hidden, 0o700), mode(&socket, 0o777));
+        for (path, bits) in [(&secret, 0o640), (&open, 0o644), (&hidden, 0o700), (&socket, 0o777)] {
+            mode(path, bits);
+        }
         let denied = |path: &std::path::Path| {
             std::fs::File::open(path).map_err(|error| error.kind()).err()
                 == Some(io::ErrorKind::PermissionDenied)
