@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::linux::counters::{Counters, Counts};
 use crate::linux::identity::Identity;
 use crate::linux::net::Policy;
-use crate::linux::{Config, ExitStatus, Guest, Inherited, Mount, Source, StartError};
+use crate::linux::{Config, ExitStatus, Guest, Inherited, Mount, Rights, Source, StartError};
 
 /// Options of `hydra exec`.
 #[derive(clap::Args, Debug)]
@@ -152,6 +152,7 @@ impl Exec {
                 Network::Loopback => Policy::Loopback,
                 Network::Open => Policy::Open { sockets_of: None },
             },
+            rights: Rights::Own,
             trace: self.trace,
             counters: counters.clone(),
         };

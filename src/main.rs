@@ -20,14 +20,17 @@ fn main() -> ExitCode {
     }
     match Cli::parse().command {
         Command::Serve(config) => serve(&config),
-        Command::Exec(exec) => match exec.run() {
-            Ok(status) => ExitCode::from(status),
-            Err(error) => {
-                eprintln!("hydra: {error}");
-                // As env(1) and docker-run(1): the program was not run.
-                ExitCode::from(125)
+        Command::Exec(exec) => {
+            raise_open_files();
+            match exec.run() {
+                Ok(status) => ExitCode::from(status),
+                Err(error) => {
+                    eprintln!("hydra: {error}");
+                    // As env(1) and docker-run(1): the program was not run.
+                    ExitCode::from(125)
+                }
             }
-        },
+        }
         Command::Snapshot(snapshots) => match snapshots.run(&mut std::io::stdout().lock()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => failed(error),
@@ -52,7 +55,7 @@ fn serve(config: &Config) -> ExitCode {
     }
 }
 
-/// A microVM holds some dozens of descriptors, and the usual soft limit is for programs that use select(2).
+/// A microVM holds some dozens of descriptors, a program in it may hold many, and the usual soft limit is for programs that use select(2).
 fn raise_open_files() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);

@@ -99,3 +99,42 @@ fn what_a_script_opens_is_closed_after_it() {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn what_is_held_for_sets_of_files_is_bounded_and_given_back() {
+    let root = Mount { source: Source::tmpfs(MEMORY), target: "/".into(), read_only: false };
+    let mut program = Direct::new(MEMORY, &[root]).expect("a program");
+    let mut call = |number: i64, args: [u64; 4]| {
+        let [one, two, three, four] = args;
+        program.call(number as u64, [one, two, three, four, u64::MAX, 0]).expect("it lives") as i64
+    };
+    // Zero bytes: no events are wanted.
+    let anonymous = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+    let event = call(libc::SYS_mmap, [0, 4096, 3, anonymous]) as u64;
+    let file = call(libc::SYS_eventfd2, [0, 0, 0, 0]) as u64;
+    let files: Vec<u64> = (0..500).map(|_| call(libc::SYS_dup, [file, 0, 0, 0]) as u64).collect();
+    let mut fill = || {
+        let sets: Vec<u64> = (0..400).map(|_| call(libc::SYS_epoll_create1, [0, 0, 0, 0]) as u64).collect();
+        let mut added = 0;
+        let refused = sets.iter().flat_map(|set| files.iter().map(move |file| (*set, *file))).find_map(
+            |(set, file)| {
+                let result = call(libc::SYS_epoll_ctl, [set, libc::EPOLL_CTL_ADD as u64, file, event]);
+                added += i32::from(result == 0);
+                (result != 0).then_some(result)
+            },
+        );
+        assert_eq!(refused, Some(-i64::from(libc::ENOSPC)));
+        // What one set no longer holds another may.
+        let swap = [
+            (sets[0], libc::EPOLL_CTL_DEL),
+            (sets[399], libc::EPOLL_CTL_ADD),
+            (sets[0], libc::EPOLL_CTL_ADD),
+        ];
+        let results = swap.map(|(set, what)| call(libc::SYS_epoll_ctl, [set, what as u64, files[0], event]));
+        assert_eq!(results, [0, 0, -i64::from(libc::ENOSPC)]);
+        sets.iter().for_each(|set| assert_eq!(call(libc::SYS_close, [*set, 0, 0, 0]), 0));
+        added
+    };
+    let first = fill();
+    assert_eq!(fill(), first);
+}

@@ -206,9 +206,11 @@ categories! {
     buffers_that_are_unmapped_during_a_call: "unmapped-buffers", true;
     more_descriptors_than_there_are: "descriptors", true;
     nested_epoll_sets: "nested-epoll", true;
+    paths_as_long_as_can_be: "long-paths", true;
     what_is_closed_is_freed: "leaks", true;
     more_threads_than_there_can_be: "threads", false;
     futexes_at_bad_addresses: "futexes", false;
     ways_out_of_the_root: "paths", true;
     vectored_transfers: "vectors", true;
+    waits_for_very_many_files: "waits", true;
 }

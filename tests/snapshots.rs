@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use hydra::linux::identity::Identity;
 use hydra::linux::net::Policy;
-use hydra::linux::{Config, ExitStatus, Guest, Inherited, Mount, Surroundings};
+use hydra::linux::{Config, ExitStatus, Guest, Inherited, Mount, Rights, Surroundings};
 use hydra::snapshot::{Expected, Snapshot, Store};
 use hydra::vmm::{Cpu, Hypervisor};
 
@@ -68,6 +68,7 @@ fn start(end: &UnixStream) -> Guest {
         umask: 0o022,
         identity: Identity::of_this_process(),
         network: Policy::Closed,
+        rights: Rights::Own,
         trace: false,
         counters: Default::default(),
     };
@@ -81,6 +82,7 @@ fn clone_of(snapshot: &Snapshot) -> (Guest, BufReader<UnixStream>) {
         mounts: mounts(),
         descriptors: descriptors(&theirs),
         network: Policy::Closed,
+        rights: Rights::Own,
         trace: false,
         counters: Default::default(),
     };

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use hydra::agent::transport::Transport;
 use hydra::linux::identity::Identity;
 use hydra::linux::net::Policy;
-use hydra::linux::{Config, ExitStatus, Guest, Inherited, Mount, stream};
+use hydra::linux::{Config, ExitStatus, Guest, Inherited, Mount, Rights, stream};
 
 const PYTHON: &str = "/usr/bin/python3.11";
 /// Bytes of a large message: more than either sort holds.
@@ -192,6 +192,7 @@ fn in_a_guest(end: &str) -> String {
         umask: 0o022,
         identity: Identity::of_this_process(),
         network: Policy::Closed,
+        rights: Rights::Own,
         trace: false,
         counters: Default::default(),
     })

@@ -1,4 +1,5 @@
-//! How much host memory is held for the program beside its RAM: what waits in pipes and sockets, the texts of `/proc`.
+//! How much host memory is held for the program beside its RAM: what waits in pipes and sockets, the texts of `/proc`, long paths of open
+//! files, files in `epoll` sets, and what threads wait for, if it is much.
 //!
 //! Each such object has a limit of its own, but a program can make many of them. What they hold together is bounded here; a program
 //! at the bound gets the errno that Linux gives where the kernel's own memory is short.

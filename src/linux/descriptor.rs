@@ -42,6 +42,13 @@ impl Descriptors {
         from: usize,
         limit: usize,
     ) -> Result<i32, Errno> {
+        let free = self.find_free(from, limit)?;
+        self.put(free, Descriptor { file, close_on_exec });
+        Ok(free as i32)
+    }
+
+    /// The lowest free descriptor from `from` on; `EMFILE` if it is not below `limit`.
+    fn find_free(&mut self, from: usize, limit: usize) -> Result<usize, Errno> {
         let start = from.max(self.used_below);
         let free = (start..self.slots.len())
             .find(|i| self.slots[*i].is_none())
@@ -49,11 +56,7 @@ impl Descriptors {
         if from <= self.used_below {
             self.used_below = free;
         }
-        if free >= limit {
-            return Err(Errno::EMFILE);
-        }
-        self.put(free, Descriptor { file, close_on_exec });
-        Ok(free as i32)
+        if free < limit { Ok(free) } else { Err(Errno::EMFILE) }
     }
 
     /// Sets an entry; returns what it held, which the caller drops without the lock.
@@ -90,7 +93,14 @@ impl Descriptors {
 
     /// All open descriptors.
     pub fn iter(&self) -> impl Iterator<Item = (i32, &Descriptor)> {
-        self.slots.iter().enumerate().filter_map(|(i, slot)| Some((i as i32, slot.as_ref()?)))
+        self.iter_from(0)
+    }
+
+    /// Those from a number on.
+    pub fn iter_from(&self, first: u64) -> impl Iterator<Item = (i32, &Descriptor)> {
+        let first = usize::try_from(first).unwrap_or(usize::MAX);
+        let slots = self.slots.iter().enumerate().skip(first);
+        slots.filter_map(|(i, slot)| Some((i as i32, slot.as_ref()?)))
     }
 }
 
@@ -117,13 +127,22 @@ impl Kernel {
     }
 
     /// Lets go of what was in the table, without its lock.
-    pub fn release(&self, closed: Descriptor) {
-        self.release_locks(&closed.file, PROCESS);
-        let socket = matches!(closed.file.kind, Kind::Unix(_));
-        drop(closed);
-        if socket {
+    pub fn release(&self, closed: impl IntoIterator<Item = Descriptor>) {
+        let mut sockets = false;
+        for descriptor in closed {
+            self.release_locks(&descriptor.file, PROCESS);
+            sockets |= matches!(descriptor.file.kind, Kind::Unix(_));
+        }
+        // Once: it looks at all sockets.
+        if sockets {
             self.collect_sockets();
         }
+    }
+
+    /// `EMFILE` if a file would get no descriptor now.
+    pub fn check_free_descriptor(&self) -> Result<(), Errno> {
+        let limit = self.limits().open_files();
+        self.descriptors().find_free(0, limit).map(drop)
     }
 
     /// Gives a file the lowest free descriptor. `O_CLOEXEC` in `flags` is heeded.
@@ -136,7 +155,7 @@ impl Kernel {
 
 pub fn close(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let closed = ctx.kernel.descriptors().remove(args.i32(0))?;
-    ctx.kernel.release(closed);
+    ctx.kernel.release([closed]);
     Ok(0)
 }
 
@@ -158,7 +177,7 @@ pub fn close_range(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         }
     }
     drop(table);
-    closed.into_iter().for_each(|closed| ctx.kernel.release(closed));
+    ctx.kernel.release(closed);
     Ok(0)
 }
 
@@ -188,7 +207,7 @@ fn duplicate_to(ctx: &Ctx<'_>, from: i32, to: i32, close_on_exec: bool) -> SysRe
     let at = usize::try_from(to).ok().filter(|at| *at < limit).ok_or(Errno::EBADF)?;
     let file = ctx.kernel.file(from)?;
     let old = ctx.kernel.descriptors().replace(at, Descriptor { file, close_on_exec });
-    old.into_iter().for_each(|old| ctx.kernel.release(old));
+    ctx.kernel.release(old);
     Ok(to as u64)
 }
 

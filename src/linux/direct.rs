@@ -10,6 +10,7 @@ use super::limits::Limits;
 use super::mm::AddressSpace;
 use super::namespace::{Mount, Namespace};
 use super::net::Policy;
+use super::rights::Rights;
 use super::sched::Sched;
 use super::signal::{self, Delivery, SigInfo};
 use super::thread::{Thread, Tid};
@@ -49,6 +50,7 @@ impl Direct {
             identity: Identity { uid: 0, gid: 0, host_name: "direct".into() },
             program: Program { path: "/direct".into(), arguments: Vec::new(), environment: Vec::new() },
             network: Policy::Closed,
+            rights: Rights::Own,
             cpus: 1,
             trace: false,
             counters: Default::default(),
@@ -78,13 +80,16 @@ impl Direct {
         if outcome == Err(Errno::BLOCKED)
             && let Some(wait) = self.thread.wait.take()
         {
-            self.kernel.register(PID, &wait);
+            let registered = self.kernel.register(PID, &wait);
             // It is due whatever the mask is, and taken back before it is seen.
             let kill = SigInfo::from_process(libc::SIGKILL, 0, PID, 0);
             self.pending(|pending| pending.push(kill));
             outcome = worker::serve(&self.kernel, &mut self.state, &mut self.thread);
             self.pending(|pending| pending.take(1 << (libc::SIGKILL - 1)));
-            self.kernel.sched.unregister(PID, &wait);
+            match registered {
+                Ok(()) => self.kernel.unregister(PID, &wait),
+                Err(error) => outcome = Err(error),
+            }
         }
         let interrupted = match outcome {
             Err(Errno::RESTART) => Some(true),

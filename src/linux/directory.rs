@@ -1,27 +1,28 @@
 //! Directories: listing them, and the working directory.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::context::{Args, Ctx};
 use super::errno::{Errno, SysResult};
 use super::file::{File, Kind, Object, Ready};
+use super::host_fd::HostFd;
 use super::host_io;
 use super::kernel::Kernel;
+use super::listing::Listing;
 use super::namespace::Namespace;
 use super::stat::Attributes;
 use super::tmpfs::OpenDirectory;
-use crate::sync::lock;
 use vm_memory::VolatileSlice;
 
 /// An open directory.
 pub enum Directory {
     /// Of the host.
-    Host(OwnedFd),
-    /// Of `/proc`: names with their types (`DT_…`), and how many were listed.
-    Listed(Vec<(Vec<u8>, u8)>, Mutex<usize>),
+    Host(HostFd),
+    /// Of `/proc` or `/dev`: what is in it, and the position from which it is listed next.
+    Listed(Listing, AtomicU64),
     /// Of a tmpfs.
     Tmpfs(OpenDirectory),
 }
@@ -44,7 +45,7 @@ fn append(bytes: &mut Vec<u8>, room: usize, ino: u64, next: u64, kind: u8, name:
 
 impl Directory {
     /// A host directory.
-    pub fn new(fd: OwnedFd) -> Directory {
+    pub fn new(fd: HostFd) -> Directory {
         Directory::Host(fd)
     }
 
@@ -57,7 +58,7 @@ impl Directory {
         }
     }
 
-    fn entries(&self, room: usize) -> Result<Vec<u8>, Errno> {
+    fn entries(&self, kernel: &Kernel, room: usize) -> Result<Vec<u8>, Errno> {
         match self {
             Directory::Host(fd) => {
                 let mut bytes = vec![0; room];
@@ -65,17 +66,16 @@ impl Directory {
                 bytes.truncate(n);
                 Ok(bytes)
             }
-            Directory::Listed(names, listed) => {
-                let mut listed = lock(listed);
-                let mut bytes = Vec::new();
-                while let Some((name, kind)) = names.get(*listed) {
-                    let next = *listed as u64 + 1;
-                    if !append(&mut bytes, room, next, next, *kind, name) {
-                        break;
-                    }
-                    *listed += 1;
-                }
-                if bytes.is_empty() && *listed < names.len() { Err(Errno::EINVAL) } else { Ok(bytes) }
+            Directory::Listed(listing, position) => {
+                let mut at = position.load(Ordering::Relaxed);
+                let (mut bytes, mut full) = (Vec::new(), false);
+                listing.list(kernel, at, |next, name, kind| {
+                    full = !append(&mut bytes, room, next, next, kind, name);
+                    at = if full { at } else { next };
+                    !full
+                });
+                position.store(at, Ordering::Relaxed);
+                if bytes.is_empty() && full { Err(Errno::EINVAL) } else { Ok(bytes) }
             }
             Directory::Tmpfs(open) => {
                 let (mut bytes, mut full) = (Vec::new(), false);
@@ -111,8 +111,8 @@ impl Object for Directory {
                 };
                 Ok(rustix::fs::seek(fd, position)?)
             }
-            Directory::Listed(_, listed) if whence == libc::SEEK_SET && offset >= 0 => {
-                *lock(listed) = offset as usize;
+            Directory::Listed(_, position) if whence == libc::SEEK_SET && offset >= 0 => {
+                position.store(offset as u64, Ordering::Relaxed);
                 Ok(offset as u64)
             }
             Directory::Listed(..) => Err(Errno::EINVAL),
@@ -138,7 +138,7 @@ pub fn getdents64(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let file = ctx.kernel.file(args.i32(0))?;
     file.check_readable()?;
     let Kind::Directory(directory) = &file.kind else { return Err(Errno::ENOTDIR) };
-    let bytes = directory.entries(args.u32(2).min(MOST as u32) as usize)?;
+    let bytes = directory.entries(ctx.kernel, args.u32(2).min(MOST as u32) as usize)?;
     ctx.kernel.write_bytes(args.u64(1), &bytes)?;
     Ok(bytes.len() as u64)
 }

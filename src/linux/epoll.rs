@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use serde::{Deserialize, Serialize};
 
+use super::budget::Budget;
 use super::context::{Args, Ctx, OnSignal};
 use super::errno::{Errno, SysResult};
 use super::file::{File, Kind, Object, Ready};
@@ -25,6 +26,8 @@ const DEEPEST: u32 = 5;
 
 /// Most files in a set.
 const MOST_ITEMS: usize = super::descriptor::MOST;
+/// Host memory that is held for one, in bytes: the item, and the file's record, which stays for it when the file is closed.
+const ITEM: usize = 112 + size_of::<File>();
 
 /// Descriptor and file of an item.
 type Key = (i32, FileId);
@@ -133,7 +136,12 @@ impl Epoll {
     }
 
     /// Puts the files of a restored program back.
-    pub fn refill<'f>(&self, saved: Vec<SavedItem>, find: impl Fn(FileId) -> Option<&'f Arc<File>>) {
+    pub fn refill<'f>(
+        &self,
+        budget: &Budget,
+        saved: Vec<SavedItem>,
+        find: impl Fn(FileId) -> Option<&'f Arc<File>>,
+    ) {
         let mut items = self.lock();
         for SavedItem { fd, file, events, data, reported, disarmed } in saved.into_iter().take(MOST_ITEMS) {
             if let Some(found) = find(file) {
@@ -141,6 +149,7 @@ impl Epoll {
                 items.insert((fd, found.id), Item { file, events, data, reported, disarmed });
             }
         }
+        budget.take_restored(items.len() * ITEM);
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(i32, FileId), Item>> {
@@ -182,10 +191,11 @@ impl Epoll {
                 }
             }
         }
-        for key in gone {
-            items.remove(&key);
+        for key in &gone {
+            items.remove(key);
         }
         drop((items, last));
+        kernel.budget.give(gone.len() * ITEM);
         // Files are released without the locks: the last of a pipe end tells its peer.
         drop(seen);
         events
@@ -259,6 +269,10 @@ impl Object for Epoll {
     fn attributes(&self) -> Result<Attributes, Errno> {
         Ok(Attributes::synthetic(0o600))
     }
+
+    fn closed(&self, kernel: &Kernel) {
+        kernel.budget.give(self.lock().len() * ITEM);
+    }
 }
 
 pub fn create(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
@@ -281,10 +295,16 @@ fn make(ctx: &Ctx<'_>, flags: u32) -> SysResult {
     ctx.kernel.install(file, flags)
 }
 
-/// Forgets files that were closed without being taken out of the set; false if there are none.
-fn make_room(items: &mut BTreeMap<(i32, FileId), Item>) -> bool {
+/// Takes room for one more file; false if there is none, not even without files that were closed and not taken out of the set.
+fn take_room(budget: &Budget, items: &mut BTreeMap<(i32, FileId), Item>) -> bool {
+    let take = |count| count < MOST_ITEMS && budget.take(ITEM).is_ok();
+    if take(items.len()) {
+        return true;
+    }
+    let before = items.len();
     items.retain(|_, item| item.file.strong_count() > 0);
-    items.len() < MOST_ITEMS
+    budget.give((before - items.len()) * ITEM);
+    take(items.len())
 }
 
 pub fn ctl(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
@@ -320,9 +340,7 @@ pub fn ctl(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     let mut items = epoll.lock();
     match operation {
         libc::EPOLL_CTL_ADD if items.contains_key(&key) => return Err(Errno::EEXIST),
-        libc::EPOLL_CTL_ADD if items.len() >= MOST_ITEMS && !make_room(&mut items) => {
-            return Err(Errno::ENOSPC);
-        }
+        libc::EPOLL_CTL_ADD if !take_room(&ctx.kernel.budget, &mut items) => return Err(Errno::ENOSPC),
         libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_DEL if !items.contains_key(&key) => return Err(Errno::ENOENT),
         libc::EPOLL_CTL_MOD if events & EXCLUSIVE != 0 => return Err(Errno::EINVAL),
         libc::EPOLL_CTL_ADD | libc::EPOLL_CTL_MOD => {
@@ -337,6 +355,7 @@ pub fn ctl(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         }
         libc::EPOLL_CTL_DEL => {
             items.remove(&key);
+            ctx.kernel.budget.give(ITEM);
         }
         _ => return Err(Errno::EINVAL),
     }

@@ -4,7 +4,7 @@
 //! and `io.rs` decides whether the caller waits. When an object becomes ready it calls [`Kernel::changed`].
 
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -16,6 +16,7 @@ use super::directory::Directory;
 use super::epoll::Epoll;
 use super::errno::Errno;
 use super::eventfd::EventFd;
+use super::host_fd::HostFd;
 use super::host_file::HostFile;
 use super::kernel::Kernel;
 use super::net::unix::UnixSocket;
@@ -253,14 +254,14 @@ impl Inherited {
 
     pub(super) fn kind(self) -> Result<Kind, Errno> {
         match self {
-            Inherited::Host(fd, _) => host_kind(fd, false),
+            Inherited::Host(fd, _) => host_kind(HostFd::given(fd), false),
             Inherited::Stream(stream) => Ok(Kind::Stream(stream)),
         }
     }
 }
 
 /// What a host descriptor is.
-pub(super) fn host_kind(fd: OwnedFd, changeable: bool) -> Result<Kind, Errno> {
+pub(super) fn host_kind(fd: HostFd, changeable: bool) -> Result<Kind, Errno> {
     Ok(match rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
         rustix::fs::FileType::Directory => Kind::Directory(Directory::new(fd)),
         rustix::fs::FileType::Socket => Kind::Socket(Socket::lent(fd)?),
@@ -268,13 +269,20 @@ pub(super) fn host_kind(fd: OwnedFd, changeable: bool) -> Result<Kind, Errno> {
     })
 }
 
+/// Host memory that is held for the path of a file, in bytes: longer ones count.
+pub(super) fn path_cost(path: &Path) -> usize {
+    const FREE: usize = 256;
+    path.as_os_str().len().saturating_sub(FREE)
+}
+
 impl Drop for File {
     fn drop(&mut self) {
         if let Some(kernel) = self.kernel.upgrade() {
+            kernel.budget.give(path_cost(&self.path));
             kernel.reactor.forget(self.id);
             kernel.release_locks(self, self.id);
-            if matches!(self.kind, Kind::Timer(_)) {
-                kernel.set_file_alarm(self, None);
+            if let Kind::Timer(timer) = &self.kind {
+                timer.disarm(&kernel, self);
             }
             self.object().closed(&kernel);
         }
@@ -282,9 +290,16 @@ impl Drop for File {
 }
 
 impl Kernel {
-    /// A new open file description.
+    /// A new open file description, of something with a short name.
     pub fn new_file(&self, kind: Kind, path: PathBuf, flags: u32) -> Arc<File> {
+        debug_assert_eq!(path_cost(&path), 0);
         self.number_file(kind, path, flags, None)
+    }
+
+    /// The same of something with any path; `ENOMEM` if too much is held for the program already.
+    pub fn new_file_at(&self, kind: Kind, path: PathBuf, flags: u32) -> Result<Arc<File>, Errno> {
+        self.budget.take(path_cost(&path)).map_err(|_| Errno::ENOMEM)?;
+        Ok(self.number_file(kind, path, flags, None))
     }
 
     fn number_file(&self, kind: Kind, path: PathBuf, flags: u32, inherited: Option<u32>) -> Arc<File> {
@@ -326,7 +341,7 @@ impl Kernel {
         Ok(file)
     }
 
-    /// A new file on a host descriptor, directory or not. `changeable`: see [`HostFile::new`].
+    /// A new file on a host descriptor, directory or not. `changeable`: see [`HostFile::new`]. `ENFILE` if the program has too many.
     pub fn new_host_file(
         &self,
         fd: OwnedFd,
@@ -334,7 +349,7 @@ impl Kernel {
         flags: u32,
         changeable: bool,
     ) -> Result<Arc<File>, Errno> {
-        Ok(self.new_file(host_kind(fd, changeable)?, path, flags))
+        self.new_file_at(host_kind(self.host_fds.room()?.hold(fd), changeable)?, path, flags)
     }
 
     /// Says that the readiness of `file` may have changed.
@@ -355,7 +370,9 @@ impl Ctx<'_> {
                 return error;
             }
         }
-        let files = files.iter().map(|file| file.id).collect();
+        let mut files: Vec<FileId> = files.iter().map(|file| file.id).collect();
+        files.sort_unstable();
+        files.dedup();
         self.block(Wait { deadline, files, futex: false }, on_signal)
     }
 }

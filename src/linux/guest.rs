@@ -14,6 +14,7 @@ use super::loader::{self, Image, LoadError};
 use super::mm::AddressSpace;
 use super::namespace::{Mount, Namespace};
 use super::net::Policy;
+use super::rights::Rights;
 use super::sched::{ExitStatus, Sched};
 use super::thread::Thread;
 use super::time::Clock;
@@ -50,6 +51,8 @@ pub struct Config {
     pub identity: Identity,
     /// Whom it may talk to.
     pub network: Policy,
+    /// With whose rights it uses the host.
+    pub rights: Rights,
     /// Print its system calls to standard error.
     pub trace: bool,
     /// Where what it does is counted.
@@ -111,6 +114,7 @@ impl Guest {
             identity: config.identity,
             program: Program { path: real, arguments: config.arguments, environment: config.environment },
             network: config.network,
+            rights: config.rights,
             cpus: processors(),
             trace: config.trace,
             counters: config.counters,

@@ -1,6 +1,6 @@
 //! Files and streams of the host: regular files, devices, FIFOs, terminals.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, SeekFrom};
@@ -8,6 +8,7 @@ use vm_memory::VolatileSlice;
 
 use super::errno::Errno;
 use super::file::{File, Object, Ready};
+use super::host_fd::HostFd;
 use super::host_io;
 use super::kernel::Kernel;
 use super::stat::Attributes;
@@ -17,7 +18,7 @@ const ATOMIC: usize = 4096;
 
 /// A host descriptor.
 pub struct HostFile {
-    fd: OwnedFd,
+    fd: HostFd,
     /// Reads and writes may wait: anything but regular files and block devices.
     stream: bool,
     /// Its mode, owner and times may be changed, and it may be opened anew with other rights.
@@ -27,7 +28,7 @@ pub struct HostFile {
 impl HostFile {
     /// A file of this type. `changeable`: it is the guest's own, rather than lent to it (a device, an inherited stream) or
     /// below a read-only mount.
-    pub fn new(fd: OwnedFd, kind: FileType, changeable: bool) -> HostFile {
+    pub fn new(fd: HostFd, kind: FileType, changeable: bool) -> HostFile {
         HostFile { fd, stream: !matches!(kind, FileType::RegularFile | FileType::BlockDevice), changeable }
     }
 

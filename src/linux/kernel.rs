@@ -13,6 +13,7 @@ use super::call_sites::CallSites;
 use super::counters::Counters;
 use super::descriptor::Descriptors;
 use super::errno::Errno;
+use super::host_fd::HostFds;
 use super::identity::Identity;
 use super::limits::Limits;
 use super::lock::Locks;
@@ -20,6 +21,7 @@ use super::mm::AddressSpace;
 use super::namespace::Namespace;
 use super::net::{Network, Policy};
 use super::reactor::{Reactor, TIME_SLICE};
+use super::rights::Rights;
 use super::sched::{Need, Sched, State};
 use super::signal::SigInfo;
 use super::thread::{FileId, Tid};
@@ -72,6 +74,10 @@ pub struct Kernel {
     pub network: Network,
     /// Host memory that is held for it.
     pub budget: Budget,
+    /// Descriptors of the host that are held for it.
+    pub host_fds: Arc<HostFds>,
+    /// With whose rights it uses the host.
+    pub rights: Rights,
     /// Its locks on files.
     pub(super) locks: Locks,
     /// Processors that it sees.
@@ -103,6 +109,7 @@ pub struct Parts {
     pub identity: Identity,
     pub program: Program,
     pub network: Policy,
+    pub rights: Rights,
     pub cpus: usize,
     pub trace: bool,
     pub counters: Arc<Counters>,
@@ -129,6 +136,8 @@ impl Kernel {
     pub fn new(parts: Parts) -> Result<Arc<Kernel>, VmmError> {
         let reactor = Reactor::new()?;
         let budget = Budget::for_memory(parts.memory.size());
+        let host_fds = HostFds::new(parts.rights);
+        lock(&parts.mm).host_fds = Some(Arc::clone(&host_fds));
         Ok(Arc::new_cyclic(|this| Kernel {
             this: this.clone(),
             memory: parts.memory,
@@ -142,6 +151,8 @@ impl Kernel {
             program: parts.program,
             network: Network::new(parts.network),
             budget,
+            host_fds,
+            rights: parts.rights,
             locks: Locks::default(),
             cpus: parts.cpus,
             trace: parts.trace.then_some(Trace),

@@ -22,7 +22,7 @@ pub fn memfd_create(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
     const MODE: u32 = 0o777;
     let open = OpenFile::unnamed(&ctx.kernel.namespace.memory_files, MODE, false)?;
     open.allow_seals(flags.contains(MemfdFlags::ALLOW_SEALING))?;
-    let file = ctx.kernel.new_file(Kind::Tmpfs(open), path.into(), (libc::O_RDWR | LARGEFILE) as u32);
+    let file = ctx.kernel.new_file_at(Kind::Tmpfs(open), path.into(), (libc::O_RDWR | LARGEFILE) as u32)?;
     let install = if flags.contains(MemfdFlags::CLOEXEC) { libc::O_CLOEXEC as u32 } else { 0 };
     ctx.kernel.install(file, install)
 }

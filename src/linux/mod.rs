@@ -13,13 +13,13 @@
 //! | threads | `thread.rs` the record, `sched/` who runs where, `worker.rs` the loop around a vCPU, `exitless/` calls that do not leave it, `call_sites.rs` calls that need no `syscall`, `reactor.rs` events from outside, `futex.rs`, `thread_calls.rs`, `membarrier.rs` |
 //! | memory | `mm/`, `user.rs` guest addresses to host slices |
 //! | signals | `signal/`, `timer.rs` |
-//! | files | `file.rs` the trait, `descriptor.rs`, `io.rs`, `host_file.rs`, `shared_files.rs`, `directory.rs`, `text.rs`, `memfd.rs`, `lock/`, `ioctl.rs`, `tmpfs/` the file system in guest RAM |
+//! | files | `file.rs` the trait, `descriptor.rs`, `io.rs`, `host_file.rs`, `host_fd.rs` how many there may be, `shared_files.rs`, `directory.rs`, `listing.rs`, `text.rs`, `memfd.rs`, `lock/`, `ioctl.rs`, `tmpfs/` the file system in guest RAM |
 //! | paths | `namespace/` the composed root and the walk, `open.rs`, `path_calls.rs`, `stat.rs`, `attributes.rs`, `proc.rs` |
 //! | objects | `pipe.rs`, `eventfd.rs`, `timerfd.rs`, `epoll.rs`, `poll.rs` |
 //! | network | `net/` |
 //! | counting | `counters.rs` |
 //! | checkpoints | `checkpoint/`, and a saved form beside each area's records |
-//! | the rest | `time.rs`, `cpu_time.rs`, `identity.rs`, `limits.rs`, `budget.rs` host memory that is held for the program |
+//! | the rest | `time.rs`, `cpu_time.rs`, `identity.rs`, `rights.rs` with whose rights the host is used, `limits.rs`, `budget.rs` host memory that is held for the program |
 //!
 //! # Threads and vCPUs
 //! A guest thread is a record, [`thread::Thread`]: registers, extended state, and, if it is inside a system call that waits, what it waits
@@ -112,13 +112,16 @@ mod errno;
 mod exitless;
 pub mod file;
 mod guest;
+mod host_fd;
 mod host_file;
 mod host_io;
 mod kernel;
+mod listing;
 mod loader;
 mod namespace;
 mod proc;
 mod reactor;
+mod rights;
 pub mod sched;
 mod shared_files;
 mod table;
@@ -140,4 +143,5 @@ pub use kernel::Kernel;
 pub use loader::LoadError;
 pub use namespace::{Mount, Source};
 pub use net::{GuestStream, HostStream, STREAM_ROOM, stream};
+pub use rights::Rights;
 pub use sched::ExitStatus;

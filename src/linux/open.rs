@@ -170,7 +170,7 @@ fn create(ctx: &Ctx<'_>, entry: &Entry, how: How) -> Result<Arc<File>, Errno> {
             let ino = fs.with(|tree| tree.create(*at, &entry.name, by, || fs.new_content()))?;
             // Whoever makes a file may use it as asked, whatever its mode says.
             let kind = Kind::Tmpfs(OpenFile::new(fs, ino)?);
-            Ok(ctx.kernel.new_file(kind, path, how.kept()))
+            ctx.kernel.new_file_at(kind, path, how.kept())
         }
     }
 }
@@ -241,7 +241,7 @@ fn open_tmpfs(ctx: &Ctx<'_>, fs: &Arc<Tmpfs>, ino: Ino, path: PathBuf, how: How)
     } else {
         return Err(Errno::ENXIO);
     };
-    Ok(ctx.kernel.new_file(kind, path, how.kept()))
+    ctx.kernel.new_file_at(kind, path, how.kept())
 }
 
 /// `O_TMPFILE`: a file without a name in a directory's file system.
@@ -259,7 +259,7 @@ fn unnamed(ctx: &Ctx<'_>, place: Place, how: How) -> Result<Arc<File>, Errno> {
             fs.with(|tree| tree.get(*at)?.check(fs.caller, WRITE | EXECUTE))?;
             let file = OpenFile::unnamed(fs, how.mode, !how.has(libc::O_EXCL))?;
             let path = place.path.join(format!("#{} (deleted)", file.ino()));
-            Ok(ctx.kernel.new_file(Kind::Tmpfs(file), path, how.kept()))
+            ctx.kernel.new_file_at(Kind::Tmpfs(file), path, how.kept())
         }
         Node::Special(_) => Err(Errno::EOPNOTSUPP),
     }

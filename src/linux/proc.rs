@@ -13,6 +13,7 @@ use super::errno::Errno;
 use super::file::{File, Kind};
 use super::identity::{RELEASE, VERSION};
 use super::kernel::{Kernel, PID, PPID};
+use super::listing::Listing;
 use super::mm::Backing;
 use super::stat::Attributes;
 use super::text::Text;
@@ -24,8 +25,8 @@ use crate::vmm::Access;
 pub enum Special {
     /// A file with this text.
     Text(Vec<u8>),
-    /// A directory with these names and their `DT_…` types.
-    Directory(Vec<(Vec<u8>, u8)>),
+    /// A directory.
+    Directory(Listing),
     /// A link to this path.
     Link(PathBuf),
     /// What this descriptor stands for.
@@ -41,6 +42,53 @@ const DEVICES: [&str; 6] = ["full", "null", "random", TERMINAL, "urandom", "zero
 /// The terminal of whoever opens it.
 const TERMINAL: &str = "tty";
 
+/// What is in `/dev`.
+const DEV: &[(&str, u8)] = &[
+    ("full", libc::DT_CHR),
+    ("null", libc::DT_CHR),
+    ("random", libc::DT_CHR),
+    (TERMINAL, libc::DT_CHR),
+    ("urandom", libc::DT_CHR),
+    ("zero", libc::DT_CHR),
+    ("fd", libc::DT_LNK),
+    ("stdin", libc::DT_LNK),
+    ("stdout", libc::DT_LNK),
+    ("stderr", libc::DT_LNK),
+    ("shm", libc::DT_DIR),
+];
+/// What is in `/proc`.
+const PROC: &[(&str, u8)] = &[
+    ("self", libc::DT_LNK),
+    ("thread-self", libc::DT_LNK),
+    (OWN, libc::DT_DIR),
+    ("cpuinfo", libc::DT_REG),
+    ("meminfo", libc::DT_REG),
+    ("stat", libc::DT_REG),
+    ("uptime", libc::DT_REG),
+    ("version", libc::DT_REG),
+    ("loadavg", libc::DT_REG),
+    ("mounts", libc::DT_REG),
+    ("filesystems", libc::DT_REG),
+];
+/// The name of the process's own directory.
+const OWN: &str = "100";
+const _: () = assert!(PID == 100);
+/// What is in that directory.
+const PROCESS: &[(&str, u8)] = &[
+    ("exe", libc::DT_LNK),
+    ("cwd", libc::DT_LNK),
+    ("root", libc::DT_LNK),
+    ("fd", libc::DT_DIR),
+    ("task", libc::DT_DIR),
+    ("maps", libc::DT_REG),
+    ("stat", libc::DT_REG),
+    ("statm", libc::DT_REG),
+    ("status", libc::DT_REG),
+    ("cmdline", libc::DT_REG),
+    ("comm", libc::DT_REG),
+    ("environ", libc::DT_REG),
+];
+
 /// Whether the path is one of these, and what it is. `None`: look in the mounts.
 pub fn lookup(kernel: &Kernel, tid: Tid, path: &Path) -> Option<Special> {
     let bytes = path.as_os_str().as_bytes();
@@ -52,12 +100,7 @@ pub fn lookup(kernel: &Kernel, tid: Tid, path: &Path) -> Option<Special> {
     let rest = text.strip_prefix("/dev")?;
     let name = rest.strip_prefix('/').or(rest.is_empty().then_some(""))?;
     Some(match name {
-        "" => {
-            let mut names: Vec<_> = DEVICES.iter().map(|d| (d.as_bytes().to_vec(), libc::DT_CHR)).collect();
-            names.extend(["fd", "stdin", "stdout", "stderr"].map(|n| (n.as_bytes().to_vec(), libc::DT_LNK)));
-            names.push((b"shm".to_vec(), libc::DT_DIR));
-            Special::Directory(names)
-        }
+        "" => Special::Directory(Listing::Names(DEV)),
         "fd" => Special::Link("/proc/self/fd".into()),
         "stdin" => Special::Descriptor(0),
         "stdout" => Special::Descriptor(1),
@@ -69,8 +112,13 @@ pub fn lookup(kernel: &Kernel, tid: Tid, path: &Path) -> Option<Special> {
     })
 }
 
+/// The number of a name that is just that: no zeros before it, which could be many.
+fn numbered(name: &str) -> Option<i32> {
+    name.parse().ok().filter(|number: &i32| number.to_string() == name)
+}
+
 fn descriptor(kernel: &Kernel, number: &str) -> Special {
-    let Some((fd, file)) = number.parse::<i32>().ok().and_then(|fd| Some((fd, kernel.file(fd).ok()?))) else {
+    let Some((fd, file)) = numbered(number).and_then(|fd| Some((fd, kernel.file(fd).ok()?))) else {
         return Special::Absent;
     };
     match &file.kind {
@@ -85,24 +133,13 @@ fn descriptor(kernel: &Kernel, number: &str) -> Special {
 
 fn in_proc(kernel: &Kernel, tid: Tid, rest: &str) -> Special {
     let (first, below) = rest.split_once('/').unwrap_or((rest, ""));
-    let own = PID.to_string();
     match first {
-        "" => Special::Directory(
-            ["self", "thread-self"]
-                .map(|n| (n.as_bytes().to_vec(), libc::DT_LNK))
-                .into_iter()
-                .chain([(own.into_bytes(), libc::DT_DIR)])
-                .chain(
-                    ["cpuinfo", "meminfo", "stat", "uptime", "version", "loadavg", "mounts", "filesystems"]
-                        .map(|n| (n.as_bytes().to_vec(), libc::DT_REG)),
-                )
-                .collect(),
-        ),
+        "" => Special::Directory(Listing::Names(PROC)),
         "self" if below.is_empty() => Special::Link(format!("/proc/{PID}").into()),
         "thread-self" if below.is_empty() => Special::Link(format!("/proc/{PID}/task/{tid}").into()),
         "self" => process(kernel, PID, below),
         "thread-self" => process(kernel, tid, below),
-        number if number == own => process(kernel, PID, below),
+        OWN => process(kernel, PID, below),
         "sys" => system(kernel, below),
         "net" => network(kernel, below),
         _ if !below.is_empty() => Special::Absent,
@@ -138,7 +175,7 @@ fn in_proc(kernel: &Kernel, tid: Tid, rest: &str) -> Special {
 /// Tables of the program's network: what the JVM learns its addresses of the sixth version from.
 fn network(kernel: &Kernel, name: &str) -> Special {
     match name {
-        "" => Special::Directory(vec![(b"if_inet6".to_vec(), libc::DT_REG)]),
+        "" => Special::Directory(Listing::Names(&[("if_inet6", libc::DT_REG)])),
         "if_inet6" => kernel.network.table("if_inet6").map_or(Special::Absent, Special::Text),
         _ => Special::Absent,
     }
@@ -150,24 +187,8 @@ fn text(text: String) -> Special {
 
 /// A file of `/proc/PID` or `/proc/PID/task/TID`.
 fn process(kernel: &Kernel, tid: Tid, name: &str) -> Special {
-    let listed = |names: &[(&str, u8)]| {
-        Special::Directory(names.iter().map(|(n, kind)| (n.as_bytes().to_vec(), *kind)).collect())
-    };
     match name {
-        "" => listed(&[
-            ("exe", libc::DT_LNK),
-            ("cwd", libc::DT_LNK),
-            ("root", libc::DT_LNK),
-            ("fd", libc::DT_DIR),
-            ("task", libc::DT_DIR),
-            ("maps", libc::DT_REG),
-            ("stat", libc::DT_REG),
-            ("statm", libc::DT_REG),
-            ("status", libc::DT_REG),
-            ("cmdline", libc::DT_REG),
-            ("comm", libc::DT_REG),
-            ("environ", libc::DT_REG),
-        ]),
+        "" => Special::Directory(Listing::Names(PROCESS)),
         "exe" => Special::Link(kernel.program.path.clone()),
         "cwd" => Special::Link(kernel.working_directory()),
         "root" => Special::Link("/".into()),
@@ -193,26 +214,16 @@ fn process(kernel: &Kernel, tid: Tid, name: &str) -> Special {
         "status" => text(status(kernel, tid)),
         "mounts" | "mountinfo" | "cgroup" => Special::Text(Vec::new()),
         "oom_score_adj" => text("0\n".into()),
-        "fd" => Special::Directory(
-            kernel.descriptors().iter().map(|(fd, _)| (fd.to_string().into_bytes(), libc::DT_LNK)).collect(),
-        ),
-        "task" => Special::Directory(
-            kernel
-                .sched
-                .lock()
-                .threads
-                .keys()
-                .map(|tid| (tid.to_string().into_bytes(), libc::DT_DIR))
-                .collect(),
-        ),
+        "fd" => Special::Directory(Listing::Descriptors),
+        "task" => Special::Directory(Listing::Threads),
         name => {
             if let Some(number) = name.strip_prefix("fd/") {
                 return descriptor(kernel, number);
             }
             let Some(rest) = name.strip_prefix("task/") else { return Special::Absent };
             let (number, below) = rest.split_once('/').unwrap_or((rest, ""));
-            match number.parse::<Tid>() {
-                Ok(tid) if !kernel.sched.is_gone(tid) && !below.starts_with("task") => {
+            match numbered(number) {
+                Some(tid) if !kernel.sched.is_gone(tid) && !below.starts_with("task") => {
                     process(kernel, tid, below)
                 }
                 _ => Special::Absent,
@@ -327,8 +338,8 @@ impl Special {
             Special::Text(_) | Special::Device(_) if flags as i32 & libc::O_DIRECTORY != 0 => {
                 Err(Errno::ENOTDIR)
             }
-            Special::Directory(names) => {
-                let kind = Kind::Directory(Directory::Listed(names, Default::default()));
+            Special::Directory(listing) => {
+                let kind = Kind::Directory(Directory::Listed(listing, Default::default()));
                 Ok(kernel.new_file(kind, path, kept))
             }
             Special::Text(bytes) => {
@@ -394,7 +405,7 @@ pub fn open_descriptor(kernel: &Kernel, fd: i32, flags: u32) -> Result<Arc<File>
             {
                 return Err(Errno::EACCES);
             }
-            let fd = super::namespace::reopen(host.fd(), OFlags::from_bits_retain(flags))?;
+            let fd = super::namespace::open_again(host.fd(), OFlags::from_bits_retain(flags))?;
             if flags as i32 & (libc::O_TRUNC | libc::O_PATH) == libc::O_TRUNC {
                 kernel.mm().after_resize(fd.as_fd(), 0)?;
             }
@@ -412,7 +423,7 @@ pub fn open_descriptor(kernel: &Kernel, fd: i32, flags: u32) -> Result<Arc<File>
             if flags as i32 & libc::O_TRUNC != 0 {
                 again.resize(0)?;
             }
-            Ok(kernel.new_file(Kind::Tmpfs(again), file.path.clone(), flags))
+            kernel.new_file_at(Kind::Tmpfs(again), file.path.clone(), flags)
         }
         Kind::Host(_) | Kind::Pipe(_) => Ok(file),
         Kind::Directory(_) => Err(Errno::EISDIR),

@@ -11,7 +11,7 @@ use super::errno::Errno;
 use super::file::File;
 use super::kernel::Kernel;
 use super::sched::Alarm;
-use super::thread::{FileId, Wait};
+use super::thread::{FileId, Tid, Wait};
 use super::time::SECOND;
 use crate::sync::lock;
 use crate::vmm::VmmError;
@@ -110,13 +110,22 @@ impl Reactor {
 pub struct Stopped<'a>(#[expect(dead_code, reason = "held until it is dropped")] MutexGuard<'a, ()>);
 
 impl Kernel {
-    /// Registers a wait of a running thread: see [`super::sched::Sched::register`].
-    pub fn register(&self, tid: super::thread::Tid, wait: &Wait) {
+    /// Registers a wait of a running thread: see [`super::sched::Sched::register`]. `ENOMEM` if too much is held for the program
+    /// already.
+    pub fn register(&self, tid: Tid, wait: &Wait) -> Result<(), Errno> {
+        self.budget.take(wait.cost()).map_err(|_| Errno::ENOMEM)?;
         self.sched.register(tid, wait);
         if let Some(deadline) = wait.deadline {
             self.arm(deadline);
         }
         self.start_reactor();
+        Ok(())
+    }
+
+    /// Takes that back.
+    pub fn unregister(&self, tid: Tid, wait: &Wait) {
+        self.sched.unregister(tid, wait);
+        self.budget.give(wait.cost());
     }
 
     /// Makes sure that alarms which are due at `at`, in guest time, are served.

@@ -86,11 +86,12 @@ impl Object for TimerFd {
             return Err(Errno::EINVAL);
         }
         let mut timer = self.lock();
+        let before = timer.next;
         let count = timer.advance(kernel.clock.monotonic());
         if count == 0 {
             return Err(Errno::EAGAIN);
         }
-        kernel.set_file_alarm(file, timer.next);
+        kernel.move_file_alarm(file, before, timer.next);
         drop(timer);
         scatter(into, &count.to_ne_bytes());
         Ok(8)
@@ -107,17 +108,25 @@ impl Object for TimerFd {
 }
 
 impl Kernel {
-    /// Tells those who wait for the file at `at`, and at no other time. Called with the timer locked, so that both agree.
-    pub(super) fn set_file_alarm(&self, file: &File, at: Option<u64>) {
+    /// Tells those who wait for the file at `to`, and no longer at `from`, when its timer would have expired before. Called with the timer
+    /// locked, so that both agree.
+    fn move_file_alarm(&self, file: &File, from: Option<u64>, to: Option<u64>) {
+        let alarm = |at| (at, Alarm::File(file.id));
         let mut state = self.sched.lock();
-        state.alarms.retain(|(_, alarm)| *alarm != Alarm::File(file.id));
-        if let Some(at) = at {
-            state.alarms.insert((at, Alarm::File(file.id)));
-        }
+        from.map(|at| state.alarms.remove(&alarm(at)));
+        state.alarms.extend(to.map(alarm));
         drop(state);
-        if let Some(at) = at {
+        if let Some(at) = to {
             self.arm(at);
         }
+    }
+}
+
+impl TimerFd {
+    /// The file is closed: nobody is told any more.
+    pub(super) fn disarm(&self, kernel: &Kernel, file: &File) {
+        let mut timer = self.lock();
+        kernel.move_file_alarm(file, timer.next.take(), None);
     }
 }
 
@@ -161,10 +170,11 @@ pub fn settime(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         first => Some(first),
     };
     let mut held = timer.lock();
+    let before = held.next;
     held.advance(now);
     let old = show(*held, now);
     (held.next, held.interval) = (next, interval);
-    ctx.kernel.set_file_alarm(&file, next);
+    ctx.kernel.move_file_alarm(&file, before, next);
     drop(held);
     ctx.kernel.write_optional(args.u64(3), &old)?;
     Ok(0)

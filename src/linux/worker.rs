@@ -25,8 +25,14 @@ pub fn spawn(kernel: &Arc<Kernel>, id: usize) {
     let Some(vm) = &kernel.vm else { return kernel.sched.leave(id) };
     let mine = Arc::clone(kernel);
     let started = vm.run_on_vcpu(move |vcpu| {
+        let begin = || {
+            mine.rights
+                .assume()
+                .map_err(|error| VmmError::Stopped(format!("the host's user for it: {error}")))?;
+            work(&mine, id, vcpu?)
+        };
         // A defect in a handler ends this program, and none but this.
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(&mine, id, vcpu?)));
+        let outcome = catch_unwind(AssertUnwindSafe(begin));
         let fit = matches!(outcome, Ok(Ok(())));
         match outcome {
             Ok(Ok(())) => {}
@@ -219,20 +225,26 @@ pub(super) fn needed_access(error: u64) -> Access {
 /// One attempt, and a second where the first would wait.
 fn system_call(kernel: &Kernel, vcpu: &mut Vcpu, mut thread: Box<Thread>) -> (Attempt, Option<Box<Thread>>) {
     let entered = thread.regs;
+    if let Some(over) = thread.wait.take() {
+        kernel.unregister(thread.tid, &over);
+    }
     let mut outcome = serve(kernel, vcpu, &mut thread);
     if outcome == Err(Errno::BLOCKED)
         && let Some(wait) = thread.wait.take()
     {
-        kernel.register(thread.tid, &wait);
-        // A futex wait was checked when it was queued. For others, look again now that events are not lost.
-        if wait.futex {
+        if let Err(error) = kernel.register(thread.tid, &wait) {
+            Ctx { kernel, thread: &mut thread, vcpu }.restore_mask();
+            outcome = Err(error);
+        } else if wait.futex {
+            // It was checked when it was queued.
             thread.wait = Some(wait);
         } else {
+            // Look again now that events are not lost.
             outcome = serve(kernel, vcpu, &mut thread);
             if outcome == Err(Errno::BLOCKED) {
                 thread.wait = Some(wait);
             } else {
-                kernel.sched.unregister(thread.tid, &wait);
+                kernel.unregister(thread.tid, &wait);
             }
         }
     }

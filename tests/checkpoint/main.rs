@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hydra::linux::net::Policy;
-use hydra::linux::{ExitStatus, Guest, Mount, RestoreError, State, Surroundings};
+use hydra::linux::{ExitStatus, Guest, Mount, RestoreError, Rights, State, Surroundings};
 use hydra::vmm;
 
 use support::{Image, MEMORY, Streams, can_run, compiled, mounts, natively, start};
@@ -392,6 +392,7 @@ fn what_does_not_fit_is_refused_with_the_reason() {
         mounts,
         descriptors,
         network: Policy::Open { sockets_of: None },
+        rights: Rights::Own,
         trace: false,
         counters: Default::default(),
     };

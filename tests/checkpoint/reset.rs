@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use hydra::linux::net::Policy;
-use hydra::linux::{ExitStatus, Guest, State, Surroundings};
+use hydra::linux::{ExitStatus, Guest, Rights, State, Surroundings};
 
 use super::support::{Image, MEMORY, Streams, can_run, mounts, start};
 
@@ -85,6 +85,7 @@ impl Copy {
             mounts: mounts(),
             descriptors: streams.descriptors(),
             network: Policy::Loopback,
+            rights: Rights::Own,
             trace: false,
             counters: Default::default(),
         };

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use hydra::linux::identity::Identity;
 use hydra::linux::net::Policy;
 use hydra::linux::{
-    Checkpoint, Config, ExitStatus, Guest, Inherited, Mount, RestoreError, State, Surroundings,
+    Checkpoint, Config, ExitStatus, Guest, Inherited, Mount, RestoreError, Rights, State, Surroundings,
 };
 use hydra::vmm;
 
@@ -82,6 +82,7 @@ pub fn start(command: &[&str], streams: &Streams) -> Guest {
         umask: 0o022,
         identity: Identity::of_this_process(),
         network: Policy::Open { sockets_of: None },
+        rights: Rights::Own,
         trace: false,
         counters: Default::default(),
     };
@@ -122,6 +123,7 @@ impl Image {
             mounts: mounts(),
             descriptors: streams.descriptors(),
             network: Policy::Open { sockets_of: None },
+            rights: Rights::Own,
             trace: false,
             counters: Default::default(),
         };

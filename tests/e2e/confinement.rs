@@ -1,5 +1,8 @@
 //! What a function can reach, tried by functions over HTTP. Every way out of the jail is tried in tests/jail.
 
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 
 use hydra::jail::{Layer, probe, use_init_program};
@@ -58,6 +61,63 @@ async fn a_function_reads_neither_secrets_nor_other_functions() {
         for name in [name.as_str(), "neighbour"] {
             world.deregister(name).await;
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_reads_only_what_everybody_may_read() {
+    if !has_own_root() {
+        return;
+    }
+    if let Some(reason) = probe().missing(Layer::Identity) {
+        return skip("files that are Hydra's alone", reason);
+    }
+    let world = World::start(&[]).await;
+    for cell in confined(&world).await {
+        let name = world.register(&cell, "curious", |_| {}).await;
+        let own = world.result(&name, &json!({"do": "where"})).await;
+        let path = format!("{own}/{}", cell.language.kit);
+        let read = json!({"do": "read", "path": path});
+        let files = files_below(world.server.app_dir());
+        let file = files.iter().find(|file| file.ends_with(cell.language.kit)).expect("its code");
+        for (mode, readable) in [(0o444, true), (0o400, false)] {
+            std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode)).unwrap();
+            let reply = world.call(&name, &read).await;
+            // A Java archive is no text.
+            assert!(
+                reply.status == if readable { 200 } else { 500 } || cell.language.kit == "Kit.jar",
+                "{cell:?} {mode:o}: {}",
+                reply.body
+            );
+        }
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o444)).unwrap();
+        world.deregister(&name).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_has_a_part_of_the_descriptors_and_of_the_sockets() {
+    let world = World::start(&[]).await;
+    let name = format!("hydra-e2e-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let _listener = UnixListener::bind_addr(&address).unwrap();
+    for cell in confined(&world).await {
+        if cell.language.kit != "kit.py" {
+            continue;
+        }
+        let greedy = world.register(&cell, "greedy", |_| {}).await;
+        for _ in 0..2 {
+            let count = world.result(&greedy, &json!({"do": "descriptors"})).await;
+            let count = json(&count).as_u64().unwrap();
+            assert!((50..=4096).contains(&count), "{cell:?} opened {count} files");
+        }
+        // In a jail that depends on the kernel.
+        if cell.kind == "snapshot" {
+            let reply = world.call(&greedy, &json!({"do": "connect", "name": name})).await;
+            expect(&reply, 500);
+            assert_eq!(json(&reply.body)["kind"], "raised", "{}", reply.body);
+        }
+        world.deregister(&greedy).await;
     }
 }
 

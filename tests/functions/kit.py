@@ -3,6 +3,8 @@
 import asyncio
 import mmap
 import os
+import resource
+import socket
 import stat
 import sys
 import threading
@@ -100,6 +102,21 @@ def main(args):
     if action == "background":
         threading.Thread(target=tick).start()
         return "started"
+    if action == "descriptors":
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        files = []
+        try:
+            while True:
+                files.append(os.open(__file__, os.O_RDONLY))
+        except OSError:
+            return len(files)
+        finally:
+            for file in files:
+                os.close(file)
+    if action == "connect":
+        socket.socket(socket.AF_UNIX).connect("\0" + args["name"])
+        return "connected"
     if action == "ticks":
         return ticks
     raise ValueError(f"unknown: {action}")

@@ -66,6 +66,15 @@ int main(void) {
     printf("no follow %d\n", open("three", O_RDONLY | O_NOFOLLOW) < 0 && errno == ELOOP);
     int null = open("/dev/null", O_RDWR), zero = open("/dev/zero", O_RDONLY);
     printf("null %ld %ld, zero %ld\n", write(null, "x", 1), read(null, text, 1), read(zero, text, 8));
+    int listed[2] = {0};
+    DIR *descriptors = opendir("/proc/self/fd");
+    for (struct dirent *entry; (entry = readdir(descriptors));) {
+        listed[0] |= atoi(entry->d_name) == fd;
+        listed[1] |= atoi(entry->d_name) == dirfd(descriptors);
+    }
+    closedir(descriptors);
+    printf("descriptors listed %d %d\n", listed[0], listed[1]);
+    printf("leading zeros %d %d\n", open("/proc/self/fd/00", O_RDONLY), access("/proc/self/fd/0", F_OK));
     const char *all[] = {"one", "two", "three", "moved"};
     for (int i = 0; i < 4; i++) unlink(all[i]);
     printf("gone %d\n", rmdir("sub") == 0 && chdir("/") == 0 && rmdir(dir) == 0);

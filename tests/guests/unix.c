@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -396,6 +397,27 @@ static void edges(void) {
 static volatile sig_atomic_t pipes_broken;
 static void broken(int signal) { pipes_broken++; }
 
+// Without a free descriptor no connection is taken.
+static void full_table(void) {
+    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0), client = socket(AF_UNIX, SOCK_STREAM, 0);
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    socklen_t len = sizeof name;
+    bind(listener, (struct sockaddr *)&name, sizeof(sa_family_t));
+    listen(listener, 1);
+    getsockname(listener, (struct sockaddr *)&name, &len);
+    show("connect", connect(client, (struct sockaddr *)&name, len));
+    struct rlimit before, full;
+    getrlimit(RLIMIT_NOFILE, &before);
+    int next = dup(0);
+    close(next);
+    full = (struct rlimit){next, before.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &full);
+    show("full", accept(listener, 0, 0));
+    setrlimit(RLIMIT_NOFILE, &before);
+    show("lost", accept(listener, 0, 0) < 0);
+    close(listener), close(client), close(next);
+}
+
 int main(void) {
     setvbuf(stdout, 0, _IOLBF, 0);
     char folder[] = "/tmp/hydra-unix-XXXXXX";
@@ -405,6 +427,7 @@ int main(void) {
     packets(folder);
     passing();
     edges();
+    full_table();
     int pair[2];
     signal(SIGPIPE, broken);
     socketpair(AF_UNIX, SOCK_STREAM, 0, pair);

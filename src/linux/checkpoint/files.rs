@@ -1,9 +1,10 @@
 //! Open files: one record for each open file description, whoever has it open, so that what was shared stays shared.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{FileType, OFlags, SeekFrom};
 use serde::{Deserialize, Serialize};
@@ -11,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::super::directory::Directory;
 use super::super::epoll::{Epoll, SavedItem};
 use super::super::eventfd::{EventFd, SavedEvent};
-use super::super::file::{File, Inherited, Kind, Known};
+use super::super::file::{File, Inherited, Kind, Known, path_cost};
 use super::super::host_file::HostFile;
 use super::super::kernel::Kernel;
+use super::super::listing::Listing;
 use super::super::lock::{Key, Lock};
 use super::super::net::SavedSocket;
 use super::super::net::unix::{SavedUnix, SavedUnixSocket, UnixSocket};
@@ -24,7 +26,6 @@ use super::super::thread::FileId;
 use super::super::timerfd::{SavedTimer, TimerFd};
 use super::super::tmpfs::{Ino, OpenDirectory, OpenFile};
 use super::{CheckpointError, Finder, Keeper, Place, RestoreError};
-use crate::sync::lock;
 
 /// Everything that descriptors stand for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -58,10 +59,9 @@ enum SavedKind {
         place: Place,
         position: u64,
     },
-    /// A directory of `/proc`: names with their types, and how many were listed.
+    /// A directory of `/proc` or `/dev`, found again by its path, with the position in its list.
     Listed {
-        names: Vec<(Vec<u8>, u8)>,
-        listed: u64,
+        position: u64,
     },
     /// A file of a tmpfs: where that shows, and which file.
     Tmpfs {
@@ -138,15 +138,17 @@ impl SavedFiles {
                 SavedKind::Regular { place, position, changeable } => {
                     let fd = finder.open(&place, OFlags::from_bits_retain(flags), false)?;
                     seek(&fd, position);
+                    let fd = kernel.host_fds.room_again().hold(fd);
                     Kind::Host(HostFile::new(fd, FileType::RegularFile, changeable))
                 }
                 SavedKind::Directory { place, position } => {
                     let fd = finder.open(&place, OFlags::from_bits_retain(flags), true)?;
                     seek(&fd, position);
-                    Kind::Directory(Directory::new(fd))
+                    Kind::Directory(Directory::new(kernel.host_fds.room_again().hold(fd)))
                 }
-                SavedKind::Listed { names, listed } => {
-                    Kind::Directory(Directory::Listed(names, (listed as usize).into()))
+                SavedKind::Listed { position } => {
+                    let listing = Listing::at(kernel, &known.path);
+                    Kind::Directory(Directory::Listed(listing, position.into()))
                 }
                 SavedKind::Tmpfs { fs, ino, position, may_be_named } => {
                     let fs = kernel.namespace.tmpfs_named(&fs).ok_or(RestoreError::Damaged("a tmpfs"))?;
@@ -170,7 +172,10 @@ impl SavedFiles {
                     kind
                 }
                 SavedKind::Device => match proc::open_device(&known.path, flags) {
-                    Ok(fd) => Kind::Host(HostFile::new(fd, FileType::CharacterDevice, false)),
+                    Ok(fd) => {
+                        let fd = kernel.host_fds.room_again().hold(fd);
+                        Kind::Host(HostFile::new(fd, FileType::CharacterDevice, false))
+                    }
                     Err(_) => Kind::Pipe(PipeEnd::cut(flags)),
                 },
                 SavedKind::Cut => Kind::Pipe(PipeEnd::cut(flags)),
@@ -188,7 +193,7 @@ impl SavedFiles {
                     Kind::Socket(saved.restore(kernel).map_err(RestoreError::Socket)?)
                 }
                 SavedKind::Unix(saved) => {
-                    let socket = UnixSocket::restore(saved).map_err(RestoreError::Socket)?;
+                    let socket = UnixSocket::restore(kernel, saved).map_err(RestoreError::Socket)?;
                     sockets.push((socket.id(), id));
                     Kind::Unix(socket)
                 }
@@ -196,6 +201,7 @@ impl SavedFiles {
                     Kind::Text(Text::restore(&kernel.budget, bytes, position))
                 }
             };
+            kernel.budget.take_restored(path_cost(&known.path));
             let file = kernel.open_file(kind, known);
             if files.insert(id, Arc::clone(&file)).is_some() {
                 return Err(RestoreError::Damaged("the open files"));
@@ -204,7 +210,7 @@ impl SavedFiles {
         }
         for (id, items) in sets {
             if let Some(Kind::Epoll(set)) = files.get(&id).map(|file| &file.kind) {
-                set.refill(items, |id| files.get(&id));
+                set.refill(&kernel.budget, items, |id| files.get(&id));
             }
         }
         for (id, peer) in peers {
@@ -250,9 +256,8 @@ fn save_kind(
             place: keeper.note(fd.as_fd(), &file.path)?,
             position: position(fd.as_fd()),
         },
-        Kind::Directory(Directory::Listed(names, listed)) => {
-            let listed = *lock(listed) as u64;
-            SavedKind::Listed { names: names.clone(), listed }
+        Kind::Directory(Directory::Listed(_, position)) => {
+            SavedKind::Listed { position: position.load(Ordering::Relaxed) }
         }
         Kind::Directory(Directory::Tmpfs(open)) => SavedKind::TmpfsDirectory {
             fs: kernel.namespace.name_of(open.fs()),
@@ -279,6 +284,6 @@ fn save_kind(
 }
 
 /// A position that cannot be taken up again (the file is a different one now) leaves the start.
-fn seek(fd: &OwnedFd, position: u64) {
+fn seek(fd: impl AsFd, position: u64) {
     let _ = rustix::fs::seek(fd, SeekFrom::Start(position));
 }

@@ -13,6 +13,7 @@ use super::super::limits::Limits;
 use super::super::mm::AddressSpace;
 use super::super::namespace::{Mount, Namespace};
 use super::super::net::Policy;
+use super::super::rights::Rights;
 use super::super::sched::Sched;
 use super::super::time::Clock;
 use super::super::tmpfs::Caller;
@@ -31,6 +32,8 @@ pub struct Surroundings {
     pub descriptors: Vec<Inherited>,
     /// Whom it may talk to.
     pub network: Policy,
+    /// With whose rights it uses the host.
+    pub rights: Rights,
     /// Print its system calls to standard error.
     pub trace: bool,
     /// Where what it does is counted.
@@ -167,6 +170,7 @@ impl Guest {
         *lock(&mm) = restored;
         let namespace =
             Namespace::with(&surroundings.mounts, caller, &mm, state.mounts).map_err(RestoreError::Mounts)?;
+        let waits = state.sched.cost();
         let sched = Sched::restore(state.sched, hypervisor.xsave(), workers_limit());
         let kernel = Kernel::new(Parts {
             memory: Arc::clone(vm.memory()),
@@ -177,6 +181,7 @@ impl Guest {
             identity: state.identity,
             program: state.program,
             network: surroundings.network,
+            rights: surroundings.rights,
             cpus: state.cpus as usize,
             trace: surroundings.trace,
             counters: surroundings.counters,
@@ -186,6 +191,7 @@ impl Guest {
             working_directory: state.working_directory,
             umask: state.umask,
         })?;
+        kernel.budget.take_restored(waits);
         let finder = Finder::new(&kernel.namespace, &carried);
         let files = state.files.restore(&kernel, finder, surroundings.descriptors)?;
         kernel.namespace.reap();
@@ -254,6 +260,7 @@ mod tests {
             umask: 0o022,
             identity: Identity::of_this_process(),
             network: Policy::Closed,
+            rights: Rights::Own,
             trace: false,
             counters: Default::default(),
         });
@@ -283,6 +290,7 @@ mod tests {
             mounts: mounts(),
             descriptors: Vec::new(),
             network: Policy::Closed,
+            rights: Rights::Own,
             trace: false,
             counters: Default::default(),
         };

@@ -258,6 +258,9 @@ impl Place {
         let caller = &mut *lock(&self.caller);
         let Some((caller, handler)) = caller.as_mut().zip(short_call(call)) else { return Reply::Decline };
         let Some(kernel) = self.kernel.upgrade() else { return Reply::Decline };
+        if kernel.rights.assume().is_err() {
+            return Reply::Decline;
+        }
         if let Some(end) = from {
             // It comes back to where it was made from, which a trap leads on from.
             let _ = kernel.called_from(end);

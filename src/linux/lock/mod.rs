@@ -7,7 +7,7 @@
 mod table;
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::OFlags;
@@ -17,6 +17,7 @@ use super::context::{Args, Ctx, OnSignal};
 use super::directory::Directory;
 use super::errno::{Errno, SysResult};
 use super::file::{File, Kind};
+use super::host_fd::HostFd;
 use super::kernel::{Kernel, PID};
 use super::namespace::reopen;
 use super::shared_files::{Identity, identity};
@@ -33,7 +34,7 @@ const MOST_HOLDERS: usize = 1024;
 pub struct Locks {
     table: Mutex<LockTable>,
     /// The open files of ours that hold the process's record locks on files of the host.
-    holders: Mutex<HashMap<Identity, Arc<OwnedFd>>>,
+    holders: Mutex<HashMap<Identity, Arc<HostFd>>>,
 }
 
 impl Locks {
@@ -48,7 +49,13 @@ impl Locks {
     }
 
     /// The open file that holds the process's record locks on a file of the host, which is made where there is none if `make`.
-    fn holder(&self, file: &File, fd: BorrowedFd<'_>, make: bool) -> Result<Option<Arc<OwnedFd>>, Errno> {
+    fn holder(
+        &self,
+        kernel: &Kernel,
+        file: &File,
+        fd: BorrowedFd<'_>,
+        make: bool,
+    ) -> Result<Option<Arc<HostFd>>, Errno> {
         let key = identity(&rustix::fs::fstat(fd)?);
         let known = lock(&self.holders).get(&key).cloned();
         if known.is_some() || !make {
@@ -62,7 +69,8 @@ impl Locks {
         // For locks of both kinds, whichever comes first. A file that is lent has none but those of its descriptor.
         let all =
             if matches!(&file.kind, Kind::Host(host) if host.is_changeable()) { OFlags::RDWR } else { own };
-        let opened = Arc::new(reopen(fd, all).or_else(|_| reopen(fd, own))?);
+        let room = kernel.host_fds.room().map_err(|_| Errno::ENOLCK)?;
+        let opened = Arc::new(room.hold(reopen(fd, all).or_else(|_| reopen(fd, own))?));
         let mut holders = lock(&self.holders);
         if holders.len() >= MOST_HOLDERS && !holders.contains_key(&key) {
             return Err(Errno::ENOLCK);
@@ -276,7 +284,7 @@ fn on_host(
     let Request { asks, kind, lock: Lock { owner, first, last, .. }, .. } = *request;
     let is_stream = matches!(&file.kind, Kind::Host(host) if host.is_stream());
     let holder = match owner {
-        PROCESS if !is_stream => kernel.locks.holder(file, fd, !asks && kind != NONE)?,
+        PROCESS if !is_stream => kernel.locks.holder(kernel, file, fd, !asks && kind != NONE)?,
         _ => None,
     };
     let fd = match &holder {

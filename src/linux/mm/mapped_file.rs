@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use rustix::fs::OFlags;
 
 use super::super::errno::Errno;
+use super::super::host_fd::Room;
 use super::super::namespace::reopen;
 use super::super::shared_files::{Identity, identity};
 use super::space::{AddressSpace, Backing, Region};
@@ -25,6 +26,7 @@ const MOST_FILES: usize = 4096;
 pub struct MappedFile {
     /// Never the guest's own, which it may close. Other programs may have it too.
     fd: Arc<OwnedFd>,
+    _room: Option<Room>,
     writer: OnceLock<OwnedFd>,
     /// Path as the guest knows it.
     pub path: String,
@@ -51,7 +53,8 @@ impl MappedFile {
         path: String,
         identity: Identity,
     ) -> Result<MappedFile, Errno> {
-        let file = MappedFile { fd, writer: OnceLock::new(), path, identity, shared: Mutex::default() };
+        let file =
+            MappedFile { fd, _room: None, writer: OnceLock::new(), path, identity, shared: Mutex::default() };
         if writable {
             file.allow_writes(file.fd.as_fd())?;
         }
@@ -120,8 +123,10 @@ impl AddressSpace {
                 return Err(Errno::ENFILE);
             }
         }
+        let room = self.host_fds.as_ref().map(|fds| fds.room()).transpose()?;
         let own = Arc::new(rustix::io::fcntl_dupfd_cloexec(fd, 3)?);
-        let file = Arc::new(MappedFile::new(own, writable, path, identity)?);
+        let file = MappedFile { _room: room, ..MappedFile::new(own, writable, path, identity)? };
+        let file = Arc::new(file);
         self.files.insert(identity, Arc::downgrade(&file));
         Ok(file)
     }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use super::super::errno::Errno;
+use super::super::host_fd::HostFds;
 use super::mapped_file::MappedFile;
 use super::object::{ObjectId, Objects};
 use crate::vmm::{Access, FRAME_SIZE, Frames, GuestMemory, LARGE_PAGE, PageTables, layout};
@@ -139,6 +140,8 @@ pub struct AddressSpace {
     pub(super) objects: Objects,
     /// The files behind regions, by device and inode.
     pub(super) files: HashMap<(u64, u64), Weak<MappedFile>>,
+    /// Counts the descriptors that are held for them; nobody does before the program runs.
+    pub(in super::super) host_fds: Option<Arc<HostFds>>,
     /// Whether shared mappings of files ever had pages.
     pub(super) shares_files: bool,
     /// Addresses are chosen downwards from here.
@@ -159,6 +162,7 @@ impl AddressSpace {
             regions: BTreeMap::new(),
             objects: Objects::default(),
             files: HashMap::new(),
+            host_fds: None,
             shares_files: false,
             top: 0x7fff_0000_0000,
             heap_start: 0,

@@ -34,15 +34,27 @@ impl HostNode {
 
     /// Opens it; `EACCES` for devices that are not harmless.
     pub fn open(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
-        match self.kind() {
-            FileType::RegularFile | FileType::Directory | FileType::Fifo => {}
-            FileType::CharacterDevice if is_harmless(self.stat.st_rdev) => {}
-            FileType::Symlink => return Err(Errno::ELOOP),
-            FileType::Socket => return Err(Errno::ENXIO),
-            _ => return Err(Errno::EACCES),
-        }
+        check_openable(&self.stat)?;
         reopen(self.fd.as_fd(), flags)
     }
+}
+
+fn check_openable(stat: &Stat) -> Result<(), Errno> {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile | FileType::Directory | FileType::Fifo => Ok(()),
+        FileType::CharacterDevice if is_harmless(stat.st_rdev) => Ok(()),
+        FileType::Symlink => Err(Errno::ELOOP),
+        FileType::Socket => Err(Errno::ENXIO),
+        _ => Err(Errno::EACCES),
+    }
+}
+
+/// Opens what a descriptor of the program's stands for, as [`HostNode::open`] does: it may have been opened as a place only (`O_PATH`).
+pub fn open_again(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
+    if !flags.contains(OFlags::PATH) {
+        check_openable(&rustix::fs::fstat(fd)?)?;
+    }
+    reopen(fd, flags)
 }
 
 /// `/dev/null`, `zero`, `full`, `random`, `urandom`.
@@ -109,5 +121,24 @@ impl Namespace {
         let allowed = !KERNELS_OWN.contains(&kind);
         lock(&self.devices).insert(device, allowed);
         Ok(allowed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_opened_by_its_name_is_not_opened_by_a_descriptor() {
+        let place = |path: &str| rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok();
+        let again = |fd: &OwnedFd, flags| open_again(fd.as_fd(), flags | OFlags::NONBLOCK).map(drop);
+        let null = place("/dev/null").expect("it is everywhere");
+        assert_eq!(again(&null, OFlags::RDWR), Ok(()));
+        for device in ["/dev/ptmx", "/dev/kvm", "/dev/kmsg", "/dev/sda", "/dev/vda", "/dev/loop0"] {
+            if let Some(fd) = place(device) {
+                assert_eq!(again(&fd, OFlags::RDONLY), Err(Errno::EACCES), "{device}");
+                assert_eq!(again(&fd, OFlags::PATH), Ok(()), "{device}");
+            }
+        }
     }
 }

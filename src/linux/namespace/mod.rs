@@ -15,7 +15,7 @@ mod mount;
 mod place;
 mod walk;
 
-pub use host::reopen;
+pub use host::{open_again, reopen};
 pub use mount::{Mount, Namespace, SavedMounts, Source};
 pub use place::{Node, Place};
 pub use walk::{Entry, Found};

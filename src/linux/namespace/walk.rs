@@ -11,8 +11,11 @@ use super::place::{Node, Place};
 
 /// Most symbolic links followed for one path.
 const MOST_LINKS: u32 = 40;
-/// Most bytes of a path after links were put in.
+/// Most bytes of the names still to come after links were put in.
 const LONGEST: usize = 64 << 10;
+/// An absolute path without links and `..` is shorter than this. Linux bounds only what a call passes; here the path from the root is what
+/// a place is known by, so directories can be no deeper than that.
+const PATH_MAX: usize = libc::PATH_MAX as usize;
 
 /// What a path leads to.
 pub enum Found {
@@ -115,7 +118,8 @@ impl Namespace {
         if matches!(name, b"" | b"." | b"..") {
             return Err(special);
         }
-        if name.len() > super::super::tmpfs::NAME_MAX {
+        let whole = parent.path.as_os_str().len() + 1 + name.len();
+        if name.len() > super::super::tmpfs::NAME_MAX || whole >= PATH_MAX {
             return Err(Errno::ENAMETOOLONG);
         }
         Ok(Entry { parent, name: name.to_vec(), wants_directory: end < path.len() })
@@ -155,6 +159,9 @@ impl Walk<'_> {
     }
 
     fn at(&self, path: &Path) -> Result<Place, Errno> {
+        if path.as_os_str().len() >= PATH_MAX {
+            return Err(Errno::ENAMETOOLONG);
+        }
         match (self.specials)(path) {
             Some(Special::Absent) => Err(Errno::ENOENT),
             Some(special) => {
@@ -179,8 +186,9 @@ impl Walk<'_> {
                 match self.at(&self.whole()) {
                     Ok(place) if place.is_link() && (follow || self.wants_directory) => {}
                     Ok(place) => return self.finished(place),
-                    // A link on the way; or which name is missing must be found out; or a link of `/proc` on the way.
-                    Err(Errno::ELOOP) => {}
+                    // A link on the way, behind which the path may be shorter; or which name is missing must be found out; or a link of
+                    // `/proc` on the way.
+                    Err(Errno::ELOOP | Errno::ENAMETOOLONG) => {}
                     Err(Errno::ENOENT) if may_miss || (self.specials)(&self.whole()).is_some() => {}
                     Err(error) => return Err(error),
                 }
@@ -303,6 +311,45 @@ mod tests {
         for path in ["/up", "/absolute", "/../secret", "../secret"] {
             assert_eq!(walk(&namespace, "/", path), Err(Errno::ENOENT), "{path}");
         }
+    }
+
+    #[test]
+    fn no_place_is_deeper_than_a_path_can_say() {
+        let namespace = namespace(&[mount(Source::tmpfs(16 << 20), "/", false)]);
+        let name = "n".repeat(255);
+        let mut here = PathBuf::from("/");
+        let made = |here: &Path, name: &str| {
+            let entry = namespace.walk_to_entry(&|_| None, here, name.as_bytes(), Errno::EEXIST)?;
+            let (fs, at) = entry.parent.tmpfs().expect("it is in RAM");
+            let by = (fs.caller, 0o755, crate::linux::tmpfs::now());
+            fs.with(|tree| tree.make_directory(at, &entry.name, by)).expect("it is made");
+            Ok(entry.path())
+        };
+        let ended = loop {
+            match made(&here, &name) {
+                Ok(deeper) => here = deeper,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((ended, here.as_os_str().len()), (Errno::ENAMETOOLONG, 15 * 256));
+        // To the last byte.
+        let rest = PATH_MAX - 1 - here.as_os_str().len() - 1;
+        assert_eq!(made(&here, &"m".repeat(rest + 1)), Err(Errno::ENAMETOOLONG));
+        let deepest = made(&here, &"m".repeat(rest)).expect("it is short enough");
+        let at = |base: &Path, path: &str| walk(&namespace, base.to_str().unwrap(), path);
+        assert_eq!(at(&deepest, "x"), Err(Errno::ENAMETOOLONG));
+        assert_eq!(at(&deepest, ".").map(|path| path.len()), Ok(PATH_MAX - 1));
+        assert_eq!(at(&deepest, "..").map(PathBuf::from), Ok(here.clone()));
+        // What only looks long is none of it.
+        let (fs, root) = (namespace.walk(&|_| None, Path::new("/"), b"/", true))
+            .unwrap()
+            .tmpfs()
+            .map(|(fs, ino)| (fs.clone(), ino))
+            .unwrap();
+        let by = (fs.caller, 0o777, crate::linux::tmpfs::now());
+        let link = crate::linux::tmpfs::Content::Link(here.as_os_str().as_bytes().to_vec());
+        fs.with(|tree| tree.create(root, b"link", by, || link)).expect("a link");
+        assert_eq!(at(Path::new("/"), &format!("link{}", "/..".repeat(15))), Ok("/".into()));
     }
 
     #[test]

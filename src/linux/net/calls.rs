@@ -71,7 +71,8 @@ pub fn socket(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
         return install(ctx, Kind::Unix(socket), flags);
     }
     check_host_kind(domain, kind, protocol)?;
-    let fd = ctx.kernel.network.socket(domain, kind, protocol)?;
+    let room = ctx.kernel.host_fds.room()?;
+    let fd = room.hold(ctx.kernel.network.socket(domain, kind, protocol)?);
     install(ctx, Kind::Socket(Socket::new(fd, domain, kind)), flags)
 }
 
@@ -133,6 +134,8 @@ fn accept_connection(ctx: &mut Ctx<'_>, args: Args, flags: u32) -> SysResult {
     let file = ctx.kernel.file(args.i32(0))?;
     let socket = file.endpoint()?;
     until_ready(ctx, &file, Direction::Receive, |ctx| {
+        // Before a connection is taken that no descriptor would hold.
+        ctx.kernel.check_free_descriptor()?;
         let (connection, peer) = socket.accept(ctx.kernel)?;
         let fd = install(ctx, connection, flags)?;
         match address::write(ctx, &peer, args.u64(1), args.u64(2)) {

@@ -1,11 +1,12 @@
 //! Host sockets behind the guest's descriptors: internet sockets, netlink sockets, and what a Unix socket of the host becomes.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use vm_memory::VolatileSlice;
 
 use super::super::errno::Errno;
 use super::super::file::{File, Kind, Object, Ready};
+use super::super::host_fd::HostFd;
 use super::super::host_file::host_ready;
 use super::super::kernel::Kernel;
 use super::super::stat::Attributes;
@@ -21,7 +22,7 @@ const RECEIVE_FLAGS: i32 = libc::MSG_OOB | libc::MSG_PEEK | libc::MSG_TRUNC | li
 
 /// A host socket. Every call on it says that it must not wait.
 pub struct Socket {
-    fd: OwnedFd,
+    fd: HostFd,
     /// `AF_…` and `SOCK_…`.
     domain: i32,
     kind: i32,
@@ -31,12 +32,12 @@ pub struct Socket {
 
 impl Socket {
     /// A socket of the program's own; non-blocking on the host.
-    pub(super) fn new(fd: OwnedFd, domain: i32, kind: i32) -> Socket {
+    pub(super) fn new(fd: HostFd, domain: i32, kind: i32) -> Socket {
         Socket { fd, domain, kind, lent: false }
     }
 
     /// One that the program is handed at its start.
-    pub fn lent(fd: OwnedFd) -> Result<Socket, Errno> {
+    pub fn lent(fd: HostFd) -> Result<Socket, Errno> {
         let number = |name| -> Result<i32, Errno> {
             let value = host::option(fd.as_fd(), libc::SOL_SOCKET, name, 4)?;
             value.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes)).ok_or(Errno::EIO)
@@ -96,11 +97,12 @@ impl Endpoint for Socket {
         host::listen(self.fd(), backlog)
     }
 
-    fn accept(&self, _: &Kernel) -> Result<(Kind, Vec<u8>), Errno> {
+    fn accept(&self, kernel: &Kernel) -> Result<(Kind, Vec<u8>), Errno> {
         // The host's descriptor of a lent one may be one that waits.
         self.check_own()?;
+        let room = kernel.host_fds.room()?;
         let (fd, peer) = host::accept(self.fd())?;
-        Ok((Kind::Socket(Socket::new(fd, self.domain, self.kind)), peer))
+        Ok((Kind::Socket(Socket::new(room.hold(fd), self.domain, self.kind)), peer))
     }
 
     fn local_address(&self, _: &Kernel) -> Result<Vec<u8>, Errno> {

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 /// In which network a program's internet sockets are.
 ///
-/// Unix sockets are inside of the program under every policy; [`Policy::Open`] adds those of the host that its files lead to.
+/// Unix sockets are inside of the program under every policy; [`Policy::Open`] adds those of the host that its files lead to, and for a
+/// program that is no sandbox those of abstract names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum Policy {
     /// None: it can make no internet socket (`EACCES`).

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::errno::Errno;
 use super::super::kernel::Kernel;
+use super::stack::inside;
 use super::{Socket, host};
 
 /// What a checkpoint keeps of a host socket.
@@ -71,10 +72,11 @@ impl SavedSocket {
     pub fn restore(self, kernel: &Kernel) -> Result<Socket, Errno> {
         let anew = match self.state {
             SavedState::Connected if self.kind != libc::SOCK_DGRAM => Err(Errno::ECONNRESET),
-            _ => self.reopen(kernel),
+            // It is the program's, as if one of its threads made it.
+            _ => inside(|| Ok(kernel.rights.assume()?), || self.reopen(kernel)),
         };
         let fd = anew.or_else(|_| cut(self.kind))?;
-        Ok(Socket::new(fd, self.domain, self.kind))
+        Ok(Socket::new(kernel.host_fds.room_again().hold(fd), self.domain, self.kind))
     }
 
     fn reopen(&self, kernel: &Kernel) -> Result<OwnedFd, Errno> {
@@ -114,6 +116,7 @@ pub(super) fn cut(kind: i32) -> Result<OwnedFd, Errno> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::host_fd::HostFd;
     use super::*;
     use std::os::fd::AsFd;
 
@@ -136,7 +139,7 @@ mod tests {
             .expect("an option");
         host::bind(fd.as_fd(), &[2, 0, 0, 0, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]).expect("a free port");
         host::listen(fd.as_fd(), 1).expect("it listens");
-        let saved = SavedSocket::of(&Socket::new(fd, libc::AF_INET, libc::SOCK_STREAM));
+        let saved = SavedSocket::of(&Socket::new(HostFd::given(fd), libc::AF_INET, libc::SOCK_STREAM));
         assert_eq!(
             (saved.domain, saved.kind, saved.state),
             (libc::AF_INET, libc::SOCK_STREAM, SavedState::Listening)

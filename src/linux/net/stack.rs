@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags, Uid};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use super::super::errno::Errno;
+use super::super::rights::Rights;
 use super::host;
 use super::policy::Policy;
 use super::unix::Unix;
@@ -91,13 +92,15 @@ fn enter(network: std::os::fd::BorrowedFd<'_>) -> Result<(), Errno> {
     Ok(rustix::thread::move_into_link_name_space(network, Some(LinkNameSpaceType::Network))?)
 }
 
-/// Runs `work` on a thread of its own, after `change` put that into another network: where a thread cannot return from, it ends.
-fn inside<T: Send>(
+/// Runs `work` on a thread of its own, which ends after it, once `change` has put that into another network, or made it act for another user.
+pub(super) fn inside<T: Send>(
     change: impl FnOnce() -> Result<(), Errno> + Send,
     work: impl FnOnce() -> Result<T, Errno> + Send,
 ) -> Result<T, Errno> {
     thread::scope(|scope| {
         let moved = thread::Builder::new().name("network".into()).spawn_scoped(scope, || {
+            // A thread that acts for a sandbox may not make the change.
+            Rights::Own.assume()?;
             change()?;
             work()
         });

@@ -92,7 +92,7 @@ impl Sched {
             futexes: Futexes::default(),
             signals: ProcessSignals::default(),
             alarms: BTreeSet::new(),
-            file_waiters: BTreeMap::new(),
+            file_waiters: BTreeSet::new(),
             ready: VecDeque::new(),
             workers: Vec::new(),
             next_tid: first_tid,
@@ -231,28 +231,40 @@ impl Sched {
         if !wait.futex {
             state.forget_wake(tid);
         }
-        for file in &wait.files {
-            state.file_waiters.entry(*file).or_default().push(tid);
-        }
         if let Some(at) = wait.deadline {
             state.alarms.insert((at, Alarm::Thread(tid)));
         }
+        drop(state);
+        self.in_parts(&wait.files, |state, file| {
+            state.file_waiters.insert((file, tid));
+        });
     }
 
-    /// Takes back what [`Sched::register`] did.
+    /// Takes back what [`Sched::register`] did; until then there may be wakes for nothing.
     pub fn unregister(&self, tid: Tid, wait: &Wait) {
-        self.lock().unregister(tid, wait);
+        if let Some(at) = wait.deadline {
+            self.lock().alarms.remove(&(at, Alarm::Thread(tid)));
+        }
+        self.in_parts(&wait.files, |state, file| {
+            state.file_waiters.remove(&(file, tid));
+        });
     }
 
-    /// Puts a registered thread to sleep, unless it was woken since: then it is given back, registered no more.
-    pub fn park(&self, mut thread: Box<Thread>) -> Option<Box<Thread>> {
+    /// Does something for each file. There may be very many: others have the lock in between.
+    fn in_parts(&self, files: &[FileId], act: impl Fn(&mut State, FileId)) {
+        const PART: usize = 1024;
+        for part in files.chunks(PART) {
+            let mut state = self.lock();
+            part.iter().for_each(|file| act(&mut state, *file));
+        }
+    }
+
+    /// Puts a registered thread to sleep, unless it was woken since: then it is given back, still registered.
+    pub fn park(&self, thread: Box<Thread>) -> Option<Box<Thread>> {
         let mut state = self.lock();
         let tid = thread.tid;
         let woken = state.threads.get(&tid).is_none_or(|slot| slot.woken);
         if woken || state.signal_is_due(tid) || state.exit.is_some() {
-            if let Some(wait) = thread.wait.take() {
-                state.unregister(tid, &wait);
-            }
             return Some(thread);
         }
         state.count_run(tid);
@@ -301,9 +313,9 @@ impl Sched {
     /// Says that the file may have become ready for those who wait for it.
     pub fn wake_file(&self, file: FileId, serve: impl FnMut(Need)) {
         let state = self.lock();
-        if let Some(tids) = state.file_waiters.get(&file).cloned() {
-            self.wake_all(state, tids, serve);
-        }
+        let waiters = state.file_waiters.range((file, Tid::MIN)..=(file, Tid::MAX));
+        let tids: Vec<Tid> = waiters.map(|(_, tid)| *tid).collect();
+        self.wake_all(state, tids, serve);
     }
 
     /// Wakes these threads.

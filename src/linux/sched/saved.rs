@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::futex::{Futexes, SavedFutexes};
 use super::super::signal::{ProcessSignals, SavedSignals, ThreadSignals, UNBLOCKABLE};
-use super::super::thread::{FileId, Thread, Tid};
+use super::super::thread::{Thread, Tid, Wait};
 use super::state::{Phase, Slot};
 use super::{Alarm, MAX_THREADS, Need, Sched};
 use crate::vmm::XsaveLayout;
@@ -38,12 +38,10 @@ struct SavedThread {
 }
 
 impl SavedSched {
-    /// Files that threads wait for.
-    pub fn awaited_files(&self) -> impl Iterator<Item = FileId> {
-        self.threads
-            .iter()
-            .filter_map(|thread| thread.record.wait.as_ref())
-            .flat_map(|wait| wait.files.iter().copied())
+    /// Host memory that is held for what the threads wait for, in bytes.
+    pub fn cost(&self) -> usize {
+        let waiting = self.threads.iter().filter(|thread| !thread.ready);
+        waiting.filter_map(|thread| thread.record.wait.as_ref()).map(Wait::cost).sum()
     }
 }
 
@@ -92,9 +90,7 @@ impl Sched {
                 record.wait = None;
                 state.ready.push_back(tid);
             } else if let Some(wait) = &record.wait {
-                for file in &wait.files {
-                    state.file_waiters.entry(*file).or_default().push(tid);
-                }
+                state.file_waiters.extend(wait.files.iter().map(|file| (*file, tid)));
                 alarms.extend(wait.deadline.map(|at| (at, Alarm::Thread(tid))));
             }
             let slot = Slot {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar};
 use super::super::cpu_time::HostClock;
 use super::super::futex::Futexes;
 use super::super::signal::{ProcessSignals, ThreadSignals};
-use super::super::thread::{FileId, Thread, Tid, Wait};
+use super::super::thread::{FileId, Thread, Tid};
 use super::{Alarm, ExitStatus, Need};
 use crate::vmm::{Kick, Vcpu, VmmError};
 
@@ -17,7 +17,7 @@ pub struct State {
     pub(in crate::linux) futexes: Futexes,
     pub(in crate::linux) signals: ProcessSignals,
     pub(in crate::linux) alarms: BTreeSet<(u64, Alarm)>,
-    pub(super) file_waiters: BTreeMap<FileId, Vec<Tid>>,
+    pub(super) file_waiters: BTreeSet<(FileId, Tid)>,
     pub(super) ready: VecDeque<Tid>,
     pub(super) workers: Vec<Worker>,
     pub(super) next_tid: Tid,
@@ -127,16 +127,14 @@ impl State {
         Ok(())
     }
 
-    /// Makes a thread run if it sleeps, and remembers the wake if it is about to.
+    /// Makes a thread run if it sleeps, and remembers the wake if it is about to. What it waited for stays registered until it takes
+    /// that back itself: it may be much, and the lock is needed by all.
     pub(super) fn wake(&mut self, tid: Tid, limit: usize) -> Option<Need> {
         let slot = self.threads.get_mut(&tid)?;
         slot.woken = true;
         match slot.phase {
             Phase::Blocked => {
                 slot.phase = Phase::Ready;
-                if let Some(wait) = slot.record.as_mut().and_then(|record| record.wait.take()) {
-                    self.unregister(tid, &wait);
-                }
                 self.dispatch(tid, limit)
             }
             Phase::Running(_) => {
@@ -213,20 +211,6 @@ impl State {
             && let Some(kick) = &self.workers[worker].kick
         {
             kick.kick();
-        }
-    }
-
-    pub(super) fn unregister(&mut self, tid: Tid, wait: &Wait) {
-        for file in &wait.files {
-            if let Some(tids) = self.file_waiters.get_mut(file) {
-                tids.retain(|t| *t != tid);
-                if tids.is_empty() {
-                    self.file_waiters.remove(file);
-                }
-            }
-        }
-        if let Some(at) = wait.deadline {
-            self.alarms.remove(&(at, Alarm::Thread(tid)));
         }
     }
 

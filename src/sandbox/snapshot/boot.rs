@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use super::super::Error;
@@ -14,12 +14,12 @@ use super::root::{AGENT, GuestRoot};
 use super::start_error;
 use crate::agent::runtime::Mode;
 use crate::agent::{Agent, Channel, Runtime, Runtimes, spawn};
-use crate::jail::INSIDE;
 use crate::jail::view::TMP;
+use crate::jail::{self, INSIDE, Layer};
 use crate::linux::counters::Counters;
 use crate::linux::identity::Identity;
 use crate::linux::net::Policy;
-use crate::linux::{self, Guest, GuestStream, Inherited, Surroundings};
+use crate::linux::{self, Guest, GuestStream, Inherited, Rights, Surroundings};
 use crate::sync::lock;
 
 /// How long an agent may take until its `HELLO`.
@@ -35,6 +35,8 @@ pub(super) struct Programs {
     scratch: PathBuf,
     network: Policy,
     tmp_bytes: u64,
+    /// As whom of the host they use its files and sockets, if Hydra can be another user.
+    host_user: OnceLock<Option<u32>>,
     roots: Mutex<HashMap<Agent, Arc<GuestRoot>>>,
 }
 
@@ -46,7 +48,8 @@ impl Programs {
         network: Policy,
         tmp_bytes: u64,
     ) -> Programs {
-        Programs { runtimes, scratch, network, tmp_bytes, roots: Mutex::default() }
+        let (host_user, roots) = (OnceLock::new(), Mutex::default());
+        Programs { runtimes, scratch, network, tmp_bytes, host_user, roots }
     }
 
     /// Whom they may talk to.
@@ -57,6 +60,19 @@ impl Programs {
     /// Most bytes of their `/tmp`.
     pub(super) fn tmp_bytes(&self) -> u64 {
         self.tmp_bytes
+    }
+
+    /// With whose rights they use the host.
+    fn rights(&self) -> Rights {
+        let choose = || {
+            // Whoever their sockets are to be of makes them.
+            let user = match self.network {
+                Policy::Open { sockets_of: Some(user) } => Some(user),
+                _ => jail::unprivileged(),
+            };
+            user.filter(|_| jail::probe().has(Layer::Identity))
+        };
+        Rights::Sandbox(*self.host_user.get_or_init(choose))
     }
 
     /// The runtime of a language.
@@ -97,7 +113,7 @@ impl Programs {
         let arguments = runtime.arguments_at(Mode::MicroVm { memory }, agents).into_iter().map(|argument| {
             if argument == "{fd}" { CHANNEL.to_string().into_bytes() } else { argument.into_vec() }
         });
-        let Surroundings { mounts, descriptors, network, trace, counters } = outside;
+        let Surroundings { mounts, descriptors, network, rights, trace, counters } = outside;
         let config = linux::Config {
             memory: u64::from(memory) << 20,
             mounts,
@@ -109,6 +125,7 @@ impl Programs {
             umask: 0o022,
             identity: Identity { uid: INSIDE, gid: INSIDE, host_name: "function".into() },
             network,
+            rights,
             trace,
             counters,
         };
@@ -132,7 +149,14 @@ impl Programs {
         let mut descriptors = output.standard_streams().map_err(start_error)?;
         descriptors.push(Inherited::Stream(channel));
         let mounts = root.mounts(code.unwrap_or(root.no_code()), self.tmp_bytes);
-        Ok(Surroundings { mounts, descriptors, network: self.network, trace: false, counters })
+        Ok(Surroundings {
+            mounts,
+            descriptors,
+            network: self.network,
+            rights: self.rights(),
+            trace: false,
+            counters,
+        })
     }
 }
 

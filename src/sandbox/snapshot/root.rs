@@ -25,15 +25,15 @@ impl GuestRoot {
     /// # Errors
     /// When a `readable` path may not be shown, or the folder cannot be filled.
     pub fn compose(folder: &Path, agent: &Path, readable: &[PathBuf]) -> io::Result<GuestRoot> {
-        fs::create_dir_all(folder)?;
+        make_folder(folder, folder)?;
         let mut mounts = vec![read_only(folder, Path::new("/")), read_only(agent, Path::new(AGENT))];
         for (path, entry) in view::look_up(readable)? {
             let place = folder.join(path.strip_prefix("/").unwrap_or(&path));
             if let Some(parent) = place.parent() {
-                fs::create_dir_all(parent)?;
+                make_folder(folder, parent)?;
             }
             match entry {
-                Entry::Directory => fs::create_dir_all(place)?,
+                Entry::Directory => make_folder(folder, &place)?,
                 Entry::File(content) => {
                     fs::write(&place, content)?;
                     fs::set_permissions(place, fs::Permissions::from_mode(0o444))?;
@@ -42,13 +42,13 @@ impl GuestRoot {
                     if file {
                         fs::write(place, "")?;
                     } else {
-                        fs::create_dir_all(place)?;
+                        make_folder(folder, &place)?;
                     }
                     mounts.push(read_only(&from, &path));
                 }
                 // A mount, not a link: a path of the guest is looked up below one mount.
                 Entry::Link(_) if path.is_dir() => {
-                    fs::create_dir_all(place)?;
+                    make_folder(folder, &place)?;
                     mounts.push(read_only(&path, &path));
                 }
                 Entry::Link(target) => std::os::unix::fs::symlink(target, place)?,
@@ -60,7 +60,7 @@ impl GuestRoot {
             mounts.push(read_only(&real, loader));
         }
         for place in [AGENT, CODE, TMP, "/dev", "/proc"] {
-            fs::create_dir_all(folder.join(&place[1..]))?;
+            make_folder(folder, &folder.join(&place[1..]))?;
         }
         Ok(GuestRoot { mounts, no_code: folder.join(&CODE[1..]) })
     }
@@ -78,6 +78,15 @@ impl GuestRoot {
         ];
         self.mounts.iter().cloned().chain(own).collect()
     }
+}
+
+/// Makes a folder below `root`, and those that it lies in. Everybody may look into them, whatever Hydra's own files are like.
+fn make_folder(root: &Path, folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    folder
+        .ancestors()
+        .take_while(|above| above.starts_with(root))
+        .try_for_each(|above| fs::set_permissions(above, fs::Permissions::from_mode(0o755)))
 }
 
 fn read_only(source: &Path, target: &Path) -> Mount {

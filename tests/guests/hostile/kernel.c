@@ -4,6 +4,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/timerfd.h>
 
 static void want_descriptors(void) {
@@ -13,7 +14,7 @@ static void want_descriptors(void) {
 
 void descriptors(void) {
     want_descriptors();
-    for (int kind = 0; kind < 7; kind++) {
+    for (int kind = 0; kind < 8; kind++) {
         int n = 0, last = 0, fds[2];
         for (; n < 70000; n++) {
             switch (kind) {
@@ -23,6 +24,7 @@ void descriptors(void) {
             case 3: last = pipe(fds); break;
             case 4: last = socket(AF_UNIX, SOCK_STREAM, 0); break;
             case 5: last = dup(1); break;
+            case 6: last = open("/proc/self/fd", O_RDONLY | O_DIRECTORY); break;
             default: last = open("/proc/self/status", O_RDONLY); break;
             }
             if (last < 0) break;
@@ -75,6 +77,33 @@ void nested_epoll(void) {
     add(a, b, EPOLLIN);
     if (add(b, a, EPOLLIN) == 0) abort();
     epoll_wait(a, events, 8, 0);
+}
+
+// A path as long as there can be, kept by as many files as there can be.
+void long_paths(void) {
+    char name[256];
+    memset(name, 'n', 255);
+    name[255] = 0;
+    want_descriptors();
+    if (chdir("/dev/shm")) abort();
+    int depth = 0;
+    while (depth < 400 && mkdir(name, 0700) == 0 && chdir(name) == 0) depth++;
+    if (depth < 10 || depth == 400) abort();
+    for (int n = 0; n < 12000; n++)
+        if (open("f", O_RDWR | O_CREAT, 0600) < 0) break;
+    char here[8192];
+    if (syscall(SYS_getcwd, here, sizeof here) < 0) abort();
+    // Deeper by a way that no path leads.
+    int directory = open(".", O_DIRECTORY);
+    mkdir("/dev/shm/other", 0700);
+    if (chdir("/dev/shm/other")) abort();
+    for (int i = 0; i < 14; i++)
+        if (mkdir(name, 0700) || chdir(name)) abort();
+    char to[4200];
+    snprintf(to, sizeof to, "/dev/shm/%s", name);
+    rename(to, "deep");
+    if (mkdirat(directory, "x", 0700) == 0) abort();
+    if (fchdir(directory) == 0 && syscall(SYS_getcwd, here, sizeof here) > 4096) abort();
 }
 
 // What is closed must be gone: host memory may not grow with the number of things that were.

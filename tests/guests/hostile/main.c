@@ -73,7 +73,8 @@ static const struct {
     {"calls", fuzz_calls}, {"instructions", instructions}, {"32-bit", code_of_32_bits}, {"forged-calls", forged_calls}, {"forged-faults", forged_faults}, {"window", window}, {"self-modifying", self_modifying},
     {"stack", stack_overflow}, {"frames", frames}, {"memory", memory}, {"regions", regions},
     {"unmapped-buffers", unmapped_buffers}, {"descriptors", descriptors}, {"nested-epoll", nested_epoll},
-    {"leaks", leaks}, {"threads", threads}, {"futexes", futexes}, {"paths", paths}, {"vectors", vectors},
+    {"long-paths", long_paths}, {"leaks", leaks}, {"threads", threads}, {"futexes", futexes}, {"paths", paths}, {"vectors", vectors},
+    {"waits", mass_waits},
 };
 
 static void survived(void) {

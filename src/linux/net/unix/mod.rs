@@ -12,7 +12,7 @@
 //! | `collect.rs` | sockets that only their own messages refer to |
 //!
 //! A name leads to sockets of the same program only. Where the policy is [`Policy::Open`] a socket that finds nobody inside connects to
-//! the host's socket of that name, and is a host socket from then on.
+//! the host's socket of that name, and is a host socket from then on; in a sandbox only where the name is that of a file.
 //!
 //! What waits in a socket is host memory. A sender's buffer bounds it, the program's [`Budget`](super::super::budget::Budget) bounds all.
 //!
@@ -113,7 +113,8 @@ impl UnixSocket {
             Asked::Any => Err(Errno::EINVAL),
             Asked::Abstract(path) => {
                 let key = Key::Abstract(self.kind, path);
-                Ok(if open && !known(&key) {
+                // A sandbox is led to the host's sockets by its files only.
+                Ok(if open && !kernel.rights.is_sandbox() && !known(&key) {
                     Target::Host(address.to_vec(), None)
                 } else {
                     Target::Inside(key)
@@ -134,7 +135,8 @@ impl UnixSocket {
 
     /// Becomes a host socket that is connected to `address`.
     fn connect_to_host(&self, kernel: &Kernel, address: &[u8], shown: &[u8]) -> Result<(), Errno> {
-        let fd = host::socket(libc::AF_UNIX, self.kind.number(), 0)?;
+        let room = kernel.host_fds.room()?;
+        let fd = room.hold(host::socket(libc::AF_UNIX, self.kind.number(), 0)?);
         host::connect(std::os::fd::AsFd::as_fd(&fd), address)?;
         kernel.unix(|table| {
             let record = table.get(self.id)?;

@@ -31,11 +31,12 @@ impl UnixSocket {
     }
 
     /// The socket as it was; a connection to a socket of the host reads as reset.
-    pub fn restore(saved: SavedUnixSocket) -> Result<UnixSocket, Errno> {
+    pub fn restore(kernel: &Kernel, saved: SavedUnixSocket) -> Result<UnixSocket, Errno> {
         let bridge = OnceLock::new();
         if saved.to_host {
             let kind = saved.kind.number();
-            let _ = bridge.set(Socket::new(cut(kind)?, libc::AF_UNIX, kind));
+            let fd = kernel.host_fds.room_again().hold(cut(kind)?);
+            let _ = bridge.set(Socket::new(fd, libc::AF_UNIX, kind));
         }
         Ok(UnixSocket { id: saved.id, kind: saved.kind, bridge })
     }
