@@ -57,7 +57,7 @@ pub async fn invoke(
 ) -> Result<Response, ApiError> {
     let wanted = Wanted::read(&body?)?;
     let invocation = api.service.invoke(&wanted.name, wanted.arguments.as_bytes(), wanted.fresh).await?;
-    Ok(answer(&invocation))
+    Ok(answer(invocation))
 }
 
 /// Invokes a function R times on each of C concurrent callers, and answers as the last of them.
@@ -70,7 +70,7 @@ pub async fn warm_up(
     let wanted = Wanted::read(&body?)?;
     let invocation =
         api.service.warm_up(&wanted.name, wanted.arguments.as_bytes(), callers, requests).await?;
-    Ok(answer(&invocation))
+    Ok(answer(invocation))
 }
 
 /// Invokes a function R times in all on at most C sandboxes at a time.
@@ -131,11 +131,19 @@ impl Wanted {
     }
 }
 
-fn answer(invocation: &Invocation) -> Response {
-    let answer = Answer { result: &invocation.result, process_time: invocation.run_time.as_micros() as u64 };
-    // Strings and numbers are always JSON.
-    let body = serde_json::to_vec(&answer).unwrap_or_default();
-    ([(CONTENT_TYPE, JSON), (SERVER_TIMING, timing(invocation))], body).into_response()
+fn answer(invocation: Invocation) -> Response {
+    let timing = timing(&invocation);
+    let process_time = invocation.run_time.as_micros() as u64;
+    let mut response = match invocation.result {
+        Ok(result) => {
+            // Strings and numbers are always JSON.
+            let body = serde_json::to_vec(&Answer { result: &result, process_time }).unwrap_or_default();
+            ([(CONTENT_TYPE, JSON)], body).into_response()
+        }
+        Err(error) => ApiError::from(error).into_response(),
+    };
+    response.headers_mut().insert(SERVER_TIMING, timing);
+    response
 }
 
 /// `queue;dur=0.012, start;dur=0;desc="warm", run;dur=0.083`, in milliseconds.

@@ -55,15 +55,12 @@ impl Lease {
     /// Invokes the function for a request that was `queued` then, and whose sandbox took as long as `started` to start if it did so for it. The
     /// sandbox goes back to the pool, or is ended. When this is dropped, an invocation that is under way still runs to its end (or timeout), of
     /// which the pool is told.
-    ///
-    /// # Errors
-    /// [`Error`]: what the function raised, or why it has no result.
     pub async fn invoke(
         mut self,
         arguments: &[u8],
         queued: Instant,
         started: Option<Duration>,
-    ) -> Result<Invocation, Error> {
+    ) -> Invocation {
         let (begun, start_time) = (Instant::now(), started.unwrap_or_default());
         let run = Run {
             begun,
@@ -81,7 +78,7 @@ impl Lease {
         let pool = self.pool.clone();
         let deadline = run.begun + pool.function().spec.timeout;
         let answered = timeout_at(deadline, self.answer()).await;
-        pool.note(&self.judge(run, answered).await);
+        pool.note(&Ok(self.judge(run, answered).await));
     }
 
     async fn run(&mut self, arguments: &[u8], run: Run) -> Result<Outcome, ChannelError> {
@@ -102,13 +99,14 @@ impl Lease {
     }
 
     /// Gives the sandbox back or ends it, as its invocation ended.
-    async fn judge(self, run: Run, answered: Answered) -> Result<Invocation, Error> {
+    async fn judge(self, run: Run, answered: Answered) -> Invocation {
         let Run { begun, start, queue_time, start_time } = run;
+        let run_time = begun.elapsed();
         let (timeout, limit_mib) = {
             let spec = &self.pool.function().spec;
             (spec.timeout, spec.memory)
         };
-        match answered {
+        let result = match answered {
             // The runtime bounded the memory before Hydra did; what it left half done is not to be used again.
             Ok(Ok(Outcome::Raised(failure))) if failure.is_out_of_memory() => {
                 self.end();
@@ -119,24 +117,24 @@ impl Lease {
                 Err(Error::Raised(failure))
             }
             Ok(Ok(Outcome::Returned(result))) => {
-                let run_time = begun.elapsed();
                 self.give_back(true);
-                Ok(Invocation { result, start, queue_time, start_time, run_time })
+                Ok(result)
             }
             Ok(Err(end)) => {
                 let health = self.health();
                 self.end();
                 let _ = tokio::time::timeout(VERDICT_TIME, health.verdict()).await;
-                if health.is_out_of_memory() {
-                    return Err(Error::OutOfMemory { limit_mib });
+                match health.is_out_of_memory() {
+                    true => Err(Error::OutOfMemory { limit_mib }),
+                    false => Err(Error::Died(Arc::new(end))),
                 }
-                Err(Error::Died(Arc::new(end)))
             }
             Err(_) => {
                 self.end();
                 Err(Error::Timeout(timeout))
             }
-        }
+        };
+        Invocation { result, start, queue_time, start_time, run_time }
     }
 
     /// What is known of the sandbox's end.

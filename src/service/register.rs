@@ -9,7 +9,7 @@ use super::{Registered, Service, ServiceError};
 use crate::config::SnapshotProcess;
 use crate::function::spec::Query;
 use crate::function::{Function, SandboxKind, Spec};
-use crate::sandbox::{Ended, Pool, Starter, svmid};
+use crate::sandbox::{Ended, Invocation, Pool, Starter, svmid};
 use crate::sync::{read, write};
 
 impl Service {
@@ -68,9 +68,11 @@ impl Service {
         tracing::info!(function = name, sandbox = %function.spec.sandbox, %agent, digest = function.code.digest, "registered");
         let metrics = Arc::new(self.metrics.function(&function.spec, crate::http::KINDS));
         let counting = metrics.clone();
-        let ended: Ended = Box::new(move |result| match result {
-            Ok(invocation) => counting.succeeded(invocation),
-            Err(error) => counting.failed(crate::http::kind_of(error)),
+        let ended: Ended = Box::new(move |ended| match ended {
+            Ok(invocation @ Invocation { result: Ok(_), .. }) => counting.succeeded(invocation),
+            Ok(Invocation { result: Err(error), .. }) | Err(error) => {
+                counting.failed(crate::http::kind_of(error));
+            }
         });
         let registered = Registered {
             metrics,

@@ -31,14 +31,14 @@ impl Service {
         let last = try_join_all((0..at_once(&function, callers)).map(|_| async {
             let mut last = None;
             while take(&left) {
-                last = Some(self.invoke_on(&function, arguments, false).await?);
+                last = Some(self.invoke_on(&function, arguments, false).await?.returned()?);
             }
             Ok::<_, ServiceError>(last)
         }))
         .await?;
         let invocation = match last.into_iter().flatten().next_back() {
             Some(invocation) => invocation,
-            None => self.invoke_on(&function, arguments, false).await?,
+            None => self.invoke_on(&function, arguments, false).await?.returned()?,
         };
         warm_up.complete();
         function.pool.rest_one().await;
@@ -58,7 +58,7 @@ impl Service {
     ) -> Result<(), ServiceError> {
         let function = self.find(name)?;
         let fresh = function.spec().isolation == Isolation::Request;
-        let invoke = || self.invoke_on(&function, arguments, fresh);
+        let invoke = async || Ok(self.invoke_on(&function, arguments, fresh).await?.returned()?);
         repeat(at_once(&function, callers), requests, invoke).await
     }
 }

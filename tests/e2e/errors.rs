@@ -144,6 +144,8 @@ async fn what_a_function_raises_is_answered_with_its_own_stack() {
         };
         let reply = world.call(&name, &json!({"do": "raise", "text": "ü \"this\""})).await;
         expect_error(&reply, 500, "raised", "deliberate: ü \"this\"");
+        let stages: Vec<_> = reply.server_timing().into_iter().map(|stage| stage.name).collect();
+        assert_eq!(stages, ["queue", "start", "run"]);
         let body = json(&reply.body);
         assert!(body["type"].as_str().is_some_and(|found| found.contains(kind)), "{cell:?}: {body}");
         assert!(body["stack"].as_str().is_some_and(|stack| stack.contains(file)), "{cell:?}: {body}");

@@ -43,7 +43,7 @@ pub struct Pool {
     state: Mutex<State>,
 }
 
-/// Is told how each invocation ended, also of one whose client had gone while it ran.
+/// Is told how each invocation ended, also of one whose client had gone while it ran; an error is of one for which there was no sandbox.
 pub type Ended = Box<dyn Fn(&Result<Invocation, Error>) + Send + Sync>;
 
 #[derive(Default)]
@@ -101,11 +101,11 @@ impl Start {
     }
 }
 
-/// An invocation that has a result.
+/// An invocation that has run.
 #[derive(Debug)]
 pub struct Invocation {
-    /// What the function returned.
-    pub result: String,
+    /// What the function returned, or why it has no result.
+    pub result: Result<String, Error>,
     /// How its sandbox was come by.
     pub start: Start,
     /// Time until it began, without the start.
@@ -114,6 +114,19 @@ pub struct Invocation {
     pub start_time: Duration,
     /// Time from the request to the agent until its answer.
     pub run_time: Duration,
+}
+
+impl Invocation {
+    /// The invocation itself, if it has a result.
+    ///
+    /// # Errors
+    /// Why it has none.
+    pub fn returned(self) -> Result<Invocation, Error> {
+        match self.result {
+            Ok(_) => Ok(self),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// How many sandboxes a pool has.
@@ -160,14 +173,14 @@ impl Pool {
     /// [`Error`]: what the function raised, or why it has no result.
     pub async fn invoke(self: &Arc<Pool>, arguments: &[u8], fresh: bool) -> Result<Invocation, Error> {
         let queued = Instant::now();
-        let result = match self.attempt(arguments, fresh, queued).await {
-            Err(Error::Died(end)) if matches!(*end, ChannelError::Ended { unread: true }) => {
-                self.attempt(arguments, fresh, queued).await
-            }
-            result => result,
-        };
-        self.note(&result);
-        result
+        let mut ended = self.attempt(arguments, fresh, queued).await;
+        if let Ok(Invocation { result: Err(Error::Died(end)), .. }) = &ended
+            && matches!(**end, ChannelError::Ended { unread: true })
+        {
+            ended = self.attempt(arguments, fresh, queued).await;
+        }
+        self.note(&ended);
+        ended
     }
 
     async fn attempt(
@@ -177,12 +190,12 @@ impl Pool {
         queued: Instant,
     ) -> Result<Invocation, Error> {
         let (lease, started) = self.acquire(fresh).await?;
-        lease.invoke(arguments, queued, started).await
+        Ok(lease.invoke(arguments, queued, started).await)
     }
 
     /// Says how an invocation ended.
-    pub(super) fn note(&self, result: &Result<Invocation, Error>) {
-        (self.ended)(result);
+    pub(super) fn note(&self, ended: &Result<Invocation, Error>) {
+        (self.ended)(ended);
     }
 
     async fn acquire(self: &Arc<Pool>, fresh: bool) -> Result<(Lease, Option<Duration>), Error> {

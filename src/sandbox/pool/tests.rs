@@ -32,7 +32,7 @@ fn noting_pool(timeout: Duration) -> (Arc<Pool>, test_agent::Starter, mpsc::Rece
     let function = test_agent::function_with(|spec| spec.timeout = timeout);
     let (sender, ends) = mpsc::channel();
     let note: Ended = Box::new(move |end| {
-        let _ = sender.send(end.as_ref().map(|done| done.result.clone()).map_err(Error::clone));
+        let _ = sender.send(end.as_ref().map_err(Error::clone).and_then(|done| done.result.clone()));
     });
     (Pool::new(function, Arc::new(starter.clone()), SETTINGS, note), starter, ends)
 }
@@ -85,7 +85,7 @@ async fn too_many_that_wait_are_told_so_and_those_that_left_do_not_count() {
     let (pool, answers) = pool();
     let wait = || {
         let pool = pool.clone();
-        tokio::spawn(async move { pool.invoke(b"{}", false).await.map(|done| done.result) })
+        tokio::spawn(async move { pool.invoke(b"{}", false).await.and_then(|done| done.result) })
     };
     let clients: Vec<_> = (0..9).map(|_| wait()).collect();
     until("a full queue", || pool.status().waiting == 8).await;
