@@ -150,7 +150,7 @@ impl Exec {
             network: match self.network {
                 Network::Closed => Policy::Closed,
                 Network::Loopback => Policy::Loopback,
-                Network::Open => Policy::Open { sockets_of: None },
+                Network::Open => Policy::Open,
             },
             rights: Rights::Own,
             trace: self.trace,

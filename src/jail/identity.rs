@@ -24,10 +24,10 @@ pub fn unprivileged() -> Option<u32> {
     within(FIRST, COUNT, || NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A host ID for what belongs to sandboxes and is made outside of jails; `None` if Hydra cannot give it away.
+/// The same for what runs of sandboxes outside of jails; `None` if Hydra cannot act as another user either.
 pub fn sandbox_user() -> Option<u32> {
-    let may_give = caps::has_cap(None, CapSet::Effective, Capability::CAP_CHOWN).unwrap_or(false);
-    unprivileged().filter(|_| may_give)
+    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
+    unprivileged().filter(|_| has(Capability::CAP_SETUID) && has(Capability::CAP_SETGID))
 }
 
 /// As [`unprivileged`], for the jails of one function, of those that are checkpointed: it is in the checkpoint.

@@ -25,7 +25,7 @@ mod seccomp;
 pub mod view;
 
 pub use criu::Criu;
-pub use identity::{INSIDE, is_sandbox_user, sandbox_user, unprivileged};
+pub use identity::{INSIDE, is_sandbox_user, sandbox_user};
 pub use init::init_main;
 pub use jailed::{Assigned, Jailed, Killer};
 pub use layers::{Finding, Layer, Layers, probe, report};

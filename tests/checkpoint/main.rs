@@ -391,7 +391,7 @@ fn what_does_not_fit_is_refused_with_the_reason() {
     let with = |mounts: Vec<Mount>, descriptors| Surroundings {
         mounts,
         descriptors,
-        network: Policy::Open { sockets_of: None },
+        network: Policy::Open,
         rights: Rights::Own,
         trace: false,
         counters: Default::default(),

@@ -81,7 +81,7 @@ pub fn start(command: &[&str], streams: &Streams) -> Guest {
         descriptors: streams.descriptors(),
         umask: 0o022,
         identity: Identity::of_this_process(),
-        network: Policy::Open { sockets_of: None },
+        network: Policy::Open,
         rights: Rights::Own,
         trace: false,
         counters: Default::default(),
@@ -122,7 +122,7 @@ impl Image {
         let surroundings = Surroundings {
             mounts: mounts(),
             descriptors: streams.descriptors(),
-            network: Policy::Open { sockets_of: None },
+            network: Policy::Open,
             rights: Rights::Own,
             trace: false,
             counters: Default::default(),

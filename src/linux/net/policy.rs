@@ -16,8 +16,5 @@ pub enum Policy {
     /// [`Policy::Closed`].
     Loopback,
     /// The host's.
-    Open {
-        /// The host user to whom the program's sockets are given, so that others can tell them from Hydra's own; `None` leaves them Hydra's.
-        sockets_of: Option<u32>,
-    },
+    Open,
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
 use std::thread;
 
-use rustix::fs::{Mode, OFlags, Uid};
+use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use super::super::errno::Errno;
@@ -38,13 +38,7 @@ impl Network {
 
     /// A host socket in the program's network; `EACCES` if it has none.
     pub fn socket(&self, domain: i32, kind: i32, protocol: i32) -> Result<OwnedFd, Errno> {
-        self.within(|| {
-            let socket = host::socket(domain, kind, protocol)?;
-            if let Policy::Open { sockets_of: Some(user) } = self.policy {
-                rustix::fs::fchown(&socket, Some(Uid::from_raw(user)), None)?;
-            }
-            Ok(socket)
-        })
+        self.within(|| host::socket(domain, kind, protocol))
     }
 
     /// The text of one of the host kernel's tables about the program's network, a file of `/proc/net`.
@@ -56,7 +50,7 @@ impl Network {
     fn within<T: Send>(&self, work: impl FnOnce() -> Result<T, Errno> + Send) -> Result<T, Errno> {
         let own = match self.policy {
             Policy::Closed => return Err(Errno::EACCES),
-            Policy::Open { .. } => return work(),
+            Policy::Open => return work(),
             Policy::Loopback => self.own.get_or_init(make),
         };
         let own = own.as_ref().map_err(|error| *error)?;

@@ -64,14 +64,7 @@ impl Programs {
 
     /// With whose rights they use the host.
     fn rights(&self) -> Rights {
-        let choose = || {
-            // Whoever their sockets are to be of makes them.
-            let user = match self.network {
-                Policy::Open { sockets_of: Some(user) } => Some(user),
-                _ => jail::unprivileged(),
-            };
-            user.filter(|_| jail::probe().has(Layer::Identity))
-        };
+        let choose = || jail::sandbox_user().filter(|_| jail::probe().has(Layer::Identity));
         Rights::Sandbox(*self.host_user.get_or_init(choose))
     }
 

@@ -92,7 +92,7 @@ impl MicroVms {
         watch: Arc<MemoryWatch>,
     ) -> Arc<MicroVms> {
         let network = match config.network {
-            NetworkPolicy::Host => Policy::Open { sockets_of: jail::sandbox_user() },
+            NetworkPolicy::Host => Policy::Open,
             NetworkPolicy::None => Policy::Loopback,
         };
         let tmp_bytes = u64::from(config.tmp_size) << 20;

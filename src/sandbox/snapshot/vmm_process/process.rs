@@ -294,7 +294,7 @@ fn jail(vms: &MicroVms, runtime: &Runtime) -> io::Result<Jail> {
     jail.environment.extend(time_zone());
     jail.readable = runtime.readable().into_iter().chain([program]).collect();
     jail.network = match vms.programs.network() {
-        Policy::Open { .. } => Network::Host,
+        Policy::Open => Network::Host,
         // Where a jail cannot have its own, programs are kept from it all the same.
         _ if !jail::probe().has(Layer::Network) => Network::Host,
         _ => Network::None,
@@ -308,11 +308,9 @@ fn jail(vms: &MicroVms, runtime: &Runtime) -> io::Result<Jail> {
 fn inner_network(jail: &Jail, wanted: Policy) -> Policy {
     match (jail.network, wanted) {
         // The jail's own is what they may have; it has no more.
-        (Network::None, Policy::Loopback) => Policy::Open { sockets_of: None },
+        (Network::None, Policy::Loopback) => Policy::Open,
         // No process in a jail may make one.
         (Network::Host, Policy::Loopback) => Policy::Closed,
-        // The process has a user of its own.
-        (_, Policy::Open { .. }) => Policy::Open { sockets_of: None },
         (_, wanted) => wanted,
     }
 }
