@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, chmodat, openat, renameat, unlinkat};
@@ -44,7 +44,9 @@ fn empty(folder: &OwnedFd, top: &OwnedFd, depth: u32, moved: &mut u64) -> io::Re
         }
         let is_gone = match unlinkat(folder, name, AtFlags::empty()) {
             Err(Errno::ISDIR) if depth < MOST_NESTED => {
-                let Some(inner) = present(open(folder.as_fd(), name))? else { continue };
+                let Some(inner) = present(open(folder.as_fd(), name).map_err(io::Error::from))? else {
+                    continue;
+                };
                 empty(&inner, top, depth + 1, moved)?;
                 unlinkat(folder, name, AtFlags::REMOVEDIR)
             }
@@ -59,7 +61,7 @@ fn empty(folder: &OwnedFd, top: &OwnedFd, depth: u32, moved: &mut u64) -> io::Re
 /// Moves a folder to the first of the places in `top` where nothing is that stands against it.
 fn move_up(folder: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> rustix::io::Result<()> {
     // Without write permission it could not be moved.
-    chmodat(folder, name, Mode::RWXU, AtFlags::empty())?;
+    drop(open(folder.as_fd(), name)?);
     loop {
         *moved += 1;
         match renameat(folder, name, top, format!(".too-deep-{moved}")) {
@@ -69,11 +71,12 @@ fn move_up(folder: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> rus
     }
 }
 
-/// Opens a folder with all permissions.
-fn open(at: BorrowedFd<'_>, path: impl Arg + Copy) -> io::Result<OwnedFd> {
-    chmodat(at, path, Mode::RWXU, AtFlags::empty())?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(openat(at, path, flags, Mode::empty())?)
+/// Opens a folder, and gives it all permissions; never what a link in its place leads to.
+fn open(at: BorrowedFd<'_>, path: impl Arg) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let place = openat(at, path, OFlags::PATH | flags, Mode::empty())?;
+    chmodat(CWD, format!("/proc/self/fd/{}", place.as_raw_fd()), Mode::RWXU, AtFlags::empty())?;
+    openat(&place, c".", OFlags::RDONLY | flags, Mode::empty())
 }
 
 fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {

@@ -12,7 +12,7 @@ use super::error::ApiError;
 
 /// How long a request's body may take to come.
 const TIME: Duration = Duration::from_secs(30);
-/// Bytes that the bodies of all requests may occupy, of those that come and those that are served; at least so many of the largest.
+/// Bytes that the bodies of all requests of a kind may occupy, of those that come and those that are served; at least so many of the largest.
 const ALL: usize = 256 << 20;
 const LARGEST: usize = 4;
 /// What memory is counted in.

@@ -6,15 +6,16 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::extract::Request;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tokio::net::TcpStream;
 
 use super::error::ApiError;
 use super::peer::Peers;
 use crate::config::NetworkPolicy;
-use crate::jail;
+use crate::jail::{self, Layer};
 
 /// `Sec-Fetch-Site`, by which browsers say how the page that asks is related to whom it asks.
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -43,11 +44,14 @@ impl Guard {
         let mut peers = None;
         if token.is_none() && network == NetworkPolicy::Host {
             if jail::sandbox_user().is_none() {
-                tracing::warn!(
-                    "functions run as Hydra's own user, so their requests cannot be told from others': whoever can register functions can \
-                     run code outside of sandboxes; consider --token-file, or --network none"
-                );
+                warn_of_functions();
             } else {
+                // It takes a while to find out.
+                std::thread::spawn(|| {
+                    if !jail::probe().has(Layer::Identity) {
+                        warn_of_functions();
+                    }
+                });
                 match Peers::open() {
                     Ok(opened) => peers = Some(opened),
                     Err(error) => tracing::warn!(
@@ -74,20 +78,29 @@ impl Guard {
     ///
     /// # Errors
     /// The response for one that is refused.
-    pub fn check(&self, client: Client, headers: &HeaderMap) -> Result<(), Box<Response>> {
+    pub fn check(&self, client: Client, request: &Request) -> Result<(), Box<Response>> {
+        let headers = request.headers();
         let refusal = match &self.token {
             Some(token) if is_authorized(headers, token) => return Ok(()),
             Some(_) => unauthorized(),
             None if client == Client::Sandbox => forbidden(
-                "functions cannot use the Hydra that runs them; where they are to, start it with --token-file and give them the token",
+                "functions cannot use the Hydra that runs them, and whose this connection is cannot be told from a function's; where functions are to, \
+                 start Hydra with --token-file and give them the token",
             ),
-            None => match asks_from_elsewhere(headers, self.is_local) {
+            None => match asks_from_elsewhere(headers, self.is_local, is_change_by_get(request)) {
                 None => return Ok(()),
                 Some(why) => forbidden(why),
             },
         };
         Err(Box::new(refusal))
     }
+}
+
+fn warn_of_functions() {
+    tracing::warn!(
+        "functions run as Hydra's own user, so their requests cannot be told from others': what they register runs outside of sandboxes; \
+         consider --token-file, or --network none"
+    );
 }
 
 fn is_authorized(headers: &HeaderMap, token: &str) -> bool {
@@ -112,15 +125,22 @@ fn forbidden(error: &str) -> Response {
     ApiError::new(StatusCode::FORBIDDEN, "forbidden", error).into_response()
 }
 
+/// Whether a request registers a function by `GET`: pages can have that sent in the place of an image, without `Origin`.
+fn is_change_by_get(request: &Request) -> bool {
+    request.method() == Method::GET && request.uri().path() == "/register"
+}
+
 /// Why a request is a web page's, if it is. Whoever asks by `curl` or `ab` has none of these headers but `Host`.
-fn asks_from_elsewhere(headers: &HeaderMap, is_local: bool) -> Option<&'static str> {
+fn asks_from_elsewhere(headers: &HeaderMap, is_local: bool, by_get: bool) -> Option<&'static str> {
     const PAGE: &str =
         "web pages of other sites cannot use this Hydra; start it with --token-file for those who are to";
     let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
-    if let Some(site) = headers.get(FETCH_SITE)
-        && !matches!(site.as_bytes(), b"same-origin" | b"none")
-    {
-        return Some(PAGE);
+    match headers.get(FETCH_SITE).map(HeaderValue::as_bytes) {
+        Some(b"same-origin" | b"none") => {}
+        Some(_) => return Some(PAGE),
+        // Browsers say it where nobody can listen only, but never who they are not.
+        None if by_get && headers.get(header::USER_AGENT).is_some_and(is_browser) => return Some(PAGE),
+        None => {}
     }
     if let Some(origin) = headers.get(header::ORIGIN) {
         let origin = origin.to_str().unwrap_or_default();
@@ -139,6 +159,10 @@ fn asks_from_elsewhere(headers: &HeaderMap, is_local: bool) -> Option<&'static s
     None
 }
 
+fn is_browser(user_agent: &HeaderValue) -> bool {
+    user_agent.as_bytes().starts_with(b"Mozilla/")
+}
+
 /// Whether the value of a `Host` header can be no name that somebody else has in the DNS: those have a dot.
 fn is_name_of_this_host(host: &str) -> bool {
     if host.is_empty() {
@@ -149,7 +173,7 @@ fn is_name_of_this_host(host: &str) -> bool {
     let address = name.trim_start_matches('[').trim_end_matches(']');
     let own = nix::unistd::gethostname().ok();
     !name.contains('.') && !name.contains(':')
-        || address.parse::<std::net::IpAddr>().is_ok()
+        || address.parse::<std::net::IpAddr>().is_ok_and(|address| !address.is_unspecified())
         || name.ends_with(".localhost")
         || own.is_some_and(|own| own.to_str().is_some_and(|own| name.eq_ignore_ascii_case(own)))
 }
@@ -165,7 +189,7 @@ mod tests {
     }
 
     fn passes(list: &[(&'static str, &'static str)], is_local: bool) -> bool {
-        asks_from_elsewhere(&headers(list), is_local).is_none()
+        asks_from_elsewhere(&headers(list), is_local, false).is_none()
     }
 
     #[test]
@@ -197,18 +221,36 @@ mod tests {
         for origin in ["null", "http://evil.example", "http://localhost:9090", ""] {
             assert!(!passes(&[host, ("origin", origin)], false), "{origin}");
         }
-        for host in
-            ["evil.example:8080", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "a b"]
-        {
+        for host in [
+            "evil.example:8080",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "0.0.0.0:8080",
+            "a b",
+        ] {
             assert!(!passes(&[("host", host)], true), "{host}");
         }
         assert!(!passes(&[("host", "evil.example:8080"), ("origin", "http://evil.example:8080")], true));
     }
 
     #[test]
+    fn no_page_registers_in_the_place_of_an_image() {
+        let refused = |list: &[_]| asks_from_elsewhere(&headers(list), false, true).is_some();
+        let browser = ("user-agent", "Mozilla/5.0 (X11; Linux x86_64)");
+        assert!(refused(&[browser]));
+        assert!(!refused(&[browser, ("sec-fetch-site", "none")]));
+        assert!(!refused(&[("user-agent", "curl/8.5.0")]));
+    }
+
+    #[test]
     fn with_a_token_it_alone_counts() {
         let guard = Guard { token: Some("secret".into()), peers: None, is_local: true };
-        let with = |value| headers(&[("authorization", value), ("origin", "http://evil.example")]);
+        let with = |value| {
+            let mut request = Request::default();
+            *request.headers_mut() = headers(&[("authorization", value), ("origin", "http://evil.example")]);
+            request
+        };
         assert!(guard.check(Client::Sandbox, &with("Bearer secret")).is_ok());
         for wrong in ["Bearer secres", "Bearer secret2", "Bearer ", "secret"] {
             let refused = guard.check(Client::Other, &with(wrong)).expect_err("it is refused");

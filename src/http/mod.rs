@@ -46,10 +46,10 @@ struct Door {
 /// All routes. `max_requests` invocations are served at a time, and as many requests of other kinds, so that functions that hang keep nobody from
 /// removing them; bodies may hold `max_body` bytes; `guard` says who is answered anything but `/healthz`.
 pub fn router(service: Arc<Service>, max_requests: usize, max_body: usize, guard: Arc<Guard>) -> Router {
-    let bodies = Arc::new(Bodies::new(max_body));
     let behind_a_door = |routes: Router<Api>| {
+        let bodies = Arc::new(Bodies::new(max_body));
         let room = Arc::new(Semaphore::new(max_requests.min(Semaphore::MAX_PERMITS)));
-        let door = Door { service: service.clone(), guard: guard.clone(), room, bodies: bodies.clone() };
+        let door = Door { service: service.clone(), guard: guard.clone(), room, bodies };
         routes
             .method_not_allowed_fallback(error::method_not_allowed)
             // `admit` bounds bodies.
@@ -80,7 +80,7 @@ async fn admit(
     request: Request,
     next: Next,
 ) -> Response {
-    if let Err(refused) = door.guard.check(client, request.headers()) {
+    if let Err(refused) = door.guard.check(client, &request) {
         return *refused;
     }
     let (parts, body) = request.into_parts();

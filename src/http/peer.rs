@@ -4,9 +4,10 @@
 //! The kernel tells by `sock_diag`(7) whom the other end of a connection within this host belongs to. Sandboxes have users of their own.
 
 use std::io::{self, Error, ErrorKind};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType};
@@ -19,8 +20,19 @@ use crate::sync::lock;
 /// A way to ask the kernel whose a socket is.
 pub struct Peers {
     /// One question is asked at a time; the kernel has answered when it was sent.
-    netlink: Mutex<OwnedFd>,
+    netlink: Mutex<Netlink>,
+    /// This host's addresses, and when they were looked up.
+    addresses: Mutex<Option<(Instant, Vec<IpAddr>)>>,
 }
+
+struct Netlink {
+    socket: OwnedFd,
+    /// Of the last question.
+    sequence: u32,
+}
+
+/// How long the addresses of this host are taken to be the same.
+const ADDRESSES_HOLD: Duration = Duration::from_secs(1);
 
 /// `struct nlmsghdr` of `linux/netlink.h`.
 #[repr(C)]
@@ -87,26 +99,30 @@ const _: () =
     assert!(size_of::<SocketId>() == 48 && size_of::<Question>() == 72 && size_of::<Answer>() == 88);
 
 impl Peers {
-    /// Opens the way, and tries it out.
+    /// Opens the way, and tries it out with a connection of its own.
     ///
     /// # Errors
-    /// The kernel does not tell (it was built without `INET_DIAG`).
+    /// The kernel does not tell (it has no `tcp_diag`).
     pub fn open() -> io::Result<Peers> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let protocol = SockProtocol::NetlinkSockDiag;
-        let netlink = socket::socket(AddressFamily::Netlink, SockType::Datagram, flags, protocol)?;
-        let peers = Peers { netlink: Mutex::new(netlink) };
-        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        peers.user_of(nowhere, nowhere)?;
-        Ok(peers)
+        let socket = socket::socket(AddressFamily::Netlink, SockType::Datagram, flags, protocol)?;
+        let netlink = Mutex::new(Netlink { socket, sequence: 0 });
+        let peers = Peers { netlink, addresses: Mutex::default() };
+        let listener = TcpListener::bind((IpAddr::from([127, 0, 0, 1]), 0))?;
+        let client = TcpStream::connect(listener.local_addr()?)?;
+        match peers.user_of(client.local_addr()?, client.peer_addr()?)? {
+            Some(user) if user == nix::unistd::geteuid().as_raw() => Ok(peers),
+            _ => Err(Error::new(ErrorKind::Unsupported, "the kernel knows nothing of connections")),
+        }
     }
 
-    /// Whether the client at `client`, which is connected to `here`, is a sandbox. So is one of this host that is gone already: whose it
-    /// was cannot be told, and it waits for no answer. What the kernel does not tell counts as such, too.
+    /// Whether the client at `client`, which is connected to `here`, is a sandbox. One of this host whose socket the kernel does not find counts
+    /// as such: it is gone already, is bound to an interface, or its packets were redirected.
     pub fn is_sandbox(&self, client: SocketAddr, here: SocketAddr) -> bool {
         match self.user_of(client, here) {
             Ok(Some(user)) => is_sandbox_user(user),
-            Ok(None) => is_of_this_host(client),
+            Ok(None) => self.is_of_this_host(client.ip().to_canonical()),
             Err(error) => {
                 tracing::warn!(%client, %error, "cannot tell whose a connection is; it is refused");
                 true
@@ -116,14 +132,11 @@ impl Peers {
 
     /// The user of the socket at `local` that is connected to `remote`; `None` if there is none, or nobody has it any more.
     fn user_of(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
-        let netlink = lock(&self.netlink);
-        let header = Header {
-            len: size_of::<Question>() as u32,
-            kind: BY_FAMILY,
-            flags: REQUEST,
-            sequence: 0,
-            port: 0,
-        };
+        let mut netlink = lock(&self.netlink);
+        netlink.sequence = netlink.sequence.wrapping_add(1);
+        let sequence = netlink.sequence;
+        let header =
+            Header { len: size_of::<Question>() as u32, kind: BY_FAMILY, flags: REQUEST, sequence, port: 0 };
         let (source, destination) = (local.ip().to_canonical(), remote.ip().to_canonical());
         let family = if source.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
         let question = Question {
@@ -142,11 +155,19 @@ impl Peers {
                 cookie: ANY,
             },
         };
-        socket::send(netlink.as_raw_fd(), question.as_bytes(), MsgFlags::empty())?;
-        let mut answer = [0; 1024];
-        let len = socket::recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+        let socket = netlink.socket.as_raw_fd();
+        socket::send(socket, question.as_bytes(), MsgFlags::empty())?;
         let bad = || Error::new(ErrorKind::InvalidData, "the kernel's answer cannot be read");
-        let answer = answer.get(..len).ok_or_else(bad)?;
+        let mut buffer = [0; 1024];
+        let len = loop {
+            let len = socket::recv(socket, &mut buffer, MsgFlags::empty())?.min(buffer.len());
+            let (header, _) = Header::read_from_prefix(&buffer[..len]).map_err(|_| bad())?;
+            // Another is of a question whose answer was not read.
+            if header.sequence == sequence {
+                break len;
+            }
+        };
+        let answer = &buffer[..len];
         let (header, rest) = Header::read_from_prefix(answer).map_err(|_| bad())?;
         if header.kind == ERROR {
             let (code, _) = i32::read_from_prefix(rest).map_err(|_| bad())?;
@@ -157,6 +178,24 @@ impl Peers {
         }
         let (answer, _) = Answer::read_from_prefix(answer).map_err(|_| bad())?;
         Ok((answer.inode != 0).then_some(answer.user))
+    }
+
+    /// Whether an address is one of this host's. If that cannot be found out, it is.
+    fn is_of_this_host(&self, address: IpAddr) -> bool {
+        if address.is_loopback() {
+            return true;
+        }
+        let mut known = lock(&self.addresses);
+        if known.as_ref().is_none_or(|(since, _)| since.elapsed() > ADDRESSES_HOLD) {
+            let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return true };
+            let addresses = interfaces.filter_map(|interface| {
+                let address = interface.address?;
+                let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+                v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+            });
+            *known = Some((Instant::now(), addresses.collect()));
+        }
+        known.as_ref().is_some_and(|(_, addresses)| addresses.contains(&address))
     }
 }
 
@@ -179,16 +218,9 @@ fn interface(address: SocketAddr) -> u32 {
     }
 }
 
-/// Whether an address is one of this host's.
-fn is_of_this_host(mut address: SocketAddr) -> bool {
-    address.set_port(0);
-    UdpSocket::bind(address).is_ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{TcpListener, TcpStream};
 
     #[test]
     fn the_kernel_tells_whose_a_connection_is() {

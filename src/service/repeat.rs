@@ -48,7 +48,7 @@ impl Service {
     /// Invokes a function `requests` times in all, on at most `callers` sandboxes at a time.
     ///
     /// # Errors
-    /// The first error of an invocation; the others run to their end all the same.
+    /// An error of an invocation; the others run to their end all the same.
     pub async fn stress(
         &self,
         name: &str,

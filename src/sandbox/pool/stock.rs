@@ -3,6 +3,7 @@
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
+use futures_util::future::poll_immediate;
 use tokio::time::Instant;
 
 use super::super::lease::Lease;
@@ -17,15 +18,23 @@ impl Idle {
 }
 
 impl Pool {
-    /// Starts a sandbox for one request. A request that is given up in the middle of this gives its place back too.
+    /// Starts a sandbox for one request, in its place, which is given back if there is none.
     pub(super) async fn start_fresh(
         self: &Arc<Pool>,
         place: Place,
     ) -> Result<(Lease, Option<Duration>), Error> {
-        let begun = Instant::now();
-        let sandbox = self.in_time(self.starter.start_fresh(self.function.clone())).await?;
-        place.take();
-        Ok((Lease::fresh(self.clone(), sandbox), Some(begun.elapsed())))
+        let pool = self.clone();
+        let mut start = Box::pin(async move {
+            let begun = Instant::now();
+            let sandbox = pool.in_time(pool.starter.start_fresh(pool.function.clone())).await?;
+            place.take();
+            Ok((Lease::fresh(pool, sandbox), Some(begun.elapsed())))
+        });
+        match poll_immediate(&mut start).await {
+            Some(started) => started,
+            // A start that nobody waits for any more goes on: what loads in the middle of a language host could be ended with that alone.
+            None => tokio::spawn(start).await.unwrap_or_else(|error| Err(Error::Start(error.to_string()))),
+        }
     }
 
     /// Adds a sandbox, for whoever waits when it is there.

@@ -7,7 +7,7 @@
 //! | `beginning.rs`, `keeping.rs` | those of a function that has none: cold, or from a template; and the making of one |
 //! | `loaded.rs` | one of them |
 //! | `costs.rs` | whether a microVM is put back or replaced by a new one |
-//! | `template.rs` | snapshots of agents without a function, and copies of them that wait for one |
+//! | `template/` | snapshots of agents without a function, and copies of them that wait for one |
 //! | `boot.rs` | starting an agent |
 //! | `slot.rs`, `svmid.rs` | whether there is a snapshot and who makes it; its number |
 //! | `tally.rs` | what all of a function's microVMs did, counted |

@@ -61,11 +61,11 @@ impl<S> Slot<S> {
         state.snapshot.clone()
     }
 
-    /// Lets go of a snapshot that turned out to be of no use.
-    pub fn discard(&self, useless: &Arc<S>) {
+    /// Lets go of a snapshot that turned out to be of no use; false if it was not there any more.
+    pub fn discard(&self, useless: &Arc<S>) -> bool {
         self.state.send_if_modified(|state| {
             state.snapshot.take_if(|snapshot| Arc::ptr_eq(snapshot, useless)).is_some()
-        });
+        })
     }
 
     /// Whether a snapshot is to be made now.

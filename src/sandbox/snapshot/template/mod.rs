@@ -102,15 +102,18 @@ impl Template {
 
     /// Lets go of a snapshot that turned out to be of no use. What is on the disk is not taken again: the next is made anew.
     pub fn discard(&self, useless: &Arc<Snapshot>, error: &str) {
-        tracing::warn!(language = %self.agent, error, "the template is not used: it is made anew");
-        self.is_stale.store(true, Ordering::Relaxed);
-        self.let_go(useless);
+        if self.let_go(useless) {
+            tracing::warn!(language = %self.agent, error, "the template is not used: it is made anew");
+            self.is_stale.store(true, Ordering::Relaxed);
+        }
     }
 
-    fn let_go(&self, snapshot: &Arc<Snapshot>) {
-        self.slot.discard(snapshot);
+    /// False if another has its place already.
+    fn let_go(&self, snapshot: &Arc<Snapshot>) -> bool {
+        let was_there = self.slot.discard(snapshot);
         self.spares.retain(|spare| !spare.is_of(snapshot));
         self.processes.retain(|spare| !Arc::ptr_eq(&spare.copy.snapshot, snapshot));
+        was_there
     }
 
     /// Whether nobody has asked for it for `idle_time`.
