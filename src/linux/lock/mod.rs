@@ -243,6 +243,9 @@ fn in_table(ctx: &mut Ctx<'_>, key: Key, request: &Request) -> Result<Option<Fou
         }));
     }
     if *kind == NONE {
+        if lock(&ctx.kernel.locks.table).is_too_full_for_hole(key, wanted) {
+            return Err(Errno::ENOLCK);
+        }
         release(ctx.kernel, key, wanted);
     } else {
         take(ctx, key, *wanted, *waits)?;
@@ -284,7 +287,7 @@ fn on_host(
     let Request { asks, kind, lock: Lock { owner, first, last, .. }, .. } = *request;
     let is_stream = matches!(&file.kind, Kind::Host(host) if host.is_stream());
     let holder = match owner {
-        PROCESS if !is_stream => kernel.locks.holder(kernel, file, fd, !asks && kind != NONE)?,
+        PROCESS if !is_stream => kernel.locks.holder(kernel, file, fd, asks || kind != NONE)?,
         _ => None,
     };
     let fd = match &holder {

@@ -84,7 +84,7 @@ impl LockTable {
         if let Some(obstacle) = self.obstacle(key, &wanted) {
             return Ok(Some(obstacle));
         }
-        if self.0.values().map(Vec::len).sum::<usize>() + 2 > MOST {
+        if self.count() + 2 > MOST {
             return Err(Errno::ENOLCK);
         }
         self.release(key, &wanted);
@@ -102,6 +102,17 @@ impl LockTable {
         });
         locks.push(merged);
         Ok(None)
+    }
+
+    /// Whether to give back `gone` would make two locks of one, for which there is no room.
+    pub fn is_too_full_for_hole(&self, key: Key, gone: &Lock) -> bool {
+        let is_cut =
+            |held: &Lock| held.owner == gone.owner && held.first < gone.first && held.last > gone.last;
+        self.0.get(&key).is_some_and(|locks| locks.iter().any(is_cut)) && self.count() + 2 > MOST
+    }
+
+    fn count(&self) -> usize {
+        self.0.values().map(Vec::len).sum()
     }
 
     /// Takes from an owner what it has on the bytes of `gone`; whether that was anything.
@@ -181,5 +192,21 @@ mod tests {
         while table.take(KEY, lock(20, bytes.next().map_or(0..=0, |at| at..=at), false)) == Ok(None) {}
         assert_eq!(table.save().len(), MOST - 1);
         assert_eq!(table.take(KEY, lock(20, 0..=0, true)), Err(Errno::ENOLCK));
+    }
+
+    #[test]
+    fn holes_make_no_more_locks_than_there_may_be() {
+        let mut table = LockTable::default();
+        assert_eq!(table.take(KEY, lock(20, 0..=LAST, true)), Ok(None));
+        let hole = |at: u64| lock(20, at..=at, true);
+        let mut at = 1;
+        while !table.is_too_full_for_hole(KEY, &hole(at)) {
+            assert!(table.release(KEY, &hole(at)));
+            at += 2;
+        }
+        assert!((MOST - 2..=MOST).contains(&table.count()), "{}", table.count());
+        assert_eq!(LockTable::restore(table.save()).count(), table.count());
+        // What makes none is always given back.
+        assert!(!table.is_too_full_for_hole(KEY, &lock(20, 0..=at, true)));
     }
 }
