@@ -22,27 +22,31 @@ pub struct CallSites(HashMap<u64, Calls>);
 /// What is known of a place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Calls {
-    /// So many calls were made, by `syscall`.
-    Made(u32),
+    /// So many calls were made, by `syscall`, the last of them with this number.
+    Made(u32, u64),
     /// It was rewritten, or cannot be.
     Settled,
 }
 
 impl CallSites {
-    /// The places that may still be rewritten.
-    fn unsettled(&self) -> Vec<u64> {
-        self.0.iter().filter(|(_, calls)| **calls != Calls::Settled).map(|(end, _)| *end).collect()
+    /// The places that may still be rewritten, and the number of the last call from each.
+    fn unsettled(&self) -> Vec<(u64, u64)> {
+        let last = |(end, calls): (&u64, &Calls)| match calls {
+            Calls::Made(_, number) => Some((*end, *number)),
+            Calls::Settled => None,
+        };
+        self.0.iter().filter_map(last).collect()
     }
 
-    /// Counts a call from `end`; whether the place is due.
-    fn is_due(&mut self, end: u64) -> bool {
+    /// Counts the call of that `number` from `end`; whether the place is due.
+    fn is_due(&mut self, end: u64, number: u64) -> bool {
         if self.0.len() >= MOST && !self.0.contains_key(&end) {
             return false;
         }
-        match self.0.entry(end).or_insert(Calls::Made(0)) {
+        match self.0.entry(end).or_insert(Calls::Made(0, number)) {
             Calls::Settled => false,
-            Calls::Made(calls) => {
-                *calls = calls.saturating_add(1);
+            Calls::Made(calls, last) => {
+                (*calls, *last) = (calls.saturating_add(1), number);
                 *calls >= DUE
             }
         }
@@ -50,15 +54,15 @@ impl CallSites {
 }
 
 impl Kernel {
-    /// A thread has made a call that comes back to `end`, and is in it. Where it is to come back to instead.
-    pub fn called_from(&self, end: u64) -> u64 {
-        if !takes_direct_calls() || !self.call_sites().is_due(end) {
+    /// A thread has made the call of that `number`, which comes back to `end`, and is in it. Where it is to come back to instead.
+    pub fn called_from(&self, end: u64, number: u64) -> u64 {
+        if !takes_direct_calls() || !self.call_sites().is_due(end, number) {
             return end;
         }
         // No thread begins to run meanwhile.
         let state = self.sched.lock();
         let others = if state.running() > 1 { Others::Running } else { Others::Away };
-        let rewritten = self.mm().rewrite_call(end, others);
+        let rewritten = self.mm().rewrite_call(end, number, others);
         if rewritten != Rewritten::NotNow {
             self.call_sites().0.insert(end, Calls::Settled);
         }
@@ -75,8 +79,8 @@ impl Kernel {
         }
         let mut state = self.sched.lock();
         let sites = self.call_sites().unsettled();
-        for end in sites {
-            self.mm().rewrite_call(end, Others::Away);
+        for (end, number) in sites {
+            self.mm().rewrite_call(end, number, Others::Away);
         }
         // Threads that were in a call from a place when it was rewritten.
         let mut space = self.mm();

@@ -155,7 +155,7 @@ fn run(
             Exit::Syscall | Exit::MissedSyscall => {
                 count(&counters.system_calls);
                 let missed = exit == Exit::MissedSyscall;
-                thread.regs.rip = kernel.called_from(thread.regs.rip);
+                thread.regs.rip = kernel.called_from(thread.regs.rip, thread.regs.rax);
                 let headway = seat.as_mut().map(|seat| seat.left(&asked(&thread.regs), left, missed));
                 let Headway { deadline, progress, saved_mask } = headway.unwrap_or_default();
                 thread.in_call = true;
@@ -230,21 +230,36 @@ fn system_call(kernel: &Kernel, vcpu: &mut Vcpu, mut thread: Box<Thread>) -> (At
     }
     let mut outcome = serve(kernel, vcpu, &mut thread);
     if outcome == Err(Errno::BLOCKED)
-        && let Some(wait) = thread.wait.take()
+        && let Some(mut wait) = thread.wait.take()
     {
-        if let Err(error) = kernel.register(thread.tid, &wait) {
-            Ctx { kernel, thread: &mut thread, vcpu }.restore_mask();
-            outcome = Err(error);
-        } else if wait.futex {
-            // It was checked when it was queued.
-            thread.wait = Some(wait);
-        } else {
+        loop {
+            if let Err(error) = kernel.register(thread.tid, &wait) {
+                Ctx { kernel, thread: &mut thread, vcpu }.restore_mask();
+                outcome = Err(error);
+                break;
+            }
+            if wait.futex {
+                // It was checked when it was queued.
+                thread.wait = Some(wait);
+                break;
+            }
             // Look again now that events are not lost.
             outcome = serve(kernel, vcpu, &mut thread);
-            if outcome == Err(Errno::BLOCKED) {
-                thread.wait = Some(wait);
-            } else {
-                kernel.unregister(thread.tid, &wait);
+            let again = thread.wait.take();
+            match again {
+                Some(again) if outcome == Err(Errno::BLOCKED) && again.files != wait.files => {
+                    // It waits for others by now: for who took a lock that was free for a moment, or what was added to a set.
+                    kernel.unregister(thread.tid, &wait);
+                    wait.files = again.files;
+                }
+                _ if outcome == Err(Errno::BLOCKED) => {
+                    thread.wait = Some(wait);
+                    break;
+                }
+                _ => {
+                    kernel.unregister(thread.tid, &wait);
+                    break;
+                }
             }
         }
     }

@@ -263,7 +263,7 @@ impl Place {
         }
         if let Some(end) = from {
             // It comes back to where it was made from, which a trap leads on from.
-            let _ = kernel.called_from(end);
+            let _ = kernel.called_from(end, call.number);
         }
         let counters = &kernel.counters;
         let begun = Instant::now();

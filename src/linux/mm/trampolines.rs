@@ -34,10 +34,14 @@ pub enum Rewritten {
 }
 
 impl AddressSpace {
-    /// Has the code around the `syscall` before `end`, where a call was made from, lead to a trampoline, if it is of such a kind and from a
-    /// file, and the program cannot write to it.
-    pub fn rewrite_call(&mut self, end: u64, others: Others) -> Rewritten {
-        let Some(site) = self.call_site(end) else { return Rewritten::Never };
+    /// Has the code around the `syscall` before `end`, where the call of that `number` was made from, lead to a trampoline, if it is of such a kind
+    /// and from a file, and the program cannot write to it.
+    pub fn rewrite_call(&mut self, end: u64, number: u64, others: Others) -> Rewritten {
+        // What looks as if it brought another number does something else.
+        let Some(site) = self.call_site(end).filter(|site| site.number().is_none_or(|its| its == number))
+        else {
+            return Rewritten::Never;
+        };
         let (word, shift) = (site.address() & !7, (site.address() % 8) as usize);
         if others == Others::Running && shift + CallSite::JUMP > 8 {
             return Rewritten::NotNow;
@@ -207,10 +211,10 @@ mod tests {
     #[test]
     fn code_leads_to_trampolines_below_it_which_the_program_can_not_change() {
         let mut space = space(true);
-        assert_eq!(space.rewrite_call(COMPARED, Others::Running), Rewritten::NotNow);
+        assert_eq!(space.rewrite_call(COMPARED, 0, Others::Running), Rewritten::NotNow);
         // A call whose beginning is in the page before is not looked at.
-        assert_eq!(space.rewrite_call(MOVED, Others::Away), Rewritten::Never);
-        let Rewritten::Done(next) = space.rewrite_call(COMPARED, Others::Away) else {
+        assert_eq!(space.rewrite_call(MOVED, 39, Others::Away), Rewritten::Never);
+        let Rewritten::Done(next) = space.rewrite_call(COMPARED, 0, Others::Away) else {
             panic!("not rewritten")
         };
         assert_eq!(space.after_trap(COMPARED), Some(next));
@@ -225,19 +229,19 @@ mod tests {
             assert_eq!(space.check_sealed(start, end), Ok(()));
         }
         // It was the code's, and is no more.
-        assert_eq!(space.rewrite_call(COMPARED, Others::Away), Rewritten::Never);
+        assert_eq!(space.rewrite_call(COMPARED, 0, Others::Away), Rewritten::Never);
     }
 
     #[test]
     fn what_is_no_code_of_a_file_stays_as_it_is() {
-        assert_eq!(space(false).rewrite_call(COMPARED, Others::Away), Rewritten::Never);
+        assert_eq!(space(false).rewrite_call(COMPARED, 0, Others::Away), Rewritten::Never);
         let mut space = space(true);
         for end in [0, 3, CUT, START + 0x200, START + FRAME_SIZE, u64::MAX] {
-            assert_eq!(space.rewrite_call(end, Others::Away), Rewritten::Never, "{end:#x}");
+            assert_eq!(space.rewrite_call(end, 0, Others::Away), Rewritten::Never, "{end:#x}");
             assert_eq!(space.after_trap(end), None);
             assert_eq!(space.origin(end), end);
         }
         space.protect(START, START + FRAME_SIZE, CODE | Access::WRITE).expect("rights");
-        assert_eq!(space.rewrite_call(COMPARED, Others::Away), Rewritten::Never);
+        assert_eq!(space.rewrite_call(COMPARED, 0, Others::Away), Rewritten::Never);
     }
 }

@@ -72,6 +72,14 @@ impl CallSite {
         Some(CallSite { end, neighbour })
     }
 
+    /// The number of the call that it makes, where that is in the code that is replaced.
+    pub fn number(self) -> Option<u64> {
+        match self.neighbour {
+            Neighbour::Move([_, a, b, c, d]) => Some(u32::from_le_bytes([a, b, c, d]).into()),
+            Neighbour::Compare(_) => None,
+        }
+    }
+
     /// Where the jump is to be.
     pub fn address(self) -> u64 {
         let call = self.end.wrapping_sub(SYSCALL.len() as u64);
@@ -268,6 +276,13 @@ mod tests {
         assert_eq!(CallSite::read(other, Some(COMPARE_BYTES), END), None);
         let other = [0, 0, 0x90, 0xb8, 39, 0, 0, 0, 0x0f, 0x34];
         assert_eq!(CallSite::read(other, Some(COMPARE_BYTES), END), None);
+    }
+
+    #[test]
+    fn a_move_has_the_number_of_its_call() {
+        let bytes = [0x90, 0x90, 0x90, MOVE_EAX, 39, 1, 0, 0, 0x0f, 0x05];
+        assert_eq!(CallSite::read(bytes, None, END).and_then(CallSite::number), Some(0x127));
+        assert_eq!(compared().number(), None);
     }
 
     #[test]
