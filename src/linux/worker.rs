@@ -247,7 +247,11 @@ fn system_call(kernel: &Kernel, vcpu: &mut Vcpu, mut thread: Box<Thread>) -> (At
             outcome = serve(kernel, vcpu, &mut thread);
             let again = thread.wait.take();
             match again {
-                Some(again) if outcome == Err(Errno::BLOCKED) && again.files != wait.files => {
+                Some(again)
+                    if outcome == Err(Errno::BLOCKED)
+                        && again.files != wait.files
+                        && !kernel.sched.has_ended() =>
+                {
                     // It waits for others by now: for who took a lock that was free for a moment, or what was added to a set.
                     kernel.unregister(thread.tid, &wait);
                     wait.files = again.files;

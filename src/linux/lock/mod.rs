@@ -287,7 +287,11 @@ fn on_host(
     let Request { asks, kind, lock: Lock { owner, first, last, .. }, .. } = *request;
     let is_stream = matches!(&file.kind, Kind::Host(host) if host.is_stream());
     let holder = match owner {
-        PROCESS if !is_stream => kernel.locks.holder(kernel, file, fd, asks || kind != NONE)?,
+        PROCESS if !is_stream => match kernel.locks.holder(kernel, file, fd, kind != NONE) {
+            // The file's own does for a question, but for what that file holds itself.
+            Err(_) if asks => None,
+            holder => holder?,
+        },
         _ => None,
     };
     let fd = match &holder {
