@@ -152,7 +152,7 @@ impl Epoll {
         budget.take_restored(items.len() * ITEM);
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(i32, FileId), Item>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Item>> {
         lock(&self.items)
     }
 
@@ -296,7 +296,7 @@ fn make(ctx: &Ctx<'_>, flags: u32) -> SysResult {
 }
 
 /// Takes room for one more file; false if there is none, not even without files that were closed and not taken out of the set.
-fn take_room(budget: &Budget, items: &mut BTreeMap<(i32, FileId), Item>) -> bool {
+fn take_room(budget: &Budget, items: &mut BTreeMap<Key, Item>) -> bool {
     let take = |count| count < MOST_ITEMS && budget.take(ITEM).is_ok();
     if take(items.len()) {
         return true;

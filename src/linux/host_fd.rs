@@ -63,11 +63,11 @@ impl HostFds {
         Ok(Room(Arc::clone(self)))
     }
 
-    /// Room for one of a restored program, which was within the bound when it was saved.
-    pub fn room_again(self: &Arc<Self>) -> Room {
+    /// Holds one for a restored program, which was within the bound when it was saved.
+    pub fn hold_again(self: &Arc<Self>, fd: OwnedFd) -> HostFd {
         self.held.fetch_add(1, Ordering::Relaxed);
         HELD.fetch_add(1, Ordering::Relaxed);
-        Room(Arc::clone(self))
+        Room(Arc::clone(self)).hold(fd)
     }
 }
 
@@ -113,7 +113,7 @@ mod tests {
         held.pop();
         assert!(one.room().is_ok());
         // A restored program has what it had.
-        let again: Vec<Room> = (0..3).map(|_| one.room_again()).collect();
+        let again: Vec<HostFd> = (0..3).map(|_| one.hold_again(null())).collect();
         assert_eq!(one.room().err(), Some(Errno::ENFILE));
         drop((again, held));
         assert_eq!(one.held.load(Ordering::Relaxed), 0);

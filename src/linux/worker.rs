@@ -14,7 +14,7 @@ use super::mm::Fault;
 use super::sched::{ExitStatus, Next};
 use super::signal::{self, SigInfo};
 use super::table::{self, Answer};
-use super::thread::Thread;
+use super::thread::{Thread, Wait};
 use crate::vmm::{Access, AskedCall, Exit, StateHolder, UserRegs, Vcpu, VmmError};
 
 /// The CPU's number of the exception.
@@ -222,7 +222,7 @@ pub(super) fn needed_access(error: u64) -> Access {
     }
 }
 
-/// One attempt, and a second where the first would wait.
+/// One attempt, and more where it would wait.
 fn system_call(kernel: &Kernel, vcpu: &mut Vcpu, mut thread: Box<Thread>) -> (Attempt, Option<Box<Thread>>) {
     let entered = thread.regs;
     if let Some(over) = thread.wait.take() {
@@ -230,42 +230,9 @@ fn system_call(kernel: &Kernel, vcpu: &mut Vcpu, mut thread: Box<Thread>) -> (At
     }
     let mut outcome = serve(kernel, vcpu, &mut thread);
     if outcome == Err(Errno::BLOCKED)
-        && let Some(mut wait) = thread.wait.take()
+        && let Some(wait) = thread.wait.take()
     {
-        loop {
-            if let Err(error) = kernel.register(thread.tid, &wait) {
-                Ctx { kernel, thread: &mut thread, vcpu }.restore_mask();
-                outcome = Err(error);
-                break;
-            }
-            if wait.futex {
-                // It was checked when it was queued.
-                thread.wait = Some(wait);
-                break;
-            }
-            // Look again now that events are not lost.
-            outcome = serve(kernel, vcpu, &mut thread);
-            let again = thread.wait.take();
-            match again {
-                Some(again)
-                    if outcome == Err(Errno::BLOCKED)
-                        && again.files != wait.files
-                        && !kernel.sched.has_ended() =>
-                {
-                    // It waits for others by now: for who took a lock that was free for a moment, or what was added to a set.
-                    kernel.unregister(thread.tid, &wait);
-                    wait.files = again.files;
-                }
-                _ if outcome == Err(Errno::BLOCKED) => {
-                    thread.wait = Some(wait);
-                    break;
-                }
-                _ => {
-                    kernel.unregister(thread.tid, &wait);
-                    break;
-                }
-            }
-        }
+        outcome = look_again(kernel, vcpu, &mut thread, wait);
     }
     match outcome {
         Err(Errno::BLOCKED) => match kernel.sched.park(thread) {
@@ -285,6 +252,35 @@ fn system_call(kernel: &Kernel, vcpu: &mut Vcpu, mut thread: Box<Thread>) -> (At
             thread.in_call = false;
             thread.regs.rax = done.unwrap_or_else(Errno::to_rax);
             (Attempt::Done, Some(thread))
+        }
+    }
+}
+
+/// Attempts a call again that has said what it would wait for, now that events are not lost. Where it still waits, the thread has what for, which is
+/// registered.
+fn look_again(kernel: &Kernel, vcpu: &mut dyn StateHolder, thread: &mut Thread, mut wait: Wait) -> SysResult {
+    loop {
+        if let Err(error) = kernel.register(thread.tid, &wait) {
+            Ctx { kernel, thread, vcpu }.restore_mask();
+            return Err(error);
+        }
+        // A futex was checked when it was queued.
+        let outcome = if wait.futex { Err(Errno::BLOCKED) } else { serve(kernel, vcpu, thread) };
+        let again = thread.wait.take();
+        if outcome != Err(Errno::BLOCKED) {
+            kernel.unregister(thread.tid, &wait);
+            return outcome;
+        }
+        match again {
+            // It waits for others by now: for who took a lock that was free for a moment, or what was added to a set.
+            Some(again) if again.files != wait.files && !kernel.sched.has_ended() => {
+                kernel.unregister(thread.tid, &wait);
+                wait.files = again.files;
+            }
+            _ => {
+                thread.wait = Some(wait);
+                return outcome;
+            }
         }
     }
 }
@@ -309,5 +305,43 @@ pub(super) fn serve(kernel: &Kernel, vcpu: &mut dyn StateHolder, thread: &mut Th
             kernel.log_refusal(number, "unknown", Errno::ENOSYS);
             Err(Errno::ENOSYS)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::direct::Direct;
+    use super::super::exitless::NoVcpu;
+    use super::super::kernel::PID;
+    use super::super::namespace::{Mount, Source};
+    use super::*;
+
+    #[test]
+    fn whoever_waits_for_something_else_by_now_waits_for_that() {
+        let mount = Mount { source: Source::tmpfs(1 << 20), target: "/".into(), read_only: false };
+        let mut program = Direct::new(16 << 20, &[mount]).expect("a program");
+        let mut call = |number: libc::c_long, args| program.call(number as u64, args).expect("it goes on");
+        let both = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let anonymous = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        let name = call(libc::SYS_mmap, [0, 4096, both, anonymous, u64::MAX, 0]);
+        program.kernel().write_bytes(name, b"/f\0").expect("it is mapped");
+        let mut call = |number: libc::c_long, args| program.call(number as u64, args).expect("it goes on");
+        let [mine, before, now] = [(); 3]
+            .map(|()| call(libc::SYS_open, [name, (libc::O_CREAT | libc::O_RDWR) as u64, 0o600, 0, 0, 0]));
+        assert_eq!(call(libc::SYS_flock, [now, libc::LOCK_EX as u64, 0, 0, 0, 0]), 0);
+
+        let kernel = program.kernel();
+        let mut thread = Thread::bare(PID);
+        thread.regs = UserRegs {
+            rax: libc::SYS_flock as u64,
+            rdi: mine,
+            rsi: libc::LOCK_EX as u64,
+            ..UserRegs::default()
+        };
+        let of =
+            |fd: u64| Wait { files: vec![kernel.file(fd as i32).expect("it is open").id], ..Wait::default() };
+        // The first attempt has found the lock with somebody who has given it back since.
+        let outcome = look_again(kernel, &mut NoVcpu, &mut thread, of(before));
+        assert_eq!((outcome, thread.wait.take()), (Err(Errno::BLOCKED), Some(of(now))));
     }
 }

@@ -118,6 +118,17 @@ static void turns(void) {
     close(file);
 }
 
+// A socket that listens at a free port, which `address` tells.
+static int listening(struct sockaddr_in *address, int backlog) {
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    socklen_t len = sizeof *address;
+    *address = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    bind(listener, (struct sockaddr *)address, len);
+    listen(listener, backlog);
+    getsockname(listener, (struct sockaddr *)address, &len);
+    return listener;
+}
+
 static void *take_all(void *listener) {
     struct pollfd polled = {(int)(long)listener, POLLIN};
     usleep(100000);
@@ -127,12 +138,8 @@ static void *take_all(void *listener) {
 
 // A call that waits for a connection, and begins again after a signal.
 static void connection(void) {
-    int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0);
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof address;
-    bind(listener, (struct sockaddr *)&address, sizeof address);
-    listen(listener, 0);
-    getsockname(listener, (struct sockaddr *)&address, &len);
+    struct sockaddr_in address;
+    int listener = listening(&address, 0), client = socket(AF_INET, SOCK_STREAM, 0);
     // More than are let wait.
     for (int i = 0; i < 3; i++)
         connect(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), (struct sockaddr *)&address, sizeof address);
@@ -152,12 +159,8 @@ static void connection(void) {
 static void internet(void) {
     char text[8];
     pthread_t thread;
-    int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0);
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof address;
-    bind(listener, (struct sockaddr *)&address, sizeof address);
-    listen(listener, 5);
-    getsockname(listener, (struct sockaddr *)&address, &len);
+    struct sockaddr_in address;
+    int listener = listening(&address, 5), client = socket(AF_INET, SOCK_STREAM, 0);
     pthread_create(&thread, 0, serve, (void *)(long)listener);
     printf("connect %d\n", connect(client, (struct sockaddr *)&address, sizeof address));
     send(client, "echo", 4, 0);

@@ -138,13 +138,13 @@ impl SavedFiles {
                 SavedKind::Regular { place, position, changeable } => {
                     let fd = finder.open(&place, OFlags::from_bits_retain(flags), false)?;
                     seek(&fd, position);
-                    let fd = kernel.host_fds.room_again().hold(fd);
+                    let fd = kernel.host_fds.hold_again(fd);
                     Kind::Host(HostFile::new(fd, FileType::RegularFile, changeable))
                 }
                 SavedKind::Directory { place, position } => {
                     let fd = finder.open(&place, OFlags::from_bits_retain(flags), true)?;
                     seek(&fd, position);
-                    Kind::Directory(Directory::new(kernel.host_fds.room_again().hold(fd)))
+                    Kind::Directory(Directory::new(kernel.host_fds.hold_again(fd)))
                 }
                 SavedKind::Listed { position } => {
                     let listing = Listing::at(kernel, &known.path);
@@ -173,7 +173,7 @@ impl SavedFiles {
                 }
                 SavedKind::Device => match proc::open_device(&known.path, flags) {
                     Ok(fd) => {
-                        let fd = kernel.host_fds.room_again().hold(fd);
+                        let fd = kernel.host_fds.hold_again(fd);
                         Kind::Host(HostFile::new(fd, FileType::CharacterDevice, false))
                     }
                     Err(_) => Kind::Pipe(PipeEnd::cut(flags)),

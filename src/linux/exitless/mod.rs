@@ -310,7 +310,7 @@ fn short_call(call: &AskedCall) -> Option<table::Handler> {
 }
 
 /// In place of the vCPU's state, for calls that do not need it.
-struct NoVcpu;
+pub(super) struct NoVcpu;
 
 impl StateHolder for NoVcpu {
     fn bases(&self) -> Result<(u64, u64), VmmError> {

@@ -169,9 +169,14 @@ impl RecordLock {
     /// What `F_GETLK` shows of a lock in the way.
     fn of(self, found: Found) -> RecordLock {
         let Found { kind, first, last, pid } = found;
-        let len = if last == LAST { 0 } else { (last - first + 1) as i64 };
+        let len = length(first, last);
         RecordLock { kind: kind as i16, whence: libc::SEEK_SET as i16, start: first as i64, len, pid, ..self }
     }
+}
+
+/// How long a lock is, as `struct flock` says it: 0 for one to the end.
+fn length(first: u64, last: u64) -> i64 {
+    if last == LAST { 0 } else { (last - first + 1) as i64 }
 }
 
 /// What is asked for.
@@ -243,10 +248,7 @@ fn in_table(ctx: &mut Ctx<'_>, key: Key, request: &Request) -> Result<Option<Fou
         }));
     }
     if *kind == NONE {
-        if lock(&ctx.kernel.locks.table).is_too_full_for_hole(key, wanted) {
-            return Err(Errno::ENOLCK);
-        }
-        release(ctx.kernel, key, wanted);
+        give_back(ctx.kernel, key, wanted)?;
     } else {
         take(ctx, key, *wanted, *waits)?;
     }
@@ -270,11 +272,12 @@ fn take(ctx: &mut Ctx<'_>, key: Key, wanted: Lock, waits: bool) -> Result<(), Er
 }
 
 /// Gives a lock of the table back.
-fn release(kernel: &Kernel, key: Key, gone: &Lock) {
-    let had = lock(&kernel.locks.table).release(key, gone);
+fn give_back(kernel: &Kernel, key: Key, gone: &Lock) -> Result<(), Errno> {
+    let had = lock(&kernel.locks.table).give_back(key, gone)?;
     if had {
         kernel.wake_file(gone.owner);
     }
+    Ok(())
 }
 
 /// The host's locks are those of open files, not of its process. One that is held elsewhere is not waited for.
@@ -304,7 +307,7 @@ fn on_host(
         l_type: kind as i16,
         l_whence: libc::SEEK_SET as i16,
         l_start: first as i64,
-        l_len: if last == LAST { 0 } else { (last - first + 1) as i64 },
+        l_len: length(first, last),
         l_pid: 0,
     };
     let command = if asks { libc::F_OFD_GETLK } else { libc::F_OFD_SETLK };
@@ -337,7 +340,7 @@ pub fn flock(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
             let has = lock(&ctx.kernel.locks.table).has(key, &whole);
             if wanted == libc::LOCK_UN || !has {
                 // A lock of the other kind is given up before this one is taken.
-                release(ctx.kernel, key, &whole);
+                give_back(ctx.kernel, key, &whole)?;
             }
             if wanted != libc::LOCK_UN && !has {
                 take(ctx, key, whole, waits)?;

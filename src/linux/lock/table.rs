@@ -104,8 +104,12 @@ impl LockTable {
         Ok(None)
     }
 
-    /// Whether to give back `gone` would make two locks of one, for which there is no room.
-    pub fn is_too_full_for_hole(&self, key: Key, gone: &Lock) -> bool {
+    /// As [`LockTable::release`]; `ENOLCK` where that would make two locks of one, for which there is no room.
+    pub fn give_back(&mut self, key: Key, gone: &Lock) -> Result<bool, Errno> {
+        if self.is_too_full_for_hole(key, gone) { Err(Errno::ENOLCK) } else { Ok(self.release(key, gone)) }
+    }
+
+    fn is_too_full_for_hole(&self, key: Key, gone: &Lock) -> bool {
         let is_cut =
             |held: &Lock| held.owner == gone.owner && held.first < gone.first && held.last > gone.last;
         self.0.get(&key).is_some_and(|locks| locks.iter().any(is_cut)) && self.count() + 2 > MOST

@@ -76,7 +76,7 @@ impl SavedSocket {
             _ => inside(|| Ok(kernel.rights.assume()?), || self.reopen(kernel)),
         };
         let fd = anew.or_else(|_| cut(self.kind))?;
-        Ok(Socket::new(kernel.host_fds.room_again().hold(fd), self.domain, self.kind))
+        Ok(Socket::new(kernel.host_fds.hold_again(fd), self.domain, self.kind))
     }
 
     fn reopen(&self, kernel: &Kernel) -> Result<OwnedFd, Errno> {

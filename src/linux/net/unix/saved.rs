@@ -35,7 +35,7 @@ impl UnixSocket {
         let bridge = OnceLock::new();
         if saved.to_host {
             let kind = saved.kind.number();
-            let fd = kernel.host_fds.room_again().hold(cut(kind)?);
+            let fd = kernel.host_fds.hold_again(cut(kind)?);
             let _ = bridge.set(Socket::new(fd, libc::AF_UNIX, kind));
         }
         Ok(UnixSocket { id: saved.id, kind: saved.kind, bridge })
