@@ -1,9 +1,15 @@
-//! What a child process does between `fork` and `exec`.
+//! What children of Hydra have in common: what each does between `fork` and `exec`, and what it is told of Hydra's environment.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::RawFd;
 
 use tokio::process::Command;
+
+/// The time zone that Hydra was given, which all that it runs has, too.
+pub fn time_zone() -> Option<OsString> {
+    std::env::var_os("TZ")
+}
 
 /// Has the child find `descriptor` under the number `channel`, gain no privileges, and die when the thread that made it dies.
 pub fn prepare(command: &mut Command, descriptor: RawFd, channel: RawFd) {

@@ -30,13 +30,8 @@ pub fn environment() -> Vec<(OsString, OsString)> {
         [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("LANG", "C.UTF-8"), ("HOME", "/tmp")]
             .map(|(name, value)| (name.into(), value.into()))
             .into();
-    environment.extend(time_zone());
+    environment.extend(crate::child::time_zone().map(|zone| ("TZ".into(), zone)));
     environment
-}
-
-/// The variable with the time zone, where Hydra was given one.
-pub fn time_zone() -> Option<(OsString, OsString)> {
-    std::env::var_os("TZ").map(|zone| ("TZ".into(), zone))
 }
 
 /// Starts `runtime`'s agent. Must be called on a thread that lives as long as Hydra (a worker of the async runtime, not

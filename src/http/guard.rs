@@ -171,11 +171,14 @@ fn is_name_of_this_host(host: &str) -> bool {
     let Ok(authority) = host.parse::<Authority>() else { return false };
     let name = authority.host().to_ascii_lowercase();
     let address = name.trim_start_matches('[').trim_end_matches(']');
-    let own = nix::unistd::gethostname().ok();
+    let is_own = || {
+        let own = nix::unistd::gethostname().ok();
+        own.is_some_and(|own| own.to_str().is_some_and(|own| name.eq_ignore_ascii_case(own)))
+    };
     !name.contains('.') && !name.contains(':')
         || address.parse::<std::net::IpAddr>().is_ok()
         || name.ends_with(".localhost")
-        || own.is_some_and(|own| own.to_str().is_some_and(|own| name.eq_ignore_ascii_case(own)))
+        || is_own()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `POST /` (and any other path), `/warmup` and `/stress`: requests that invoke a function.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::rejection::{BytesRejection, QueryRejection};
@@ -11,10 +12,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::Api;
 use super::error::ApiError;
 use crate::sandbox::Invocation;
-use crate::service::{MAX_CALLERS, MAX_REQUESTS};
+use crate::service::{MAX_CALLERS, MAX_REQUESTS, Service};
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -52,36 +52,35 @@ pub struct Repeat {
 
 /// Invokes a function once.
 pub async fn invoke(
-    State(api): State<Api>,
+    State(service): State<Arc<Service>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let wanted = Wanted::read(&body?)?;
-    let invocation = api.service.invoke(&wanted.name, wanted.arguments.as_bytes(), wanted.fresh).await?;
+    let invocation = service.invoke(&wanted.name, wanted.arguments.as_bytes(), wanted.fresh).await?;
     Ok(answer(invocation))
 }
 
 /// Invokes a function R times on each of C concurrent callers, and answers as the last of them.
 pub async fn warm_up(
-    State(api): State<Api>,
+    State(service): State<Arc<Service>>,
     repeat: Result<Query<Repeat>, QueryRejection>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let (callers, requests) = repeat?.0.check()?;
     let wanted = Wanted::read(&body?)?;
-    let invocation =
-        api.service.warm_up(&wanted.name, wanted.arguments.as_bytes(), callers, requests).await?;
+    let invocation = service.warm_up(&wanted.name, wanted.arguments.as_bytes(), callers, requests).await?;
     Ok(answer(invocation))
 }
 
 /// Invokes a function R times in all on at most C sandboxes at a time.
 pub async fn stress(
-    State(api): State<Api>,
+    State(service): State<Arc<Service>>,
     repeat: Result<Query<Repeat>, QueryRejection>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<&'static str, ApiError> {
     let (callers, requests) = repeat?.0.check()?;
     let wanted = Wanted::read(&body?)?;
-    api.service.stress(&wanted.name, wanted.arguments.as_bytes(), callers, requests).await?;
+    service.stress(&wanted.name, wanted.arguments.as_bytes(), callers, requests).await?;
     Ok("success!")
 }
 

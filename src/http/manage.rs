@@ -1,5 +1,7 @@
 //! `/register`, `/deregister`, `/functions` and `/metrics`.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -8,17 +10,16 @@ use axum::response::IntoResponse;
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::Api;
 use super::error::ApiError;
 use crate::function::spec;
-use crate::service::Description;
+use crate::service::{Description, Service};
 
 /// Registers the function that the query describes.
 pub async fn register(
-    State(api): State<Api>,
+    State(service): State<Arc<Service>>,
     query: Result<Query<spec::Query>, QueryRejection>,
 ) -> Result<String, ApiError> {
-    let name = api.service.register(query?.0).await?;
+    let name = service.register(query?.0).await?;
     Ok(format!("Function {name} registered!"))
 }
 
@@ -29,31 +30,31 @@ struct Named {
 
 /// Removes the function that the body names.
 pub async fn deregister(
-    State(api): State<Api>,
+    State(service): State<Arc<Service>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<String, ApiError> {
     let Named { name } = serde_json::from_slice(&body?).map_err(|error| {
         ApiError::bad_request(format!(r#"the request's body is not like {{"name": "hello"}}: {error}"#))
     })?;
-    api.service.deregister(&name)?;
+    service.deregister(&name)?;
     Ok(format!("Function {name} removed!"))
 }
 
 /// What is known of all functions.
-pub async fn list(State(api): State<Api>) -> Json<Vec<Description>> {
-    Json(api.service.list())
+pub async fn list(State(service): State<Arc<Service>>) -> Json<Vec<Description>> {
+    Json(service.list())
 }
 
 /// What is known of one function.
 pub async fn describe(
-    State(api): State<Api>,
+    State(service): State<Arc<Service>>,
     Path(name): Path<String>,
 ) -> Result<Json<Description>, ApiError> {
-    Ok(Json(api.service.describe(&name)?))
+    Ok(Json(service.describe(&name)?))
 }
 
 /// Metrics for Prometheus.
-pub async fn metrics(State(api): State<Api>) -> impl IntoResponse {
-    let text = api.service.metrics_text();
+pub async fn metrics(State(service): State<Arc<Service>>) -> impl IntoResponse {
+    let text = service.metrics_text();
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
 }

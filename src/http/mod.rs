@@ -27,12 +27,6 @@ use body::Bodies;
 use error::ApiError;
 use guard::{Client, Guard};
 
-/// What every handler needs.
-#[derive(Clone)]
-struct Api {
-    service: Arc<Service>,
-}
-
 /// What lets requests in.
 #[derive(Clone)]
 struct Door {
@@ -46,7 +40,7 @@ struct Door {
 /// All routes. `max_requests` invocations are served at a time, and as many requests of other kinds, so that functions that hang keep nobody from
 /// removing them; bodies may hold `max_body` bytes; `guard` says who is answered anything but `/healthz`.
 pub fn router(service: Arc<Service>, max_requests: usize, max_body: usize, guard: Arc<Guard>) -> Router {
-    let behind_a_door = |routes: Router<Api>| {
+    let behind_a_door = |routes: Router<Arc<Service>>| {
         let bodies = Arc::new(Bodies::new(max_body));
         let room = Arc::new(Semaphore::new(max_requests.min(Semaphore::MAX_PERMITS)));
         let door = Door { service: service.clone(), guard: guard.clone(), room, bodies };
@@ -70,7 +64,7 @@ pub fn router(service: Arc<Service>, max_requests: usize, max_body: usize, guard
     behind_a_door(manage)
         .merge(behind_a_door(invoke))
         .route("/healthz", get(|| async { "ok\n" }))
-        .with_state(Api { service: service.clone() })
+        .with_state(service.clone())
 }
 
 /// Lets a request in if its client may ask, its body comes whole, small and soon enough, and there is room.

@@ -43,7 +43,7 @@ pub struct Jail {
     pub program: PathBuf,
     /// Its arguments; one that is `{fd}` becomes the number of the channel's descriptor.
     pub arguments: Vec<OsString>,
-    /// Its environment, beside `PATH`, `HOME`, `TMPDIR` and `LANG`, which have defaults.
+    /// Its environment, beside `PATH`, `HOME`, `TMPDIR`, `LANG` and `TZ`, which have defaults.
     pub environment: Vec<(OsString, OsString)>,
     /// Host paths that it may read besides the defaults (`/usr`, `/lib*`, some of `/etc`), at the same paths: its own
     /// folder, a JDK. What is in them must be readable by everyone.

@@ -116,9 +116,9 @@ fn environment(jail: &Jail, tmp: &Path) -> Vec<(OsString, OsString)> {
         ("TMPDIR", tmp.into()),
         ("LANG", "C.UTF-8".into()),
     ];
+    let defaults = defaults.into_iter().chain(crate::child::time_zone().map(|zone| ("TZ", zone)));
     let missing = |name: &str| !jail.environment.iter().any(|(given, _)| given == name);
-    let defaults =
-        defaults.into_iter().filter(|(name, _)| missing(name)).map(|(name, value)| (name.into(), value));
+    let defaults = defaults.filter(|(name, _)| missing(name)).map(|(name, value)| (name.into(), value));
     defaults.chain(jail.environment.iter().cloned()).collect()
 }
 

@@ -15,7 +15,7 @@ use super::memory::MemoryWatch;
 use super::spares::Spares;
 use crate::agent::log::Stream;
 use crate::agent::runtime::Mode;
-use crate::agent::spawn::{forward, time_zone};
+use crate::agent::spawn::forward;
 use crate::agent::{Agent, Channel, LogSink, Runtimes};
 use crate::config::{Config, NetworkPolicy};
 use crate::jail::{Jail, Jailed, Network};
@@ -146,7 +146,6 @@ impl BlankAgents {
             .map_err(|reason| Error::Unavailable(format!("{agent} functions cannot run here: {reason}")))?;
         let mut jail = Jail::new(&runtime.program, &self.code_store);
         jail.arguments = runtime.arguments(mode);
-        jail.environment.extend(time_zone());
         jail.readable = runtime.readable();
         jail.network = self.network;
         jail.tmp_mib = self.tmp_mib;

@@ -24,7 +24,7 @@ use super::snapshot::{MicroVms, Obstacle, Slot, make_ready, svmid};
 use super::{Error, Health, Sandbox, SnapshotFigures, SnapshotStatus, Snapshots, Start, Starter};
 use crate::agent::Channel;
 use crate::agent::runtime::Mode;
-use crate::agent::spawn::time_zone;
+use crate::child;
 use crate::config::Config;
 use crate::function::Function;
 use crate::jail::criu::{self, Criu, Dump, Dumper};
@@ -97,7 +97,7 @@ impl CriuProcesses {
             memory: spec.memory,
             tmp_mib: self.tmp_mib,
             max_result: self.max_result,
-            time_zone: time_zone().map(|(_, zone)| zone.to_string_lossy().into_owned()),
+            time_zone: child::time_zone().map(|zone| zone.to_string_lossy().into_owned()),
             criu: criu::version().unwrap_or_default().to_owned(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             hydra: crate::snapshot::BUILD.into(),

@@ -46,6 +46,15 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     assert!(waited.await.is_ok(), "{what} did not come about");
 }
 
+/// Polls `clients`, none of which is to be done, until so many run and so many wait.
+async fn until_they_wait(pool: &Pool, clients: &mut [impl Future + Unpin], wanted: (u32, u32)) {
+    until("so many to run, and the others to wait", || {
+        assert!(clients.iter_mut().all(|client| client.now_or_never().is_none()));
+        (pool.status().busy, pool.status().waiting) == wanted
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_client_that_goes_away_takes_no_sandbox_with_it() {
     let (pool, answers) = pool();
@@ -112,11 +121,7 @@ async fn a_fresh_sandbox_takes_the_place_of_an_idle_one() {
 async fn who_waits_for_a_fresh_sandbox_gets_a_place_in_turn_and_starts_but_one() {
     let (pool, starter) = pool_of(1);
     let mut clients: Vec<_> = (0..3).map(|_| Box::pin(pool.invoke(b"{}", true))).collect();
-    until("one that runs and two that wait", || {
-        assert!(clients.iter_mut().all(|client| client.now_or_never().is_none()));
-        (pool.status().busy, pool.status().waiting) == (1, 2)
-    })
-    .await;
+    until_they_wait(&pool, &mut clients, (1, 2)).await;
     for answered in 1..=3 {
         starter.answers.add_permits(1);
         assert_eq!(clients.remove(0).await.unwrap().start, Start::Cold);
@@ -154,11 +159,7 @@ async fn a_sandbox_that_has_served_nobody_is_fresh_enough() {
 async fn a_place_that_is_given_up_is_the_next_ones() {
     let (pool, starter) = pool_of(1);
     let mut clients: Vec<_> = (0..3).map(|_| Box::pin(pool.invoke(b"{}", true))).collect();
-    until("one that runs and two that wait", || {
-        assert!(clients.iter_mut().all(|client| client.now_or_never().is_none()));
-        (pool.status().busy, pool.status().waiting) == (1, 2)
-    })
-    .await;
+    until_they_wait(&pool, &mut clients, (1, 2)).await;
     starter.answers.add_permits(2);
     clients.remove(0).await.unwrap();
     // The second has been given the place, and goes without having looked.
@@ -171,11 +172,7 @@ async fn a_place_that_is_given_up_is_the_next_ones() {
 async fn a_pool_grows_while_requests_wait_and_no_further_than_it_may() {
     let (pool, starter) = pool_of(3);
     let mut clients: Vec<_> = (0..6).map(|_| Box::pin(pool.invoke(b"{}", false))).collect();
-    until("three that run and three that wait", || {
-        assert!(clients.iter_mut().all(|client| client.now_or_never().is_none()));
-        (pool.status().busy, pool.status().waiting) == (3, 3)
-    })
-    .await;
+    until_they_wait(&pool, &mut clients, (3, 3)).await;
     until("nobody to look after those that wait", || !pool.state().tended).await;
     starter.answers.add_permits(6);
     futures_util::future::try_join_all(clients).await.unwrap();
@@ -275,8 +272,8 @@ async fn a_client_that_goes_away_gives_its_invocation_no_more_time() {
     })
     .await;
     assert!((&mut client).now_or_never().is_none());
-    // Its time is over, but nobody has had the time to look.
-    std::thread::sleep(timeout);
+    // Its time is over, also by Tokio's clock, which counts whole milliseconds, but nobody has had the time to look.
+    std::thread::sleep(timeout + Duration::from_millis(5));
     drop(client);
     for _ in 0..10 {
         tokio::task::yield_now().await;

@@ -51,8 +51,8 @@ use self::template::Template;
 pub use self::vmm_process::vmm_process_main;
 use super::Error;
 use super::memory::MemoryWatch;
-use crate::agent::spawn::time_zone;
 use crate::agent::{Agent, Runtime, Runtimes};
+use crate::child;
 use crate::config::{Config, NetworkPolicy};
 use crate::function::{Function, SandboxKind};
 use crate::jail::{self, Layer};
@@ -211,7 +211,7 @@ impl MicroVms {
     /// The settings of all that is checkpointed: how large `/tmp` is, and the time zone, where there is one.
     fn common_settings(&self) -> impl Iterator<Item = (String, String)> {
         let tmp = ("bytes of /tmp".into(), self.programs.tmp_bytes().to_string());
-        let zone = time_zone().map(|(_, zone)| ("time zone".into(), zone.to_string_lossy().into_owned()));
+        let zone = child::time_zone().map(|zone| ("time zone".into(), zone.to_string_lossy().into_owned()));
         [tmp].into_iter().chain(zone)
     }
 

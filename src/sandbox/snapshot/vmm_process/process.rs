@@ -23,7 +23,6 @@ use super::failed;
 use super::hearing::{Answer, Hearing, Known, listen};
 use super::jailed_vm::JailedVm;
 use super::protocol::{Origin, Request, Setting};
-use crate::agent::spawn::time_zone;
 use crate::agent::{Agent, Runtime};
 use crate::function::{Function, Spec};
 use crate::jail::{self, Jail, Jailed, Layer, Limits, Network};
@@ -291,7 +290,6 @@ fn jail(vms: &MicroVms, runtime: &Runtime) -> io::Result<Jail> {
     let program = program(&vms.scratch)?;
     let mut jail = Jail::new(&program, &vms.code_store);
     jail.arguments = vec!["jail-vmm".into()];
-    jail.environment.extend(time_zone());
     jail.readable = runtime.readable().into_iter().chain([program]).collect();
     jail.network = match vms.programs.network() {
         Policy::Open => Network::Host,
