@@ -13,9 +13,9 @@
 //! | threads | `thread.rs` the record, `sched/` who runs where, `worker.rs` the loop around a vCPU, `exitless/` calls that do not leave it, `call_sites.rs` calls that need no `syscall`, `reactor.rs` events from outside, `futex.rs`, `thread_calls.rs`, `membarrier.rs` |
 //! | memory | `mm/`, `user.rs` guest addresses to host slices |
 //! | signals | `signal/`, `timer.rs` |
-//! | files | `file.rs` the trait, `descriptor.rs`, `io.rs`, `host_file.rs`, `host_fd.rs` how many there may be, `shared_files.rs`, `directory.rs`, `listing.rs`, `text.rs`, `memfd.rs`, `lock/`, `ioctl.rs`, `tmpfs/` the file system in guest RAM |
-//! | paths | `namespace/` the composed root and the walk, `open.rs`, `path_calls.rs`, `stat.rs`, `attributes.rs`, `proc.rs` |
-//! | objects | `pipe.rs`, `eventfd.rs`, `timerfd.rs`, `epoll.rs`, `poll.rs` |
+//! | files | `file.rs` the trait, `descriptor.rs`, `io.rs`, `copy.rs`, `host_file.rs`, `host_fd.rs` how many there may be, `shared_files.rs`, `directory.rs`, `listing.rs`, `text.rs`, `memfd.rs`, `lock/`, `ioctl.rs`, `tmpfs/` the file system in guest RAM |
+//! | paths | `namespace/` the composed root and the walk, `open.rs`, `path_calls`, `stat.rs`, `attributes.rs`, `proc.rs` |
+//! | objects | `pipe.rs`, `eventfd.rs`, `timerfd.rs`, `epoll`, `poll.rs` |
 //! | network | `net/` |
 //! | counting | `counters.rs` |
 //! | checkpoints | `checkpoint/`, and a saved form beside each area's records |
@@ -51,6 +51,8 @@
 // Of these, handlers are named after their system calls.
 #[allow(missing_docs)]
 pub mod attributes;
+#[allow(missing_docs)]
+pub mod copy;
 #[allow(missing_docs)]
 pub mod cpu_time;
 #[allow(missing_docs)]

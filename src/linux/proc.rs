@@ -1,7 +1,7 @@
 //! The parts of `/proc` and `/dev` that programs look at. What is not here does not exist.
 
 use std::fmt::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +18,6 @@ use super::mm::Backing;
 use super::stat::Attributes;
 use super::text::Text;
 use super::thread::Tid;
-use super::tmpfs::OpenFile;
 use crate::vmm::Access;
 
 /// What a path in `/proc` or `/dev` is.
@@ -386,47 +385,4 @@ pub fn is_device(path: &Path) -> bool {
 /// Opens a device of the host that the guest knows by this path; for a restored program.
 pub fn open_device(path: &Path, flags: u32) -> Result<OwnedFd, Errno> {
     host_device(device_name(path).ok_or(Errno::ENOENT)?, flags)
-}
-
-/// Opens `/proc/self/fd/N`: the same file again for files with a path, the same description for others.
-pub fn open_descriptor(kernel: &Kernel, fd: i32, flags: u32) -> Result<Arc<File>, Errno> {
-    let file = kernel.file(fd)?;
-    if flags & libc::O_NOFOLLOW as u32 != 0 {
-        return Err(Errno::ELOOP);
-    }
-    match &file.kind {
-        Kind::Host(host) if !host.is_stream() => {
-            // The host's kernel checks against the rights of this process: a guest may gain none by opening a file twice.
-            let (readable, writable) = file.access_mode();
-            let held = file.flags() as i32 & libc::O_PATH != 0;
-            let mode = flags as i32 & libc::O_ACCMODE;
-            let writes = mode != libc::O_RDONLY || flags as i32 & libc::O_TRUNC != 0;
-            if !host.is_changeable() && (writes && !writable || mode != libc::O_WRONLY && !readable && !held)
-            {
-                return Err(Errno::EACCES);
-            }
-            let fd = super::namespace::open_again(host.fd(), OFlags::from_bits_retain(flags))?;
-            if flags as i32 & (libc::O_TRUNC | libc::O_PATH) == libc::O_TRUNC {
-                kernel.mm().after_resize(fd.as_fd(), 0)?;
-            }
-            kernel.new_host_file(fd, file.path.clone(), flags, host.is_changeable())
-        }
-        Kind::Tmpfs(open) => {
-            let reads = flags as i32 & libc::O_ACCMODE != libc::O_WRONLY;
-            let writes =
-                flags as i32 & libc::O_ACCMODE != libc::O_RDONLY || flags as i32 & libc::O_TRUNC != 0;
-            open.fs().with(|tree| tree.check_open(open.ino(), open.fs().caller, (reads, writes)))?;
-            if writes && kernel.namespace.is_read_only(&file.path) {
-                return Err(Errno::EROFS);
-            }
-            let again = OpenFile::new(open.fs(), open.ino())?;
-            if flags as i32 & libc::O_TRUNC != 0 {
-                again.resize(0)?;
-            }
-            kernel.new_file_at(Kind::Tmpfs(again), file.path.clone(), flags)
-        }
-        Kind::Host(_) | Kind::Pipe(_) => Ok(file),
-        Kind::Directory(_) => Err(Errno::EISDIR),
-        _ => Err(Errno::ENXIO),
-    }
 }

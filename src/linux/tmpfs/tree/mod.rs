@@ -1,5 +1,7 @@
 //! The inodes of a tmpfs and the names that lead to them. Plain data without locks: what the calls mean.
 
+mod rename;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::super::errno::Errno;
 use super::super::mm::ObjectId;
 use super::inode::{Caller, Content, EXECUTE, Entries, Ino, Inode, READ, Time, WRITE};
+pub use rename::Replace;
 
 /// Number of the root directory.
 pub const ROOT: Ino = 1;
@@ -19,17 +22,6 @@ const ENTRY_COST: u64 = 160;
 const MOST_LINKS: u32 = 65_000;
 /// Most bytes of names and values of the extended attributes of one file.
 const MOST_EXTENDED: usize = 64 << 10;
-
-/// What `rename` does when the new name exists.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Replace {
-    /// It goes.
-    Yes,
-    /// The call fails.
-    No,
-    /// The two change places.
-    Exchange,
-}
 
 /// Inodes and names.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -284,107 +276,6 @@ impl Tree {
         }
         self.held = self.held.saturating_sub(bytes);
         self.inodes.remove(&ino);
-    }
-
-    /// Whether the directory `ino` is `above` or lies below it.
-    fn is_below(&self, ino: Ino, above: Ino) -> Result<bool, Errno> {
-        let mut at = ino;
-        loop {
-            if at == above {
-                return Ok(true);
-            }
-            if at == ROOT {
-                return Ok(false);
-            }
-            at = self.get(at)?.entries()?.parent;
-        }
-    }
-
-    /// Renames.
-    pub fn rename(
-        &mut self,
-        (from, old): (Ino, &[u8]),
-        (to, new): (Ino, &[u8]),
-        (caller, now): (Caller, Time),
-        replace: Replace,
-    ) -> Result<(), Errno> {
-        let ino = self.lookup(from, old, caller)?;
-        let target = match self.lookup(to, new, caller) {
-            Ok(target) => Some(target),
-            Err(Errno::ENOENT) => None,
-            Err(error) => return Err(error),
-        };
-        match (replace, target) {
-            (Replace::No, Some(_)) => return Err(Errno::EEXIST),
-            (Replace::Exchange, None) => return Err(Errno::ENOENT),
-            _ => {}
-        }
-        self.check_removable(from, ino, caller)?;
-        match target {
-            Some(target) => self.check_removable(to, target, caller)?,
-            None => self.check_changeable(to, caller)?,
-        }
-        let moves_directory = self.get(ino)?.entries().is_ok();
-        if moves_directory && self.is_below(to, ino)? {
-            return Err(Errno::EINVAL);
-        }
-        if target == Some(ino) {
-            return Ok(());
-        }
-        if let (Replace::Exchange, Some(target)) = (replace, target) {
-            if self.get(target)?.entries().is_ok() && self.is_below(from, target)? {
-                return Err(Errno::EINVAL);
-            }
-            return self.exchange((from, old, ino), (to, new, target), now);
-        }
-        if let Some(target) = target {
-            match (moves_directory, &self.get(target)?.content) {
-                (true, Content::Directory(entries)) if !entries.is_empty() => return Err(Errno::ENOTEMPTY),
-                (true, Content::Directory(_)) => {}
-                (true, _) => return Err(Errno::ENOTDIR),
-                // The directory above the one that moves cannot be empty, so this is no ancestor of it.
-                (false, Content::Directory(_)) => return Err(Errno::EISDIR),
-                (false, _) => {}
-            }
-        } else {
-            // The new name is charged before the old one is given back, so nothing can fail after this.
-            self.charge(entry_cost(new))?;
-        }
-        self.get_mut(from)?.entries_mut()?.remove(old);
-        self.held -= entry_cost(old);
-        let replaced = self.get_mut(to)?.entries_mut()?.insert(new, ino);
-        if let Some(replaced) = replaced {
-            self.lose_name(replaced, to, now)?;
-        }
-        self.settle(ino, from, to, now)?;
-        [from, to].into_iter().try_for_each(|at| self.get_mut(at).map(|parent| parent.modified(now)))
-    }
-
-    fn exchange(
-        &mut self,
-        (from, old, one): (Ino, &[u8], Ino),
-        (to, new, two): (Ino, &[u8], Ino),
-        now: Time,
-    ) -> Result<(), Errno> {
-        self.get_mut(from)?.entries_mut()?.insert(old, two);
-        self.get_mut(to)?.entries_mut()?.insert(new, one);
-        self.settle(one, from, to, now)?;
-        self.settle(two, to, from, now)?;
-        [from, to].into_iter().try_for_each(|at| self.get_mut(at).map(|parent| parent.modified(now)))
-    }
-
-    /// After a move: a directory knows its parent, and the parents count it.
-    fn settle(&mut self, ino: Ino, from: Ino, to: Ino, now: Time) -> Result<(), Errno> {
-        let file = self.get_mut(ino)?;
-        file.times[2] = now;
-        if let Content::Directory(entries) = &mut file.content
-            && from != to
-        {
-            entries.parent = to;
-            self.get_mut(from)?.links -= 1;
-            self.get_mut(to)?.links += 1;
-        }
-        Ok(())
     }
 
     /// The path of a directory below the root, without it; `ENOENT` if it was removed.

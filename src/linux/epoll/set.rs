@@ -1,4 +1,4 @@
-//! `epoll`.
+//! The set of an epoll file: what is watched, and what of it is due.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -7,25 +7,23 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use serde::{Deserialize, Serialize};
 
-use super::budget::Budget;
-use super::context::{Args, Ctx, OnSignal};
-use super::errno::{Errno, SysResult};
-use super::file::{File, Kind, Object, Ready};
-use super::kernel::Kernel;
-use super::stat::Attributes;
-use super::thread::FileId;
-use super::time::Timespec;
+use super::super::budget::Budget;
+use super::super::descriptor;
+use super::super::errno::Errno;
+use super::super::file::{File, Kind, Object, Ready};
+use super::super::kernel::Kernel;
+use super::super::stat::Attributes;
+use super::super::thread::FileId;
 use crate::sync::lock;
 
 const ONESHOT: u32 = 1 << 30;
 const EDGE: u32 = 1 << 31;
 const EXCLUSIVE: u32 = 1 << 28;
-const WAKEUP: u32 = 1 << 29;
 /// Deepest nesting of epoll files, as on Linux.
-const DEEPEST: u32 = 5;
+pub const DEEPEST: u32 = 5;
 
 /// Most files in a set.
-const MOST_ITEMS: usize = super::descriptor::MOST;
+pub const MOST_ITEMS: usize = descriptor::MOST;
 /// Host memory that is held for one, in bytes: the item, and the file's record, which stays for it when the file is closed.
 const ITEM: usize = 112 + size_of::<File>();
 
@@ -161,8 +159,39 @@ impl Epoll {
         self.lock().values().filter_map(|item| item.file.upgrade()).collect()
     }
 
+    /// What `epoll_ctl` does to the set: adds, modifies or removes the file behind a descriptor, for events and with the program's data.
+    pub fn change(
+        &self,
+        budget: &Budget,
+        operation: i32,
+        (fd, file): (i32, &Arc<File>),
+        (events, data): (u32, u64),
+    ) -> Result<(), Errno> {
+        let key = (fd, file.id);
+        let mut items = self.lock();
+        match operation {
+            libc::EPOLL_CTL_ADD if items.contains_key(&key) => return Err(Errno::EEXIST),
+            libc::EPOLL_CTL_ADD if !take_room(budget, &mut items) => return Err(Errno::ENOSPC),
+            libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_DEL if !items.contains_key(&key) => {
+                return Err(Errno::ENOENT);
+            }
+            libc::EPOLL_CTL_MOD if events & EXCLUSIVE != 0 => return Err(Errno::EINVAL),
+            libc::EPOLL_CTL_ADD | libc::EPOLL_CTL_MOD => {
+                let events = events & !EXCLUSIVE;
+                let file = Arc::downgrade(file);
+                items.insert(key, Item { file, events, data, reported: None, disarmed: false });
+            }
+            libc::EPOLL_CTL_DEL => {
+                items.remove(&key);
+                budget.give(ITEM);
+            }
+            _ => return Err(Errno::EINVAL),
+        }
+        Ok(())
+    }
+
     /// Takes up to `most` events that are due. Where there are more, the next call goes on after those.
-    fn collect(&self, kernel: &Kernel, most: usize) -> Vec<(u32, u64)> {
+    pub fn collect(&self, kernel: &Kernel, most: usize) -> Vec<(u32, u64)> {
         let mut items = self.lock();
         let mut last = lock(&self.last);
         let mut events = Vec::new();
@@ -203,7 +232,7 @@ impl Epoll {
 
     /// How many levels of epoll files there are from this one down, at most [`DEEPEST`] and one; and whether `target` is among them.
     /// Level by level, each file once: neither a chain nor a lattice of sets may cost more than its files.
-    fn survey(&self, target: FileId) -> (u32, bool) {
+    pub fn survey(&self, target: FileId) -> (u32, bool) {
         let mut level = self.files();
         let mut seen = HashSet::new();
         let mut depth = 1;
@@ -231,7 +260,7 @@ impl Epoll {
     }
 
     /// All files whose changes matter to a waiter, at any depth that can be reported from.
-    fn sources(&self) -> Vec<Arc<File>> {
+    pub fn sources(&self) -> Vec<Arc<File>> {
         let mut found: Vec<Arc<File>> = Vec::new();
         let mut seen = HashSet::new();
         let mut level = self.files();
@@ -257,9 +286,6 @@ impl Epoll {
     }
 }
 
-/// Held while a set is added to another, so that two additions cannot make a circle or a chain that neither sees.
-static NESTING: Mutex<()> = Mutex::new(());
-
 impl Object for Epoll {
     fn ready(&self, kernel: &Kernel) -> Ready {
         let due = self.is_due(kernel, DEEPEST, &mut Look::default());
@@ -275,26 +301,6 @@ impl Object for Epoll {
     }
 }
 
-pub fn create(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    if args.i32(0) <= 0 {
-        return Err(Errno::EINVAL);
-    }
-    make(ctx, 0)
-}
-
-pub fn create1(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    if args.i32(0) & !libc::EPOLL_CLOEXEC != 0 {
-        return Err(Errno::EINVAL);
-    }
-    make(ctx, args.u32(0))
-}
-
-fn make(ctx: &Ctx<'_>, flags: u32) -> SysResult {
-    let kind = Kind::Epoll(Epoll::default());
-    let file = ctx.kernel.new_file(kind, "anon_inode:[eventpoll]".into(), libc::O_RDWR as u32);
-    ctx.kernel.install(file, flags)
-}
-
 /// Takes room for one more file; false if there is none, not even without files that were closed and not taken out of the set.
 fn take_room(budget: &Budget, items: &mut BTreeMap<Key, Item>) -> bool {
     let take = |count| count < MOST_ITEMS && budget.take(ITEM).is_ok();
@@ -305,138 +311,4 @@ fn take_room(budget: &Budget, items: &mut BTreeMap<Key, Item>) -> bool {
     items.retain(|_, item| item.file.strong_count() > 0);
     budget.give((before - items.len()) * ITEM);
     take(items.len())
-}
-
-pub fn ctl(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    let (operation, fd) = (args.i32(1), args.i32(2));
-    let (events, data) = if operation == libc::EPOLL_CTL_DEL {
-        (0, 0)
-    } else {
-        // `struct epoll_event` is packed: 4 and 8 bytes.
-        let bytes = ctx.kernel.read::<[u8; 12]>(args.u64(3))?;
-        let (events, data) = bytes.split_at(4);
-        let word = |b: &[u8]| b.iter().rev().fold(0u64, |w, byte| w << 8 | u64::from(*byte));
-        (word(events) as u32, word(data))
-    };
-    let (set, file) = (ctx.kernel.file(args.i32(0))?, ctx.kernel.file(fd)?);
-    let Kind::Epoll(epoll) = &set.kind else { return Err(Errno::EINVAL) };
-    if set.id == file.id {
-        return Err(Errno::EINVAL);
-    }
-    let mut nesting = None;
-    match &file.kind {
-        Kind::Host(host) if !host.is_stream() => return Err(Errno::EPERM),
-        Kind::Tmpfs(_) | Kind::Directory(_) | Kind::Text(_) => return Err(Errno::EPERM),
-        Kind::Epoll(inner) if operation == libc::EPOLL_CTL_ADD => {
-            nesting = Some(lock(&NESTING));
-            let (depth, circle) = inner.survey(set.id);
-            if circle || depth >= DEEPEST {
-                return Err(Errno::ELOOP);
-            }
-        }
-        _ => {}
-    }
-    let key = (fd, file.id);
-    let mut items = epoll.lock();
-    match operation {
-        libc::EPOLL_CTL_ADD if items.contains_key(&key) => return Err(Errno::EEXIST),
-        libc::EPOLL_CTL_ADD if !take_room(&ctx.kernel.budget, &mut items) => return Err(Errno::ENOSPC),
-        libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_DEL if !items.contains_key(&key) => return Err(Errno::ENOENT),
-        libc::EPOLL_CTL_MOD if events & EXCLUSIVE != 0 => return Err(Errno::EINVAL),
-        libc::EPOLL_CTL_ADD | libc::EPOLL_CTL_MOD => {
-            let item = Item {
-                file: Arc::downgrade(&file),
-                events: events & !(WAKEUP | EXCLUSIVE),
-                data,
-                reported: None,
-                disarmed: false,
-            };
-            items.insert(key, item);
-        }
-        libc::EPOLL_CTL_DEL => {
-            items.remove(&key);
-            ctx.kernel.budget.give(ITEM);
-        }
-        _ => return Err(Errno::EINVAL),
-    }
-    drop(items);
-    drop(nesting);
-    if let Some(fd) = file.object().host()
-        && operation != libc::EPOLL_CTL_DEL
-    {
-        // Edges count from now, so the host descriptor must be watched from now.
-        ctx.kernel.reactor.watch(&file, fd)?;
-        ctx.kernel.start_reactor();
-    }
-    // Those who wait on the set must look at its new content.
-    ctx.kernel.changed(&set);
-    Ok(0)
-}
-
-pub fn wait(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    let timeout = milliseconds(args.i32(3));
-    wait_events(ctx, args, timeout)
-}
-
-pub fn pwait(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    let timeout = milliseconds(args.i32(3));
-    with_mask(ctx, args.u64(4), args.size(5), |ctx| wait_events(ctx, args, timeout))
-}
-
-pub fn pwait2(ctx: &mut Ctx<'_>, args: Args) -> SysResult {
-    let timeout = match args.u64(3) {
-        0 => None,
-        pointer => Some(ctx.kernel.read::<Timespec>(pointer)?.nanos()?),
-    };
-    with_mask(ctx, args.u64(4), args.size(5), |ctx| wait_events(ctx, args, timeout))
-}
-
-/// Nanoseconds of a timeout in milliseconds; negative is forever.
-pub fn milliseconds(timeout: i32) -> Option<u64> {
-    u64::try_from(timeout).ok().map(|ms| ms * 1_000_000)
-}
-
-/// Runs a call with the signal mask at `pointer`, if that is not null.
-pub fn with_mask(
-    ctx: &mut Ctx<'_>,
-    pointer: u64,
-    size: usize,
-    call: impl FnOnce(&mut Ctx<'_>) -> SysResult,
-) -> SysResult {
-    if pointer != 0 {
-        if size != 8 {
-            return Err(Errno::EINVAL);
-        }
-        let mask = ctx.kernel.read::<u64>(pointer)?;
-        ctx.swap_mask(mask);
-    }
-    let outcome = call(ctx);
-    // After a signal the mask comes back with the handler's return.
-    if !matches!(outcome, Err(Errno::BLOCKED | Errno::INTERRUPTED)) {
-        ctx.restore_mask();
-    }
-    outcome
-}
-
-fn wait_events(ctx: &mut Ctx<'_>, args: Args, timeout: Option<u64>) -> SysResult {
-    let most = usize::try_from(args.i32(2)).ok().filter(|m| *m > 0).ok_or(Errno::EINVAL)?.min(MOST_ITEMS);
-    let set = ctx.kernel.file(args.i32(0))?;
-    let Kind::Epoll(epoll) = &set.kind else { return Err(Errno::EINVAL) };
-    let events = epoll.collect(ctx.kernel, most);
-    if !events.is_empty() {
-        let mut bytes = Vec::with_capacity(12 * events.len());
-        for (ready, data) in &events {
-            bytes.extend_from_slice(&ready.to_le_bytes());
-            bytes.extend_from_slice(&data.to_le_bytes());
-        }
-        ctx.kernel.write_bytes(args.u64(1), &bytes)?;
-        return Ok(events.len() as u64);
-    }
-    let deadline = timeout.map(|timeout| ctx.deadline(timeout));
-    if ctx.is_past(deadline) {
-        return Ok(0);
-    }
-    let mut sources = epoll.sources();
-    sources.push(Arc::clone(&set));
-    Err(ctx.wait_for(&sources, deadline, OnSignal::Interrupt))
 }
