@@ -2,8 +2,10 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::task::Poll;
 
 use clap::Parser;
+use futures_util::{Stream, stream};
 use hydra::cli::{Cli, Command};
 use hydra::config::{Config, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,10 +49,13 @@ fn serve(config: &Config) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(format!("cannot start the async runtime: {error}")),
     };
-    match runtime
-        .block_on(async { hydra::http::serve(config, stop_signals()?).await.map_err(std::io::Error::other) })
-    {
-        Ok(()) => ExitCode::SUCCESS,
+    let config = config.clone();
+    // A task, as connections are accepted by the thread that hears of them then; this one would have to be woken for each.
+    let serve =
+        async move { hydra::http::serve(&config, stop_signals()?).await.map_err(std::io::Error::other) };
+    match runtime.block_on(async { tokio::spawn(serve).await }) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => failed(error),
         Err(error) => failed(error),
     }
 }
@@ -81,14 +86,11 @@ fn start_log(format: LogFormat) {
     }
 }
 
-/// Ready at each SIGTERM or SIGINT.
-fn stop_signals() -> std::io::Result<impl AsyncFnMut()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
+/// An item for each SIGTERM or SIGINT.
+fn stop_signals() -> std::io::Result<impl Stream<Item = ()> + Send + Unpin> {
+    let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    Ok(stream::poll_fn(move |cx| {
+        let came = signals.iter_mut().any(|signal| signal.poll_recv(cx).is_ready());
+        if came { Poll::Ready(Some(())) } else { Poll::Pending }
+    }))
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::{Stream, StreamExt};
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -50,12 +51,12 @@ pub enum ServeError {
     },
 }
 
-/// Serves until `stop` is ready; then running invocations end, and every child is gone when this returns. What is waited for
-/// then is given up when `stop` is ready again: first the invocations, then the children, which end with Hydra.
+/// Serves until `stop` has an item; then running invocations end, and every child is gone when this returns. What is waited for
+/// then is given up when it has another: first the invocations, then the children, which end with Hydra.
 ///
 /// # Errors
 /// [`ServeError`] when it cannot start.
-pub async fn serve(config: &Config, mut stop: impl AsyncFnMut()) -> Result<(), ServeError> {
+pub async fn serve(config: &Config, mut stop: impl Stream<Item = ()> + Unpin) -> Result<(), ServeError> {
     let token = read_token(config)?;
     let address = SocketAddr::new(config.bind, config.port);
     let listen_error = |error| ServeError::Listen { address, error };
@@ -79,7 +80,7 @@ pub async fn serve(config: &Config, mut stop: impl AsyncFnMut()) -> Result<(), S
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener, &room) => accepted,
-            () = stop() => break,
+            _ = stop.next() => break,
         };
         let (stream, permit) = match accepted {
             Ok(accepted) => accepted,
@@ -114,11 +115,11 @@ pub async fn serve(config: &Config, mut stop: impl AsyncFnMut()) -> Result<(), S
         () = tokio::time::sleep(config.stop_time) => {
             tracing::warn!("some invocations did not end in time and are given up");
         }
-        () = stop() => tracing::warn!("told to stop again: running invocations are given up"),
+        _ = stop.next() => tracing::warn!("told to stop again: running invocations are given up"),
     }
     tokio::select! {
         () = service.stop() => tracing::info!("stopped"),
-        () = stop() => tracing::warn!("told to stop again: sandboxes that have not ended yet end with Hydra"),
+        _ = stop.next() => tracing::warn!("told to stop again: sandboxes that have not ended yet end with Hydra"),
     }
     Ok(())
 }
