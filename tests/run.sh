@@ -197,7 +197,7 @@ provide_graalvm_library() {
 
 cargo_test() {
     if cargo nextest --version >/dev/null 2>&1; then
-        quietly "Rust tests" cargo nextest run --workspace --locked --no-tests=pass --no-fail-fast &&
+        quietly "Rust tests" cargo nextest run --profile whole --test-threads $((2 * $(nproc) + 1)) --workspace --locked --no-tests=pass --no-fail-fast &&
             quietly "Rust documentation tests" cargo test --workspace --locked --doc
     else
         quietly "Rust tests" cargo test --workspace --locked --no-fail-fast
