@@ -30,6 +30,9 @@ asm(".text\n"
     "led_to_compare: cmp $-4096, %rax; ja 1f; xor %eax, %eax; ret; 1: mov $1, %eax; ret\n"
     "straight_there: mov %rdi, %rax; jmp led_to_compare\n"
     "alike: mov $186, %eax; xor %ecx, %ecx; mov $39, %r8d; syscall; mov %r8, %rdx; ret\n"
+    // What ends like a move of 39 to eax, as base and index of an address: lea 39(%rax,%rdi,4), %edx; lea 39(%rax), %edi.
+    "indexed: mov $186, %eax; xor %edi, %edi; .byte 0x8d, 0x94, 0xb8, 39, 0, 0, 0; syscall; ret\n"
+    "offset: mov $186, %eax; .byte 0x8d, 0xb8, 39, 0, 0, 0; syscall; mov %rdi, %rdx; ret\n"
     "reading: xor %eax, %eax; syscall; cmp $-4096, %rax; ret\n");
 long moved(void), entered(void), both(void), argument(void), compared(void), failing(void), led_to(void);
 long straight_there(long), reading(int, void *, long);
@@ -205,7 +208,11 @@ int main(void) {
     fine[5] += led_to() == 0 && straight_there(-5) == 1 && straight_there(5) == 0;
     long thread, kept;
     asm volatile("call alike" : "=a"(thread), "=d"(kept) : : "rcx", "r8", "r11", "memory");
-    fine[6] += thread == tid && kept == 39;
+    int alike = thread == tid && kept == 39;
+    asm volatile("call indexed" : "=a"(thread), "=d"(kept) : : "rcx", "rdi", "r11", "memory");
+    alike &= thread == tid && kept == 186 + 39;
+    asm volatile("call offset" : "=a"(thread), "=d"(kept) : : "rcx", "rdi", "r11", "memory");
+    fine[6] += alike && thread == tid && kept == 186 + 39;
     fine[7] += both() == pid;
   }
   for (int i = 0; i < 8; i++) printf("%ld ", fine[i]);
