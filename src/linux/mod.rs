@@ -14,8 +14,8 @@
 //! | memory | `mm/`, `user.rs` guest addresses to host slices |
 //! | signals | `signal/`, `timer.rs` |
 //! | files | `file.rs` the trait, `descriptor.rs`, `io.rs`, `copy.rs`, `host_file.rs`, `host_fd.rs` how many there may be, `shared_files.rs`, `directory.rs`, `listing.rs`, `text.rs`, `memfd.rs`, `lock/`, `ioctl.rs`, `tmpfs/` the file system in guest RAM |
-//! | paths | `namespace/` the composed root and the walk, `open.rs`, `path_calls`, `stat.rs`, `attributes.rs`, `proc.rs` |
-//! | objects | `pipe.rs`, `eventfd.rs`, `timerfd.rs`, `epoll`, `poll.rs` |
+//! | paths | `namespace/` the composed root and the walk, `open.rs`, `path_calls/`, `stat.rs`, `attributes.rs`, `proc.rs` |
+//! | objects | `pipe.rs`, `eventfd.rs`, `timerfd.rs`, `epoll/`, `poll.rs` |
 //! | network | `net/` |
 //! | counting | `counters.rs` |
 //! | checkpoints | `checkpoint/`, and a saved form beside each area's records |

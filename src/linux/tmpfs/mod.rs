@@ -3,11 +3,11 @@
 //! | file | holds |
 //! |---|---|
 //! | `inode.rs` | what is kept of a file, and who may do what with it |
-//! | `tree` | names and inodes: making, linking, renaming, removing |
+//! | `tree/` | names and inodes: making, linking, renaming, removing |
 //! | `file.rs` | open files |
 //! | `directory.rs` | open directories |
 //!
-//! The content of files lies in guest RAM as objects of the address space (`mm/object`), so it is bounded by the file system's size and by
+//! The content of files lies in guest RAM as objects of the address space (`mm/object/`), so it is bounded by the file system's size and by
 //! the RAM, shared mappings are the file itself, and a checkpoint saves it like all RAM. Names, modes, times, links and attributes are
 //! plain data in host memory, counted and bounded too: see [`NAMES_SHARE`].
 //!

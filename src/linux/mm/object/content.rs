@@ -10,10 +10,6 @@ use super::{LARGEST, ObjectId};
 use crate::vmm::{FRAME_SIZE, Frame};
 
 impl AddressSpace {
-    fn page_slice(&self, frame: Frame, from: usize, len: usize) -> Result<VolatileSlice<'_>, Errno> {
-        self.memory.slice(frame.address() + from as u64, len).ok_or(Errno::EIO)
-    }
-
     /// Reads from `offset`; what has no page reads as zeros. Returns how many bytes there were.
     pub fn read_object(&self, id: ObjectId, offset: u64, into: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
         const ZEROS: [u8; FRAME_SIZE as usize] = [0; FRAME_SIZE as usize];
@@ -147,6 +143,10 @@ impl AddressSpace {
             hole += 1;
         }
         Ok((hole * FRAME_SIZE).max(offset).min(object.size))
+    }
+
+    fn page_slice(&self, frame: Frame, from: usize, len: usize) -> Result<VolatileSlice<'_>, Errno> {
+        self.memory.slice(frame.address() + from as u64, len).ok_or(Errno::EIO)
     }
 
     /// Takes the object's pages out of all shared mappings; they fault again when they are touched.

@@ -16,20 +16,6 @@ pub enum Replace {
 }
 
 impl Tree {
-    /// Whether the directory `ino` is `above` or lies below it.
-    fn is_below(&self, ino: Ino, above: Ino) -> Result<bool, Errno> {
-        let mut at = ino;
-        loop {
-            if at == above {
-                return Ok(true);
-            }
-            if at == ROOT {
-                return Ok(false);
-            }
-            at = self.get(at)?.entries()?.parent;
-        }
-    }
-
     /// Renames.
     pub fn rename(
         &mut self,
@@ -115,5 +101,19 @@ impl Tree {
             self.get_mut(to)?.links += 1;
         }
         Ok(())
+    }
+
+    /// Whether the directory `ino` is `above` or lies below it.
+    fn is_below(&self, ino: Ino, above: Ino) -> Result<bool, Errno> {
+        let mut at = ino;
+        loop {
+            if at == above {
+                return Ok(true);
+            }
+            if at == ROOT {
+                return Ok(false);
+            }
+            at = self.get(at)?.entries()?.parent;
+        }
     }
 }
