@@ -53,7 +53,7 @@ fn serve(config: &Config) -> ExitCode {
     // A task, as connections are accepted by the thread that hears of them then; this one would have to be woken for each.
     let serve =
         async move { hydra::http::serve(&config, stop_signals()?).await.map_err(std::io::Error::other) };
-    match runtime.block_on(async { tokio::spawn(serve).await }) {
+    match runtime.block_on(runtime.spawn(serve)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => failed(error),
         Err(error) => failed(error),

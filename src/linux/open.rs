@@ -191,7 +191,7 @@ fn open_place(ctx: &Ctx<'_>, place: Place, how: How) -> Result<Arc<File>, Errno>
         return Err(Errno::EISDIR);
     }
     match place.node {
-        Node::Special(Special::Descriptor(fd)) => open_descriptor(ctx.kernel, fd, how.flags as u32),
+        Node::Special(Special::Descriptor(fd)) => open_descriptor(ctx.kernel, fd, how),
         Node::Special(special) => special.open(ctx.kernel, place.path, how.flags as u32, how.kept()),
         Node::Tmpfs(ref fs, ino) => {
             if how.changes() && regular(fs, ino)? {
@@ -214,38 +214,36 @@ fn open_place(ctx: &Ctx<'_>, place: Place, how: How) -> Result<Arc<File>, Errno>
 }
 
 /// Opens `/proc/self/fd/N`: the same file again for files with a path, the same description for others.
-fn open_descriptor(kernel: &Kernel, fd: i32, flags: u32) -> Result<Arc<File>, Errno> {
+fn open_descriptor(kernel: &Kernel, fd: i32, how: How) -> Result<Arc<File>, Errno> {
     let file = kernel.file(fd)?;
-    if flags & libc::O_NOFOLLOW as u32 != 0 {
+    if how.has(libc::O_NOFOLLOW) {
         return Err(Errno::ELOOP);
     }
+    let truncates = how.has(libc::O_TRUNC);
+    let (reads, writes) = how.access();
+    let writes = writes || truncates;
+    let flags = how.flags as u32;
     match &file.kind {
         Kind::Host(host) if !host.is_stream() => {
             // The host's kernel checks against the rights of this process: a guest may gain none by opening a file twice.
             let (readable, writable) = file.access_mode();
             let held = file.flags() as i32 & libc::O_PATH != 0;
-            let mode = flags as i32 & libc::O_ACCMODE;
-            let writes = mode != libc::O_RDONLY || flags as i32 & libc::O_TRUNC != 0;
-            if !host.is_changeable() && (writes && !writable || mode != libc::O_WRONLY && !readable && !held)
-            {
+            if !host.is_changeable() && (writes && !writable || reads && !readable && !held) {
                 return Err(Errno::EACCES);
             }
             let fd = open_again(host.fd(), OFlags::from_bits_retain(flags))?;
-            if flags as i32 & (libc::O_TRUNC | libc::O_PATH) == libc::O_TRUNC {
+            if truncates && !how.has(libc::O_PATH) {
                 kernel.mm().after_resize(fd.as_fd(), 0)?;
             }
             kernel.new_host_file(fd, file.path.clone(), flags, host.is_changeable())
         }
         Kind::Tmpfs(open) => {
-            let reads = flags as i32 & libc::O_ACCMODE != libc::O_WRONLY;
-            let writes =
-                flags as i32 & libc::O_ACCMODE != libc::O_RDONLY || flags as i32 & libc::O_TRUNC != 0;
             open.fs().with(|tree| tree.check_open(open.ino(), open.fs().caller, (reads, writes)))?;
             if writes && kernel.namespace.is_read_only(&file.path) {
                 return Err(Errno::EROFS);
             }
             let again = OpenFile::new(open.fs(), open.ino())?;
-            if flags as i32 & libc::O_TRUNC != 0 {
+            if truncates {
                 again.resize(0)?;
             }
             kernel.new_file_at(Kind::Tmpfs(again), file.path.clone(), flags)
